@@ -1,0 +1,55 @@
+"""Names of KV blocks, and what a worker says of the KV it can hold.
+
+A block is named by what it contains: `H(parent name, token ids)`, starting from a root that covers the model fingerprint
+and the tenant's salt. Two blocks with one name hold the same keys and values, wherever they were computed, so a name is
+all that a router, a tier or another worker needs. Only full blocks have names.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+NAME_BYTES: Final = 16
+BlockName = bytes
+
+
+class KVSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The KV that a worker computes and can hold."""
+
+    fingerprint: str
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    block_tokens: int
+    dtype: str
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        itemsize = {"bfloat16": 2, "float16": 2, "float32": 4}[self.dtype]
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
+
+
+def root_name(fingerprint: str, salt: str = "") -> BlockName:
+    """The parent of every first block of one model and one tenant salt."""
+    return blake2b(f"{fingerprint}\0{salt}".encode(), digest_size=NAME_BYTES).digest()
+
+
+def child_name(parent: BlockName, token_ids: Sequence[int]) -> BlockName:
+    """The name of the block that holds `token_ids` after `parent`."""
+    return blake2b(array("I", token_ids).tobytes(), digest_size=NAME_BYTES, key=parent).digest()
+
+
+def block_names(root: BlockName, token_ids: Sequence[int], block_tokens: int) -> list[BlockName]:
+    """The chained names of all full blocks of `token_ids`, in order."""
+    names: list[BlockName] = []
+    parent = root
+    for start in range(0, len(token_ids) - block_tokens + 1, block_tokens):
+        parent = child_name(parent, token_ids[start : start + block_tokens])
+        names.append(parent)
+    return names
