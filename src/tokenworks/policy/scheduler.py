@@ -1,0 +1,255 @@
+"""Decides what one engine computes in its next step. Pure: no clock, no torch, no I/O; the simulator runs this too.
+
+Sequences are served first come, first served. Each step has a budget of tokens. Running sequences go first, each with
+what it has not computed (one token in decode, a chunk of its prompt in prefill); what is left of the budget admits
+waiting ones, which reuse the blocks of the longest prefix that is already in the pool. When no block is free, the
+running sequence admitted last is preempted: it gives up its blocks, goes back to the head of the queue and later
+recomputes what is no longer cached.
+
+Blocks are named when the step that fills them is planned, not when it is done: inside a step every layer writes all its
+keys and values before it reads any, so that equal prompts that arrive together are computed once.
+
+Invariants: `plan` and `apply` (or `abandon`) alternate; `add` and `cancel` come only between steps; the oldest sequence
+always advances, because it alone fits the pool and everybody else can be preempted for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest
+from tokenworks.contract.request import Request
+from tokenworks.contract.wire import EndReason, Load
+from tokenworks.policy.block_pool import BlockPool
+from tokenworks.policy.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one step and one sequence may take at most."""
+
+    max_running: int  # sequences in a step
+    max_step_tokens: int  # tokens in a step
+    max_context_tokens: int  # prompt and output of one sequence
+    block_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `[start, start + num_tokens)` of one sequence, to be computed in this step."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the chunk ends with the sequence's last token, so that a next one is sampled."""
+        return self.start + self.num_tokens == len(self.sequence.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One forward pass. Every chunk's block table already covers its tokens."""
+
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def sampled(self) -> list[Chunk]:
+        """The chunks that a token is sampled for, in order."""
+        return [chunk for chunk in self.chunks if chunk.is_sampled]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step did to one sequence: the token it got, and whether that was the last."""
+
+    sequence: Sequence
+    token_id: int
+    end: EndReason | None
+
+
+class Scheduler:
+    """The waiting and running sequences of one engine."""
+
+    def __init__(self, limits: Limits, pool: BlockPool, fingerprint: str) -> None:
+        if limits.max_running > limits.max_step_tokens:
+            raise ValueError("max_running may not exceed max_step_tokens: each running sequence needs one token a step")
+        self.limits = limits
+        self.pool = pool
+        self.preemptions = 0
+        self._fingerprint = fingerprint
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []  # in order of admission
+        self._by_id: dict[str, Sequence] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `plan` would find something to do."""
+        return bool(self._by_id)
+
+    def load(self, steps: int) -> Load:
+        """How busy the engine is, for a heartbeat."""
+        return Load(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            free_blocks=self.pool.num_free,
+            total_blocks=self.pool.num_blocks,
+            steps=steps,
+            preemptions=self.preemptions,
+        )
+
+    def add(self, request: Request) -> None:
+        """Queue a request; raises InvalidRequest (ContextLengthExceeded) where it can never run."""
+        if request.id in self._by_id:
+            raise InvalidRequest(f"request id {request.id} is already in use")
+        if not request.token_ids:
+            raise InvalidRequest("the prompt is empty: give at least one token", param="prompt")
+        self._check_length(request)
+        sequence = Sequence(request, self.limits.block_tokens, self._fingerprint)
+        self._by_id[request.id] = sequence
+        self._waiting.append(sequence)
+
+    def _check_length(self, request: Request) -> None:
+        prompt, output = len(request.token_ids), request.sampling.max_tokens
+        capacity = self.pool.num_blocks * self.limits.block_tokens
+        limit = min(self.limits.max_context_tokens, capacity)
+        if prompt + output > limit:
+            raise ContextLengthExceeded(
+                f"{prompt} prompt tokens and max_tokens of {output} exceed this worker's window of {limit} tokens"
+            )
+
+    def cancel(self, request_id: str) -> Sequence | None:
+        """Drop a sequence and free its blocks; None where there is none of that id."""
+        sequence = self._by_id.get(request_id)
+        if sequence is not None:
+            self._drop(sequence)
+        return sequence
+
+    def cancel_all(self) -> list[Sequence]:
+        """Drop every sequence."""
+        return [sequence for request_id in list(self._by_id) if (sequence := self.cancel(request_id))]
+
+    def plan(self) -> StepPlan | None:
+        """The next step, or None when there is nothing to do."""
+        if not self._by_id:
+            return None
+        chunks, budget = self._plan_running(self.limits.max_step_tokens)
+        if len(chunks) == len(self._running):
+            chunks += self._admit(budget)
+        assert chunks, "work is waiting, but the step is empty"
+        return StepPlan(tuple(chunks))
+
+    def _plan_running(self, budget: int) -> tuple[list[Chunk], int]:
+        chunks: list[Chunk] = []
+        while len(chunks) < len(self._running) and budget > 0:
+            sequence = self._running[len(chunks)]
+            count = min(sequence.num_uncomputed, budget)
+            if not self._make_room(sequence, sequence.num_computed + count):
+                break  # it preempted itself: it was the last one
+            chunks.append(self._schedule(sequence, count))
+            budget -= count
+        return chunks, budget
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Preempt from the tail until `sequence` can grow to `num_tokens`; False where it had to go itself."""
+        needed = sequence.blocks_for(num_tokens) - len(sequence.block_table)
+        while needed > self.pool.num_free:
+            victim = self._running.pop()
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self._waiting.appendleft(sequence)
+
+    def _admit(self, budget: int) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        while self._waiting and budget > 0 and len(self._running) < self.limits.max_running:
+            sequence = self._waiting[0]
+            cached = self._cached_blocks(sequence)
+            if not self._can_admit(sequence, cached):
+                break
+            self._waiting.popleft()
+            self._running.append(sequence)
+            self._start(sequence, cached)
+            count = min(sequence.num_uncomputed, budget)
+            chunks.append(self._schedule(sequence, count))
+            budget -= count
+        return chunks
+
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+        """The longest cached prefix, short of the last token, which must be computed to sample from it."""
+        return self.pool.match(sequence.names_of_full_blocks(len(sequence.token_ids) - 1))
+
+    def _can_admit(self, sequence: Sequence, cached: list[int]) -> bool:
+        """Whether all its tokens fit, with one block to spare for each sequence that already runs."""
+        taken = self.pool.num_free_among(cached)
+        new = sequence.blocks_for(len(sequence.token_ids)) - len(cached)
+        return taken + new + len(self._running) <= self.pool.num_free
+
+    def _start(self, sequence: Sequence, cached: list[int]) -> None:
+        self.pool.acquire(cached)
+        sequence.block_table = list(cached)
+        sequence.num_computed = len(cached) * self.limits.block_tokens
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.num_computed
+
+    def _schedule(self, sequence: Sequence, count: int) -> Chunk:
+        """Give `sequence` the blocks for its next `count` tokens, and name those that they fill."""
+        start, end = sequence.num_computed, sequence.num_computed + count
+        table = sequence.block_table
+        table += self.pool.allocate(sequence.blocks_for(end) - len(table))
+        names = sequence.names_of_full_blocks(end)
+        for index in range(start // self.limits.block_tokens, len(names)):
+            self.pool.give_name(table[index], names[index])
+        return Chunk(sequence, start, count)
+
+    def apply(self, plan: StepPlan, token_ids: Iterable[int]) -> list[Outcome]:
+        """Take in the step's result: `token_ids` has one sampled token for each of `plan.sampled`, in order."""
+        sampled = plan.sampled
+        for chunk in plan.chunks:
+            chunk.sequence.num_computed = chunk.start + chunk.num_tokens
+        return [self._append(chunk.sequence, token) for chunk, token in zip(sampled, token_ids, strict=True)]
+
+    def _append(self, sequence: Sequence, token_id: int) -> Outcome:
+        sequence.token_ids.append(token_id)
+        sampling = sequence.request.sampling
+        end = None
+        if token_id in sampling.stop_token_ids:
+            end = EndReason.STOP
+        elif sequence.num_output >= sampling.max_tokens:
+            end = EndReason.LENGTH
+        if end is not None:
+            self._drop(sequence)
+        return Outcome(sequence, token_id, end)
+
+    def abandon(self, plan: StepPlan) -> list[Sequence]:
+        """The step failed: forget the blocks it was to write, and drop its sequences, which are returned."""
+        for chunk in plan.chunks:
+            first = chunk.start // self.limits.block_tokens
+            for block in chunk.sequence.block_table[first:]:
+                self.pool.forget(block)
+        sequences = [chunk.sequence for chunk in plan.chunks]
+        for sequence in sequences:
+            self._drop(sequence)
+        return sequences
+
+    def _drop(self, sequence: Sequence) -> None:
+        del self._by_id[sequence.request.id]
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed = 0

@@ -1,0 +1,67 @@
+"""The token state of one request inside an engine.
+
+A sequence is its token ids, how many of them have their keys and values computed, and the blocks that hold those.
+`num_computed < len(token_ids)` always: the last token is what the next step computes and samples from. Prefill, decode
+and recomputation after preemption are thus one thing: computing what is not computed yet.
+"""
+
+from __future__ import annotations
+
+from tokenworks.contract.kv import BlockName, child_name, root_name
+from tokenworks.contract.request import Request
+
+
+class Sequence:
+    """Mutable; owned by the scheduler, read by the runner during a step."""
+
+    __slots__ = (
+        "block_names",
+        "block_table",
+        "block_tokens",
+        "cached_tokens",
+        "num_computed",
+        "preemptions",
+        "request",
+        "root",
+        "token_ids",
+    )
+
+    def __init__(self, request: Request, block_tokens: int, fingerprint: str) -> None:
+        self.request = request
+        self.block_tokens = block_tokens
+        self.token_ids = list(request.token_ids)
+        self.num_computed = 0
+        self.block_table: list[int] = []
+        self.root = root_name(fingerprint, request.salt)
+        self.block_names: list[BlockName] = []
+        self.cached_tokens: int | None = None  # prompt tokens found in the cache at first admission
+        self.preemptions = 0
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.token_ids)
+
+    @property
+    def num_output(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - len(self.request.token_ids)
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.token_ids) - self.num_computed
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Blocks that `num_tokens` tokens fill, the last one perhaps in part."""
+        return -(-num_tokens // self.block_tokens)
+
+    def names_of_full_blocks(self, num_tokens: int) -> list[BlockName]:
+        """Chained names of the full blocks among the first `num_tokens` tokens; each is hashed once."""
+        size = self.block_tokens
+        wanted = num_tokens // size
+        while len(self.block_names) < wanted:
+            index = len(self.block_names)
+            parent = self.block_names[-1] if index else self.root
+            self.block_names.append(child_name(parent, self.token_ids[index * size : (index + 1) * size]))
+        return self.block_names[:wanted]
