@@ -1,0 +1,95 @@
+"""Builds an engine from a checkpoint directory and settings: what is derived at start is derived here.
+
+Arithmetic: the checkpoint's own dtype where this CPU has instructions for it (bf16), else float32. KV memory: what
+`kv_bytes` says, or a share of the memory that is free once the weights are packed, but never more than full batches of
+full windows could fill. The window: the model's, or what fits the KV memory, whichever is less.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from tokenworks.contract.config import EngineSettings
+from tokenworks.contract.errors import StartupError
+from tokenworks.contract.kv import KVSpec
+from tokenworks.engine.checkpoint import Checkpoint
+from tokenworks.engine.engine import Engine
+from tokenworks.engine.model_config import ModelConfig, read_model_config
+from tokenworks.engine.models.decoder import Decoder, Progress
+from tokenworks.policy.scheduler import Limits
+
+log = logging.getLogger(__name__)
+
+FREE_MEMORY_SHARE: Final = 0.4
+"""Of the free memory, for the KV of all workers of this machine: the rest is for the system, and for growth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """KV blocks and the window that they allow."""
+
+    num_blocks: int
+    max_context_tokens: int
+
+
+def build_engine(directory: Path, settings: EngineSettings, num_workers: int, progress: Progress) -> Engine:
+    """Load and pack the model; raises StartupError (CheckpointError) with what to do."""
+    config = read_model_config(directory)
+    dtype = choose_dtype(settings.dtype, config)
+    checkpoint = Checkpoint(directory)
+    window = min(settings.max_context_tokens or config.max_context_tokens, config.max_context_tokens)
+    model = Decoder(config, checkpoint, dtype, window, progress)
+    spec = KVSpec(
+        fingerprint=checkpoint.fingerprint(str(dtype)),
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        block_tokens=settings.block_tokens,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
+    limits = Limits(settings.max_running, settings.max_step_tokens, capacity.max_context_tokens, settings.block_tokens)
+    log.info("KV: %d blocks of %d tokens; window %d", capacity.num_blocks, spec.block_tokens, limits.max_context_tokens)
+    return Engine(model, spec, capacity.num_blocks, limits)
+
+
+def choose_dtype(wanted: str, config: ModelConfig) -> torch.dtype:
+    """The dtype of weights, activations and KV."""
+    if wanted == "auto":
+        is_half = config.dtype in ("bfloat16", "float16")
+        return torch.bfloat16 if is_half and has_fast_bf16() else torch.float32
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def has_fast_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware (AMX or AVX-512 BF16)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def plan_capacity(settings: EngineSettings, spec: KVSpec, window: int, free_bytes: int) -> Capacity:
+    """How many blocks to reserve, and the longest sequence that they hold; raises StartupError where none fits."""
+    block_bytes = spec.bytes_per_token * spec.block_tokens
+    most_useful = settings.max_running * -(-window // spec.block_tokens)
+    kv_bytes = settings.kv_bytes or int(free_bytes * FREE_MEMORY_SHARE)
+    num_blocks = min(kv_bytes // block_bytes, most_useful)
+    if num_blocks < 1:
+        raise StartupError(
+            f"no KV block fits: one takes {block_bytes:,} bytes, {kv_bytes:,} are given. Raise kv_bytes, or free memory"
+        )
+    return Capacity(num_blocks, min(window, num_blocks * spec.block_tokens))
+
+
+def free_memory_bytes() -> int:
+    """Memory that can be taken without swapping, or without leaving the container's limit."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        return min(available, int(text) - int(used.read_text()))
+    return available

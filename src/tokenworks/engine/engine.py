@@ -1,0 +1,106 @@
+"""One engine: a scheduler that decides, a decoder that computes, a sampler that chooses. One call is one step.
+
+The engine knows nothing of processes, sockets or clocks: it is given requests and gives outputs. A step that raises
+ends the sequences that were in it, with the reason, and the engine goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from tokenworks.contract.kv import BlockName, KVSpec
+from tokenworks.contract.request import Request
+from tokenworks.contract.wire import End, EndReason, Load, SequenceOutput, TokenLogprobs
+from tokenworks.engine.batch import build_batch
+from tokenworks.engine.kv_cache import KVCache
+from tokenworks.engine.models.decoder import Decoder
+from tokenworks.engine.sampler import Sampled, sample
+from tokenworks.policy.block_pool import BlockPool
+from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Runs sequences of one model on one device slice."""
+
+    def __init__(self, model: Decoder, spec: KVSpec, num_blocks: int, limits: Limits) -> None:
+        self.model = model
+        self.spec = spec
+        self.limits = limits
+        self.steps = 0
+        self._cache = KVCache(spec, num_blocks)
+        self._pool = BlockPool(num_blocks)
+        self._scheduler = Scheduler(limits, self._pool, spec.fingerprint)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+        return self._scheduler.has_work
+
+    @property
+    def load(self) -> Load:
+        """How busy the engine is."""
+        return self._scheduler.load(self.steps)
+
+    def add(self, request: Request) -> None:
+        """Queue a request; raises InvalidRequest where it can never run."""
+        self._scheduler.add(request)
+
+    def cancel(self, request_id: str) -> bool:
+        """Drop a request and free its blocks; False where it has ended already."""
+        return self._scheduler.cancel(request_id) is not None
+
+    def take_block_changes(self) -> tuple[list[BlockName], list[BlockName]]:
+        """Names of blocks (added to, removed from) the prefix cache since the last call."""
+        return self._pool.take_changes()
+
+    def held_blocks(self) -> list[BlockName]:
+        """Names of all blocks in the prefix cache."""
+        return self._pool.held_names()
+
+    def reset_cache(self) -> None:
+        """Forget every cached block; only while nothing runs."""
+        assert not self.has_work, "the cache is in use"
+        for block in range(self._pool.num_blocks):
+            self._pool.forget(block)
+
+    def step(self) -> list[SequenceOutput]:
+        """One forward pass; what it gave each sequence that got a token or ended."""
+        plan = self._scheduler.plan()
+        if plan is None:
+            return []
+        self.steps += 1
+        try:
+            sampled = self._compute(plan)
+        except Exception as error:
+            log.exception("step %d failed", self.steps)
+            return self._abandon(plan, f"{type(error).__name__}: {error}")
+        outcomes = self._scheduler.apply(plan, sampled.token_ids)
+        return [_output(*pair) for pair in zip(outcomes, sampled.logprobs, strict=True)]
+
+    @torch.inference_mode()
+    def _compute(self, plan: StepPlan) -> Sampled:
+        logits = self.model(build_batch(plan, self.spec.block_tokens), self._cache)
+        return sample(logits, [chunk.sequence for chunk in plan.sampled])
+
+    def _abandon(self, plan: StepPlan, error: str) -> list[SequenceOutput]:
+        end = End(reason=EndReason.FAILED, error=error)
+        return [SequenceOutput(s.request.id, end=end) for s in self._scheduler.abandon(plan)]
+
+
+def _output(outcome: Outcome, logprobs: TokenLogprobs | None) -> SequenceOutput:
+    sequence = outcome.sequence
+    end = None
+    if outcome.end is not None:
+        stop = outcome.token_id if outcome.end is EndReason.STOP else None
+        end = End(reason=outcome.end, stop_token_id=stop, preemptions=sequence.preemptions)
+    return SequenceOutput(
+        request_id=sequence.request.id,
+        token_ids=[outcome.token_id],
+        logprobs=None if logprobs is None else [logprobs],
+        cached_tokens=sequence.cached_tokens if sequence.num_output == 1 else None,
+        end=end,
+    )

@@ -1,0 +1,1 @@
+"""Loops that PyTorch has no operator for."""

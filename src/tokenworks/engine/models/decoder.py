@@ -1,0 +1,149 @@
+"""One decoder for Llama 3, Qwen2/2.5, Qwen3 and Mistral.
+
+    x = embedding[tokens]
+    for each layer:  x = x + attention(norm(x));  x = x + down(silu(gate(norm(x))) * up(norm(x)))
+    logits = head(norm(x))           only for the rows that a token is sampled from
+
+What differs between the families is in ModelConfig. Shape suffixes: T rows, H query heads, K kv heads, D head_dim.
+Query, key and value are one product, gate and up another. The embedding table stays mapped from its file: a step
+touches a few rows of it, and where it doubles as the output projection, only the packed form lives in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenworks.engine.attention import attend
+from tokenworks.engine.batch import StepBatch
+from tokenworks.engine.checkpoint import Checkpoint
+from tokenworks.engine.kv_cache import KVCache
+from tokenworks.engine.linear import Linear
+from tokenworks.engine.model_config import ModelConfig
+from tokenworks.engine.rope import rope_table, rotate
+
+Progress = Callable[[int, int], None]  # (layers done, layers in all)
+
+
+class Norm:
+    """Root-mean-square norm over the last dimension."""
+
+    def __init__(self, weight: Tensor, eps: float, dtype: torch.dtype) -> None:
+        self.weight = weight.to(dtype, copy=True)
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Layer:
+    """Attention and feed-forward network, each around a residual."""
+
+    def __init__(self, index: int, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self.index = index
+        self.config = config
+        prefix = f"model.layers.{index}."
+        tensors = checkpoint.read({prefix + name: shape for name, shape in layer_shapes(config).items()})
+
+        def linear(has_bias: bool, *names: str) -> Linear:
+            weights = [tensors[f"{prefix}{name}.weight"] for name in names]
+            return Linear(weights, [tensors[f"{prefix}{name}.bias"] for name in names] if has_bias else None, dtype)
+
+        def norm(name: str) -> Norm:
+            return Norm(tensors[f"{prefix}{name}.weight"], config.rms_norm_eps, dtype)
+
+        self.qkv = linear(config.has_qkv_bias, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.out = linear(config.has_output_bias, "self_attn.o_proj")
+        self.gate_up = linear(config.has_mlp_bias, "mlp.gate_proj", "mlp.up_proj")
+        self.down = linear(config.has_mlp_bias, "mlp.down_proj")
+        self.input_norm = norm("input_layernorm")
+        self.post_norm = norm("post_attention_layernorm")
+        self.query_norm = norm("self_attn.q_norm") if config.has_qk_norm else None
+        self.key_norm = norm("self_attn.k_norm") if config.has_qk_norm else None
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
+        x = x + self.out(self._attention(self.input_norm(x), cos, sin, cache, batch))
+        gate, up = self.gate_up(self.post_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+    def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
+        config = self.config
+        heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        qkv = self.qkv(x).view(x.shape[0], -1, config.head_dim)
+        query_THD, key_TKD, value_TKD = torch.split(qkv, heads, dim=1)
+        if self.query_norm and self.key_norm:
+            query_THD, key_TKD = self.query_norm(query_THD), self.key_norm(key_TKD)
+        query_THD, key_TKD = rotate(query_THD, cos, sin), rotate(key_TKD, cos, sin)
+        cache.write(self.index, batch.slots, key_TKD, value_TKD)
+        return attend(query_THD, cache, self.index, batch, config.windows[self.index]).flatten(1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of packed weights."""
+        return sum(linear.num_bytes for linear in (self.qkv, self.out, self.gate_up, self.down))
+
+
+def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Tensor names, below `model.layers.N.`, and shapes of one layer."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    products = {
+        "self_attn.q_proj": (query, hidden, config.has_qkv_bias),
+        "self_attn.k_proj": (key, hidden, config.has_qkv_bias),
+        "self_attn.v_proj": (key, hidden, config.has_qkv_bias),
+        "self_attn.o_proj": (hidden, query, config.has_output_bias),
+        "mlp.gate_proj": (inner, hidden, config.has_mlp_bias),
+        "mlp.up_proj": (inner, hidden, config.has_mlp_bias),
+        "mlp.down_proj": (hidden, inner, config.has_mlp_bias),
+    }
+    for name, (rows, columns, has_bias) in products.items():
+        shapes[f"{name}.weight"] = (rows, columns)
+        if has_bias:
+            shapes[f"{name}.bias"] = (rows,)
+    if config.has_qk_norm:
+        shapes["self_attn.q_norm.weight"] = shapes["self_attn.k_norm.weight"] = (config.head_dim,)
+    return shapes
+
+
+class Decoder:
+    """The whole model, weights packed."""
+
+    def __init__(
+        self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, max_tokens: int, progress: Progress
+    ) -> None:
+        self.config = config
+        self.dtype = dtype
+        table = (config.vocab_size, config.hidden_size)
+        self.embedding = checkpoint.read({"model.embed_tokens.weight": table})["model.embed_tokens.weight"]
+        self.layers: list[Layer] = []
+        for index in range(config.num_layers):
+            self.layers.append(Layer(index, config, checkpoint, dtype))
+            progress(index + 1, config.num_layers)
+        self.norm = Norm(_read_one(checkpoint, "model.norm.weight", table[1:]), config.rms_norm_eps, dtype)
+        head = self.embedding if config.is_tied else _read_one(checkpoint, "lm_head.weight", table)
+        self.head = Linear([head], None, dtype)
+        self._rope = rope_table(config, max_tokens).to(dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of packed weights: what a decode step reads."""
+        return sum(layer.num_bytes for layer in self.layers) + self.head.num_bytes
+
+    def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
+        """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
+        x = F.embedding(batch.token_ids, self.embedding).to(self.dtype)
+        cos, sin = self._rope[batch.positions].unsqueeze(2).unbind(1)
+        for layer in self.layers:
+            x = layer(x, cos, sin, cache, batch)
+        return self.head(self.norm(x[batch.sampled_rows])).float()
+
+
+def _read_one(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Tensor:
+    return checkpoint.read({name: shape})[name]

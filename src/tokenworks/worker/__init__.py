@@ -1,0 +1,1 @@
+"""The worker process: one engine on one device slice, dialled in to its gateways."""

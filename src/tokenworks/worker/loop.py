@@ -1,0 +1,156 @@
+"""The step loop: take in messages, run one step, send what it gave; never wait for anyone while there is work.
+
+Each request belongs to the gateway that submitted it and its outputs go there, one frame per step and gateway. The loop
+alone touches the engine. When draining, it says so, finishes what it has and leaves; a request that still comes in is
+refused with a reason the gateway can act on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from queue import Empty
+from typing import Final
+
+import zmq
+
+from tokenworks.contract.errors import TokenworksError
+from tokenworks.contract.request import Request
+from tokenworks.contract.wire import (
+    BlocksChanged,
+    Cancel,
+    End,
+    EndReason,
+    Goodbye,
+    Hello,
+    Leaving,
+    Message,
+    Rejoin,
+    SequenceOutput,
+    StepOutput,
+    Submit,
+    ToWorker,
+)
+from tokenworks.engine.engine import Engine
+from tokenworks.worker.heartbeat import HeartbeatThread
+from tokenworks.worker.link import GatewayLink
+
+log = logging.getLogger(__name__)
+
+IDLE_POLL_MS: Final = 100  # how long an idle loop sleeps before it looks at its flags
+
+
+class StepLoop:
+    """Runs until drained."""
+
+    def __init__(self, engine: Engine, hello: Hello, links: Sequence[GatewayLink], heartbeat: HeartbeatThread) -> None:
+        self._engine = engine
+        self._hello = hello
+        self._links = links
+        self._heartbeat = heartbeat
+        self._gateway_of: dict[str, int] = {}
+        self._is_draining = False
+        self._poller = zmq.Poller()
+        for link in links:
+            self._poller.register(link.socket, zmq.POLLIN)
+
+    def drain(self) -> None:
+        """Finish what is there, then leave. Safe to call from a signal handler."""
+        self._is_draining = True
+
+    def run(self) -> None:
+        """Serve until `drain` is called and everything has ended."""
+        for index in range(len(self._links)):
+            self._introduce(index)
+        has_left = False
+        while not (self._is_draining and not self._engine.has_work):
+            self._turn()
+            if self._is_draining and not has_left:
+                has_left = True
+                self._send_all(Leaving(self._hello.worker_id))
+        self._take_in()
+        self._send_all(Goodbye(self._hello.worker_id))
+
+    def _turn(self) -> None:
+        self._heartbeat.came_round()
+        if not self._engine.has_work:
+            self._poller.poll(IDLE_POLL_MS)
+        self._take_in()
+        if self._engine.has_work:
+            self._send_outputs(self._engine.step())
+            self._send_block_changes()
+
+    def _take_in(self) -> None:
+        self._answer_rejoins()
+        for index, link in enumerate(self._links):
+            for message in link.receive():
+                self._handle(index, message)
+
+    def _handle(self, index: int, message: ToWorker) -> None:
+        match message:
+            case Submit():
+                self._submit(index, message.request)
+            case Cancel():
+                self._cancel(message.request_id)
+            case Rejoin():
+                self._rejoin(index)
+
+    def _submit(self, index: int, request: Request) -> None:
+        try:
+            if self._is_draining:
+                raise TokenworksError("this worker is leaving and takes no new requests")
+            self._engine.add(request)
+        except TokenworksError as error:
+            self._refuse(index, request, error)
+        else:
+            self._gateway_of[request.id] = index
+
+    def _refuse(self, index: int, request: Request, error: TokenworksError) -> None:
+        end = End(reason=EndReason.FAILED, error=error.message)
+        self._links[index].send(StepOutput([SequenceOutput(request.id, end=end)]))
+
+    def _cancel(self, request_id: str) -> None:
+        self._engine.cancel(request_id)
+        self._gateway_of.pop(request_id, None)
+
+    def _answer_rejoins(self) -> None:
+        while True:
+            try:
+                self._rejoin(self._heartbeat.rejoins.get_nowait())
+            except Empty:
+                return
+
+    def _rejoin(self, index: int) -> None:
+        """The gateway has lost its memory: nobody waits there for what it had asked."""
+        log.info("gateway %s asks to rejoin", self._links[index].address)
+        self._drop_requests_of(index)
+        self._introduce(index)
+
+    def _introduce(self, index: int) -> None:
+        self._links[index].send(self._hello)
+        self._links[index].send(BlocksChanged(self._hello.worker_id, self._engine.held_blocks(), []))
+
+    def _drop_requests_of(self, index: int) -> None:
+        for request_id in [key for key, owner in self._gateway_of.items() if owner == index]:
+            self._cancel(request_id)
+
+    def _send_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
+        by_gateway: dict[int, list[SequenceOutput]] = defaultdict(list)
+        for output in outputs:
+            by_gateway[self._gateway_of[output.request_id]].append(output)
+            if output.end is not None:
+                del self._gateway_of[output.request_id]
+        for index, batch in by_gateway.items():
+            if not self._links[index].send(StepOutput(batch)):
+                log.error("gateway %s has stopped reading: its requests are dropped", self._links[index].address)
+                self._drop_requests_of(index)
+
+    def _send_block_changes(self) -> None:
+        added, removed = self._engine.take_block_changes()
+        if added or removed:
+            self._send_all(BlocksChanged(self._hello.worker_id, added, removed))
+
+    def _send_all(self, message: Message) -> None:
+        for link in self._links:
+            link.send(message)

@@ -1,0 +1,140 @@
+"""Measures the card: a few seconds of real steps on the real engine, before the worker says hello.
+
+Points are taken from cheap to dear and stop when the time is up, so that a slow model on a small machine still starts
+soon, with fewer points. The latency models are fitted by least squares with no negative coefficient: a step never gets
+faster because there is more to do.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenworks.contract.card import Card, DecodePoint, PrefillPoint
+from tokenworks.contract.config import EngineSettings
+from tokenworks.contract.request import Request, Sampling
+from tokenworks.engine.engine import Engine
+
+BUDGET_S: Final = 3.0
+DECODE_STEPS: Final = 4  # per point; the median counts
+
+
+class CardMeasurement:
+    """Runs made-up prompts through an idle engine and keeps the step times."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._deadline = clock() + BUDGET_S
+        self._random = random.Random(0)
+        self._count = 0
+        self.prefill_points: list[PrefillPoint] = []
+        self.decode_points: list[DecodePoint] = []
+
+    def run(self) -> None:
+        """Take points until they are all taken or the time is up; the engine is left as it was found."""
+        limits = self._engine.limits
+        longest = min(limits.max_step_tokens, limits.max_context_tokens // 2)
+        self._take(1, 8, keep=False)  # the first step builds kernels
+        self._deadline = self._clock() + BUDGET_S
+        batch = min(8, limits.max_running)
+        for num_sequences, prompt in ((1, 16), (1, longest // 4), (batch, 16), (1, longest), (1, 2 * longest)):
+            if self._clock() < self._deadline and 0 < prompt + DECODE_STEPS + 1 <= limits.max_context_tokens:
+                self._take(num_sequences, prompt)
+        self._engine.reset_cache()
+        self._engine.take_block_changes()
+
+    def _take(self, num_sequences: int, prompt_tokens: int, keep: bool = True) -> None:
+        ids = [self._add(prompt_tokens) for _ in range(num_sequences)]
+        chunk = self._engine.limits.max_step_tokens
+        for start in range(0, num_sequences * prompt_tokens, chunk):
+            seconds = self._timed_step()
+            if keep and num_sequences == 1:
+                new_tokens = min(chunk, prompt_tokens - start)
+                self.prefill_points.append(PrefillPoint(new_tokens, start, seconds))
+        seconds = float(np.median([self._timed_step() for _ in range(DECODE_STEPS)]))
+        if keep:
+            self.decode_points.append(DecodePoint(num_sequences, prompt_tokens, seconds))
+        for request_id in ids:
+            self._engine.cancel(request_id)
+
+    def _add(self, prompt_tokens: int) -> str:
+        self._count += 1
+        token_ids = [self._random.randrange(self._engine.model.config.vocab_size) for _ in range(prompt_tokens)]
+        sampling = Sampling(max_tokens=DECODE_STEPS + 2, temperature=0)
+        request = Request(f"card-{self._count}", "", token_ids, sampling)
+        self._engine.add(request)
+        return request.id
+
+    def _timed_step(self) -> float:
+        start = self._clock()
+        self._engine.step()
+        return self._clock() - start
+
+
+def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card:
+    """The worker's card."""
+    measurement = CardMeasurement(engine)
+    measurement.run()
+    prefill = fit_prefill(measurement.prefill_points)
+    decode = fit_decode(measurement.decode_points)
+    return Card(
+        device=f"cpu: {cpu_name()}",
+        threads=threads,
+        dtype=engine.spec.dtype,
+        weight_bytes=engine.model.num_bytes,
+        kv_bytes_per_token=engine.spec.bytes_per_token,
+        kv_capacity_tokens=engine.load.total_blocks * engine.spec.block_tokens,
+        prefill_points=tuple(measurement.prefill_points),
+        decode_points=tuple(measurement.decode_points),
+        prefill_base_s=prefill[0],
+        prefill_per_token_s=prefill[1],
+        prefill_per_pair_s=prefill[2],
+        decode_base_s=decode[0],
+        decode_per_sequence_s=decode[1],
+        decode_per_context_token_s=decode[2],
+        price_per_hour=settings.price_per_hour or None,
+        watts=settings.watts or None,
+    )
+
+
+def fit_prefill(points: Sequence[PrefillPoint]) -> list[float]:
+    """Base, per token, per (query, key) pair: see Card.prefill_s."""
+    rows = [[1.0, p.new_tokens, p.new_tokens * (p.context_tokens + p.new_tokens / 2)] for p in points]
+    return fit_non_negative(np.array(rows, dtype=float), np.array([p.seconds for p in points]))
+
+
+def fit_decode(points: Sequence[DecodePoint]) -> list[float]:
+    """Base, per sequence, per context token: see Card.decode_s."""
+    rows = [[1.0, p.batch, p.batch * p.context_tokens] for p in points]
+    return fit_non_negative(np.array(rows, dtype=float), np.array([p.seconds for p in points]))
+
+
+def fit_non_negative(matrix: NDArray[np.float64], seconds: NDArray[np.float64]) -> list[float]:
+    """Least squares, relative error, with coefficients >= 0: the most negative one is dropped until none is."""
+    active = list(range(matrix.shape[1]))
+    weights = 1 / np.maximum(seconds, 1e-9)
+    result = [0.0] * matrix.shape[1]
+    while active and len(seconds):
+        solution = np.linalg.lstsq(matrix[:, active] * weights[:, None], np.ones_like(seconds), rcond=None)[0]
+        if solution.min() >= 0:
+            for column, value in zip(active, solution, strict=True):
+                result[column] = float(value)
+            break
+        active.pop(int(solution.argmin()))
+    return result
+
+
+def cpu_name() -> str:
+    """The processor's model name, as /proc/cpuinfo or the platform has it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

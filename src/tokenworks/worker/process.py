@@ -1,0 +1,87 @@
+"""The worker process: load the model, measure the card, dial in, serve until told to drain.
+
+Anything that keeps it from serving is a StartupError before the hello, so that whoever started it learns why from the
+exit message. SIGTERM and SIGINT drain.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import zmq
+
+from tokenworks.contract.config import EngineSettings, Settings
+from tokenworks.contract.wire import PROTOCOL, Hello
+from tokenworks.engine.build import build_engine
+from tokenworks.engine.engine import Engine
+from tokenworks.engine.kernels.threads import set_threads
+from tokenworks.worker.heartbeat import HeartbeatThread
+from tokenworks.worker.link import GatewayLink
+from tokenworks.worker.loop import StepLoop
+from tokenworks.worker.measure import measure_card
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> None:
+    """Serve the model at `settings.model` for the gateways at these ZeroMQ addresses, until drained."""
+    directory = Path(settings.model)
+    threads = choose_threads(settings.engine)
+    set_threads(threads)
+    engine = load_engine(directory, settings)
+    started = time.monotonic()
+    card = measure_card(engine, settings.engine, threads)
+    log.info("card measured in %.1f s: %s", time.monotonic() - started, card)
+    hello = Hello(
+        protocol=PROTOCOL,
+        worker_id=worker_id,
+        pid=os.getpid(),
+        model=settings.gateway.model_name or directory.name,
+        max_context_tokens=engine.limits.max_context_tokens,
+        kv=engine.spec,
+        card=card,
+    )
+    serve(engine, hello, gateways)
+
+
+def load_engine(directory: Path, settings: Settings) -> Engine:
+    """Build the engine, logging how far it is."""
+    started = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 4) == 0:
+            log.info("packed layer %d of %d after %.1f s", done, total, time.monotonic() - started)
+
+    with torch.inference_mode():
+        engine = build_engine(directory, settings.engine, settings.fleet.workers, progress)
+    gc.collect()
+    gc.freeze()  # what was loaded stays; the collector need not walk it between steps
+    return engine
+
+
+def serve(engine: Engine, hello: Hello, gateways: Sequence[str]) -> None:
+    """Dial in and run the step loop; returns when drained."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    links = [GatewayLink(context, address) for address in gateways]
+    heartbeat = HeartbeatThread(hello.worker_id, gateways, lambda: engine.load)
+    loop = StepLoop(engine, hello, links, heartbeat)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.drain())
+    heartbeat.start()
+    loop.run()
+    heartbeat.stop()
+    for link in links:
+        link.close()
+    context.term()
+
+
+def choose_threads(settings: EngineSettings) -> int:
+    """As set, or one for each core that this process may run on."""
+    return settings.threads or len(os.sched_getaffinity(0))
