@@ -1,0 +1,5 @@
+"""The command `tokenworks`."""
+
+from tokenworks.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,74 @@
+"""`tokenworks gateway` and `tokenworks worker`: one part by hand. The supervisor starts its children with these too."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
+from tokenworks.contract.config import Settings
+from tokenworks.contract.errors import ConfigError
+from tokenworks.fleet.launch import resolve_model
+from tokenworks.fleet.lifeline import die_with
+
+_parent = click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
+
+
+@click.command(cls=SettingsCommand)
+@takes_settings("gateway", "fleet.drain_s", "fleet.log_level")
+@_parent
+def gateway(parent: int | None, **options: Any) -> None:
+    """Run one gateway by hand, for instance in front of workers on other machines.
+
+    It needs MODEL for the tokenizer and the chat template only. Whoever reaches --worker-address can join as a worker:
+    keep it on a private network.
+
+    \b
+    Example:
+      tokenworks gateway ~/models/Qwen3-0.6B --host 0.0.0.0 --worker-address tcp://0.0.0.0:7000
+    """
+    settings = _begin(parent, options)
+    if not settings.gateway.worker_address:
+        raise ConfigError("give the address where workers dial in, such as --worker-address tcp://0.0.0.0:7000")
+    from tokenworks.gateway.process import run_gateway
+
+    run_gateway(settings)
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--id", "worker_id", required=True, metavar="NAME", help="This worker's name, unique in its pool.")
+@click.option(
+    "--gateway",
+    "gateways",
+    required=True,
+    multiple=True,
+    metavar="ADDRESS",
+    help="A gateway's worker address to dial, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
+)
+@takes_settings("engine", "fleet.drain_s", "fleet.log_level")
+@_parent
+def worker(worker_id: str, gateways: tuple[str, ...], parent: int | None, **options: Any) -> None:
+    """Run one worker by hand, for instance on another machine than the gateway.
+
+    It loads MODEL, measures itself and dials in. SIGTERM drains it: it finishes what it has and leaves.
+
+    \b
+    Example:
+      tokenworks worker ~/models/Qwen3-0.6B --id w7 --gateway tcp://10.0.0.5:7000 --threads 8
+    """
+    settings = _begin(parent, options)
+    from tokenworks.worker.process import run_worker
+
+    run_worker(settings, worker_id, list(gateways))
+
+
+def _begin(parent: int | None, options: dict[str, Any]) -> Settings:
+    if parent is not None:
+        die_with(parent)
+    settings = resolve_model(settings_from(options))
+    level = settings.fleet.log_level.upper()
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    return settings

@@ -1,0 +1,109 @@
+"""Writes the pages of `docs/reference/` that are made from the code: `python -m tokenworks.cli.reference [FOLDER]`.
+
+Flags come from the settings structs and the commands, errors from the error tree; a test holds that the committed pages
+are what this writes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tokenworks.cli.main import main
+from tokenworks.cli.options import SettingOption, metavar
+from tokenworks.contract import errors
+from tokenworks.contract.errors import TokenworksError
+from tokenworks.contract.setting import Setting, all_settings, section_types
+
+NOTICE: Final = "<!-- Made by `make reference`; change the code instead. -->"
+
+
+def flags_page() -> str:
+    """Every setting under all its names, then every command with the options that are its own."""
+    lines = [
+        NOTICE,
+        "# Settings and flags",
+        "",
+        "A setting has four homes, each overriding the one before: its default, `tokenworks.toml` in the current",
+        "folder (or `--config FILE`), the environment, the command line. Sizes in bytes are plain numbers or such as",
+        "`512MB` (powers of 1000) and `4GiB` (powers of 1024). An unknown name anywhere is an error.",
+    ]
+    for section, struct in section_types().items():
+        title = f"## `[{section}]`" if section else "## Top level"
+        rows = [_setting_row(setting) for setting in all_settings() if setting.section == section]
+        heading = ("flag", "key in `tokenworks.toml`", "environment", "default", "allowed", "what it is for")
+        lines += ["", title, "", (struct.__doc__ or "").strip(), "", *_table(heading, rows)]
+    lines += ["", "## Commands"]
+    for path, command in _commands(main, "tokenworks"):
+        lines += ["", f"### `{path}`", "", command.get_short_help_str(limit=200), "", *_own_options(command)]
+    return "\n".join(lines) + "\n"
+
+
+def errors_page() -> str:
+    """Every error that a client or a terminal may see."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TokenworksError)]
+    rows = [
+        (f"`{kind.code}`", str(kind.status), f"`{kind.type}`", (kind.__doc__ or "").partition(".")[0]) for kind in kinds
+    ]
+    head = [
+        NOTICE,
+        "# Errors",
+        "",
+        "The body of an error response is OpenAI's: `message`, `type`, `code`, and `param` where one is at fault.",
+        "",
+    ]
+    return "\n".join([*head, *_table(("code", "HTTP status", "type", "meaning"), rows)]) + "\n"
+
+
+PAGES: Final = {"flags.md": flags_page, "errors.md": errors_page}
+
+
+def write(folder: Path) -> None:
+    """All pages, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
+
+
+def _setting_row(setting: Setting) -> tuple[str, ...]:
+    flag = f"`{setting.flag} {metavar(setting)}`" if setting.section else f"`{setting.name.upper()}` (argument)"
+    default = f"`{setting.default}`" if setting.default != "" else "empty"
+    return flag, f"`{setting.key}`", f"`{setting.environment}`", default, setting.allowed, setting.description
+
+
+def _commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def _own_options(command: click.Command) -> list[str]:
+    sections = {option.setting.key for option in command.params if isinstance(option, SettingOption)}
+    told = [f"Takes the settings {', '.join(f'`{key}`' for key in sorted(sections))}.", ""] if sections else []
+    context = click.Context(command)
+    rows = [
+        (f"`{record[0]}`", record[1])
+        for option in command.params
+        if isinstance(option, click.Option) and not isinstance(option, SettingOption) and option.name != "help"
+        if (record := option.get_help_record(context)) is not None
+    ]
+    return told + (_table(("option", "what it is for"), rows) if rows else ["No options of its own."])
+
+
+def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [heading, *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return [lines[0], "|" + "---|" * len(heading), *lines[1:]]
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/reference"))

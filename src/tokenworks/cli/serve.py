@@ -1,0 +1,33 @@
+"""`tokenworks serve`: the whole system on this machine, from one command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
+
+
+@click.command(cls=SettingsCommand)
+@takes_settings("gateway", "engine", "fleet")
+def serve(**options: Any) -> None:
+    """Serve MODEL over an OpenAI-compatible HTTP API.
+
+    MODEL is a Hugging Face checkpoint folder (config.json, *.safetensors, tokenizer.json); without it, the small
+    embedded model is served. Starts a gateway and the workers, restarts what dies, and prints the address and a command
+    to paste once it answers.
+
+    \b
+    Examples:
+      tokenworks serve
+      tokenworks serve ~/models/Qwen3-0.6B --port 8001 --model-name qwen
+      tokenworks serve ~/models/Qwen3-0.6B --workers 2 --kv-bytes 4GiB
+      tokenworks serve --host 0.0.0.0 --drain-s 30
+
+    Stop with Ctrl-C or SIGTERM: open requests finish first; a second Ctrl-C stops at once. Exit codes: 0 stopped
+    cleanly, 1 failed while running, 2 wrong usage or configuration, 3 could not start.
+    """
+    from tokenworks.fleet.supervisor import serve as serve_fleet
+
+    serve_fleet(settings_from(options))

@@ -1,0 +1,78 @@
+"""What the supervisor writes for the person who started it: its own lines, its children's lines, what it waits for.
+
+Everything goes to stderr but the address, which is what the command is for and goes to stdout. On a terminal the wait
+shows as a moving line; elsewhere it is written once for each change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.status import Status
+
+from tokenworks.contract.config import Settings
+from tokenworks.fleet.health import reachable_host
+
+
+class FleetConsole:
+    """Lines to a terminal or a log; safe to use from several threads."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._status: Status | None = None
+        self._awaited: Sequence[str] = ()
+
+    def say(self, text: str) -> None:
+        """A line of the supervisor's own."""
+        self._console.print(f"[tokenworks] {text}")
+
+    def pass_on(self, name: str, line: str) -> None:
+        """A line that a child wrote."""
+        self._console.print(f"[{name}] {line}")
+
+    def wait_for(self, names: Sequence[str]) -> None:
+        """Show who is not ready yet; nobody ends the showing."""
+        if list(names) == list(self._awaited):
+            return
+        self._awaited = list(names)
+        text = "waiting for " + ", ".join(names)
+        if not self._console.is_terminal:
+            if names:
+                self.say(text)
+        elif not names:
+            self.close()
+        elif self._status is None:
+            self._status = self._console.status(text)
+            self._status.start()
+        else:
+            self._status.update(text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def show_address(self, settings: Settings) -> None:
+        """How to use what now runs."""
+        print(usage(settings), flush=True)
+
+
+def usage(settings: Settings) -> str:
+    """The address, a command to paste and how to stop."""
+    host = reachable_host(settings.gateway.host)
+    base = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway.port}"
+    body = json.dumps(
+        {"model": settings.gateway.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+    ).replace("'", "'\\''")
+    return f"""
+Tokenworks serves {settings.gateway.model_name} at {base}/v1
+
+  curl {base}/v1/chat/completions \\
+    -H 'Content-Type: application/json' \\
+    -d '{body}'
+
+Stop with Ctrl-C: open requests finish first; a second Ctrl-C stops at once.
+"""

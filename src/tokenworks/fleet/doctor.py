@@ -1,0 +1,196 @@
+"""Is this machine fit to serve? Each check looks at one thing and says what it found and what to do about it.
+
+Reads /proc where there is one; imports no torch (a broken torch is one of the things it looks for).
+
+Invariant: a check never raises; what stops it from looking is itself a finding.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from tokenworks.contract.config import Settings
+from tokenworks.contract.errors import TokenworksError
+from tokenworks.fleet.launch import available_cores, resolve_model
+from tokenworks.fleet.port import claim_port
+
+_OLDEST_PYTHON: Final = (3, 11)
+_LITTLE_MEMORY_BYTES: Final = 2 << 30
+_EXTRAS: Final = "extra =="  # in a requirement: it belongs to an optional set
+
+
+class Verdict(Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"  # it works, but worse than it could
+    FAIL = "fail"  # it does not work
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
+    """All findings, one by one. `load` gives the settings that `serve` would use."""
+    settings = Settings()
+    try:
+        settings = load()
+        yield Finding("settings", Verdict.OK, "tokenworks.toml and environment read")
+    except TokenworksError as error:
+        yield Finding("settings", Verdict.FAIL, error.message, "correct it; the checks below use the defaults")
+    yield check_python(sys.version_info[:3])
+    yield check_packages()
+    yield check_torch()
+    yield check_cpu(_cpu_flags(), sys.platform)
+    yield check_cores(len(available_cores()), settings.fleet.workers)
+    yield check_memory(_available_bytes())
+    yield check_port(settings)
+    yield check_model(settings)
+    yield check_folder("run directory", Path(tempfile.gettempdir()), "set TMPDIR to a folder you may write to")
+    yield check_folder("kernel cache", _cache_folder(), "set NUMBA_CACHE_DIR to a folder you may write to")
+
+
+def check_python(version: tuple[int, ...]) -> Finding:
+    """The interpreter's version."""
+    text = ".".join(map(str, version))
+    if version[:2] >= _OLDEST_PYTHON:
+        return Finding("python", Verdict.OK, text)
+    return Finding("python", Verdict.FAIL, text, "install Python 3.11 or newer")
+
+
+def check_packages() -> Finding:
+    """Whether every package that we require is installed, and new enough."""
+    try:
+        required = [line for line in metadata.requires("tokenworks") or [] if _EXTRAS not in line]
+    except metadata.PackageNotFoundError:
+        return Finding("packages", Verdict.WARN, "tokenworks itself is not installed", "pip install .")
+    wrong = [line for line in required if not is_met(line)]
+    if wrong:
+        quoted = " ".join(f"'{line}'" for line in wrong)
+        return Finding("packages", Verdict.FAIL, "missing or too old: " + ", ".join(wrong), f"pip install {quoted}")
+    return Finding("packages", Verdict.OK, f"all {len(required)} are installed")
+
+
+def is_met(requirement: str) -> bool:
+    """Whether "name>=1.2" is installed; our own pyproject.toml uses no other form."""
+    name, _, oldest = requirement.partition(">=")
+    version = _version(name.strip())
+    return version is not None and _numbers(version) >= _numbers(oldest)
+
+
+def check_torch() -> Finding:
+    """The engine's library, and whether it is the build that this machine needs."""
+    version = _version("torch")
+    if version is None:
+        return Finding("torch", Verdict.FAIL, "not installed", "pip install torch (the CPU build is enough)")
+    if version.endswith("+cpu") or "+" not in version:
+        return Finding("torch", Verdict.OK, version)
+    return Finding("torch", Verdict.WARN, f"{version}, a GPU build", "the CPU build is smaller and serves as well here")
+
+
+def check_cpu(flags: frozenset[str] | None, platform: str) -> Finding:
+    """The instructions that decide how fast a CPU multiplies."""
+    if flags is None:
+        return Finding(
+            "cpu", Verdict.WARN, f"features unknown on {platform}", "speed is not known before it is measured"
+        )
+    known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd", "bf16")
+    found = [flag for flag in known if flag in flags]
+    if {"amx_bf16", "avx512_bf16", "bf16"} & flags:
+        return Finding("cpu", Verdict.OK, ", ".join(found))
+    if {"avx512f", "avx2", "asimd"} & flags:
+        return Finding("cpu", Verdict.OK, ", ".join(found) + "; bfloat16 is computed in float32")
+    return Finding("cpu", Verdict.WARN, "no vector instructions found", "expect it to be slow")
+
+
+def check_cores(num_cores: int, num_workers: int) -> Finding:
+    """Cores of this process against the workers asked for."""
+    if num_workers > num_cores:
+        return Finding(
+            "cores", Verdict.WARN, f"{num_cores} for {num_workers} workers", f"set --workers to {num_cores} or fewer"
+        )
+    return Finding("cores", Verdict.OK, str(num_cores))
+
+
+def check_memory(available_bytes: int | None) -> Finding:
+    """Memory that is free for weights and KV."""
+    if available_bytes is None:
+        return Finding("memory", Verdict.WARN, "unknown on this system", "set --kv-bytes")
+    found = f"{available_bytes / (1 << 30):.1f} GiB available"
+    if available_bytes < _LITTLE_MEMORY_BYTES:
+        return Finding("memory", Verdict.WARN, found, "enough for small models only; close other programs")
+    return Finding("memory", Verdict.OK, found)
+
+
+def check_port(settings: Settings) -> Finding:
+    """Whether the gateway's port can be listened on."""
+    try:
+        claim_port(settings.gateway.host, settings.gateway.port)
+    except TokenworksError as error:
+        return Finding("port", Verdict.FAIL, error.message)
+    return Finding("port", Verdict.OK, f"{settings.gateway.host}:{settings.gateway.port} is free")
+
+
+def check_model(settings: Settings) -> Finding:
+    """Whether the model that `serve` would take is there."""
+    try:
+        return Finding("model", Verdict.OK, resolve_model(settings).model)
+    except TokenworksError as error:
+        return Finding("model", Verdict.FAIL, error.message, "give a checkpoint folder, or install the package again")
+
+
+def check_folder(what: str, folder: Path, advice: str) -> Finding:
+    """Whether a folder, or the nearest parent that exists, can be written to."""
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return Finding(what, Verdict.OK if is_writable else Verdict.FAIL, str(folder), "" if is_writable else advice)
+
+
+def _cache_folder() -> Path:
+    configured = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(configured) if configured else Path(__file__).parent.parent / "engine" / "__pycache__"
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_flags() -> frozenset[str] | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return frozenset(
+        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
+    )
+
+
+def _available_bytes() -> int | None:
+    try:
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None

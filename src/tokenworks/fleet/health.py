@@ -1,0 +1,37 @@
+"""Asks the gateway over HTTP who is ready; knows its `/health/ready` and nothing else of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any, Final
+
+from tokenworks.fleet.events import GATEWAY
+
+_TIMEOUT_S: Final = 0.5  # the supervisor waits this long at most while it could be restarting something
+
+
+def ready_children(host: str, port: int) -> list[str]:
+    """The children that are ready now: the gateway where it answers at all, and the workers that it lists as ready."""
+    connection = http.client.HTTPConnection(reachable_host(host), port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health/ready")
+        response = connection.getresponse()
+        body = json.loads(response.read() or b"{}")
+    except (OSError, http.client.HTTPException, ValueError):
+        return []
+    finally:
+        connection.close()
+    return [GATEWAY, *_ready_workers(body)]
+
+
+def _ready_workers(body: Any) -> list[str]:
+    """The ids in `{"workers": [{"id": "w0", "is_ready": true, ...}, ...]}`; none in anything else."""
+    workers = body.get("workers") if isinstance(body, dict) else None
+    rows = [row for row in workers if isinstance(row, dict)] if isinstance(workers, list) else []
+    return [row["id"] for row in rows if isinstance(row.get("id"), str) and row.get("is_ready") is True]
+
+
+def reachable_host(host: str) -> str:
+    """Where this machine reaches a server that listens on `host`; a wildcard is no address to call."""
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -1,0 +1,171 @@
+"""Runs the gateway and the workers of one machine as child processes until it is told to stop or cannot go on.
+
+The thin half of supervision: it turns signals, exits, the gateway's health and the clock into events, hands each to
+`lifecycle.Lifecycle` and carries out what comes back. It decides nothing. Only the main thread starts processes (the
+lifeline hangs on it); a child's threads and the signal handlers do no more than put an event into the queue.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import zmq
+
+from tokenworks.contract.config import Settings
+from tokenworks.contract.errors import StartupError, TokenworksError
+from tokenworks.contract.loader import write_settings
+from tokenworks.contract.wire import WorkerExited, encode
+from tokenworks.fleet.child import Child
+from tokenworks.fleet.console import FleetConsole
+from tokenworks.fleet.events import (
+    GATEWAY,
+    Event,
+    Finish,
+    Instruction,
+    Kill,
+    Ready,
+    ReportExit,
+    Say,
+    ShowAddress,
+    Spawn,
+    Started,
+    StopAsked,
+    Terminate,
+    Tick,
+)
+from tokenworks.fleet.health import ready_children
+from tokenworks.fleet.launch import (
+    SETTINGS_FILE,
+    available_cores,
+    child_command,
+    derive,
+    dial_address,
+    share_of_cores,
+    worker_ids,
+)
+from tokenworks.fleet.lifecycle import EXIT_CANNOT_START, Lifecycle
+
+CommandFor = Callable[[str, Settings, Path], list[str]]
+_POLL_S: Final = 0.2
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LONGEST_SOCKET_PATH: Final = 100  # of 107 characters that Linux allows, with room for the file's name
+
+
+def serve(settings: Settings, command_for: CommandFor = child_command) -> None:
+    """Serve until stopped; raises StartupError where it cannot start, TokenworksError where it did not stop cleanly."""
+    with _run_dir() as run_dir:
+        settings = derive(settings, run_dir, len(available_cores()))
+        write_settings(settings, run_dir / SETTINGS_FILE)
+        finish = Supervisor(settings, lambda name: command_for(name, settings, run_dir)).run()
+    if finish.code == EXIT_CANNOT_START:
+        raise StartupError(finish.message)
+    if finish.message:
+        raise TokenworksError(finish.message)
+
+
+class Supervisor:
+    """The processes of one machine. `settings` are derived in full; `command_for` gives a child's command line."""
+
+    def __init__(self, settings: Settings, command_for: Callable[[str], list[str]]) -> None:
+        self._settings = settings
+        self._command_for = command_for
+        self._worker_ids = worker_ids(settings)
+        self._cores = available_cores()
+        self._lifecycle = Lifecycle(self._worker_ids, settings.fleet.drain_s)
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._children: dict[str, Child] = {}
+        self._console = FleetConsole()
+
+    def run(self) -> Finish:
+        """Start everything, and return when everything is gone."""
+        with self._signals(), zmq.Context() as context, context.socket(zmq.DEALER) as self._to_gateway:
+            # Without IMMEDIATE a message would wait for a gateway that is down and reach it after the worker is back.
+            self._to_gateway.setsockopt(zmq.IMMEDIATE, 1)
+            self._to_gateway.setsockopt(zmq.LINGER, 0)
+            self._to_gateway.connect(dial_address(self._settings))
+            try:
+                return self._loop()
+            finally:
+                self._console.close()
+
+    def _loop(self) -> Finish:
+        self._events.put(Started())
+        while True:
+            for instruction in self._lifecycle.on(self._next_event(), time.monotonic()):
+                if isinstance(instruction, Finish):
+                    return instruction
+                self._do(instruction)
+            self._console.wait_for(self._lifecycle.awaited)
+
+    def _next_event(self) -> Event:
+        wake_at = self._lifecycle.wake_at
+        wait_s = None if wake_at is None else max(0.0, wake_at - time.monotonic())
+        if self._lifecycle.awaited:
+            wait_s = min(_POLL_S, wait_s if wait_s is not None else _POLL_S)
+        try:
+            return self._events.get(timeout=wait_s)
+        except queue.Empty:
+            self._ask_who_is_ready()
+            return Tick()
+
+    def _ask_who_is_ready(self) -> None:
+        awaited = self._lifecycle.awaited
+        if awaited:
+            gateway = self._settings.gateway
+            for name in ready_children(gateway.host, gateway.port):
+                if name in awaited:
+                    self._events.put(Ready(name))
+
+    def _do(self, instruction: Instruction) -> None:
+        match instruction:
+            case Spawn():
+                self._spawn(instruction.name)
+            case Terminate():
+                self._children[instruction.name].signal(signal.SIGTERM)
+            case Kill():
+                self._children[instruction.name].signal(signal.SIGKILL)
+            case ReportExit():
+                self._report(WorkerExited(instruction.worker_id, instruction.reason))
+            case ShowAddress():
+                self._console.show_address(self._settings)
+            case Say():
+                self._console.say(instruction.text)
+
+    def _spawn(self, name: str) -> None:
+        child = Child(name, self._command_for(name), self._console.pass_on, self._events.put)
+        if name != GATEWAY and len(self._worker_ids) > 1:
+            child.pin(share_of_cores(self._cores, self._worker_ids.index(name), len(self._worker_ids)))
+        self._children[name] = child
+
+    def _report(self, message: WorkerExited) -> None:
+        # Again: the gateway is down itself, and the one that follows knows of no worker.
+        with suppress(zmq.Again):
+            self._to_gateway.send(encode(message), zmq.NOBLOCK)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._events.put(StopAsked())  # a SimpleQueue takes this even while the main thread is inside its `get`
+
+        before = {number: signal.signal(number, ask) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _run_dir() -> Iterator[Path]:
+    """A private folder (mode 0700) for the workers' socket and the settings, gone afterwards."""
+    is_short = len(tempfile.gettempdir()) < _LONGEST_SOCKET_PATH - 30
+    with tempfile.TemporaryDirectory(prefix="tokenworks-", dir=None if is_short else "/tmp") as path:
+        yield Path(path)

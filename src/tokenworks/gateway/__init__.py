@@ -1,0 +1,1 @@
+"""The HTTP face: OpenAI endpoints in front, workers over ZeroMQ behind."""

@@ -1,0 +1,121 @@
+"""The ASGI application: which path and method leads to which endpoint, and what surrounds every endpoint.
+
+Around each: errors become OpenAI error bodies, the outcome is counted, and one line is logged. An exception that is not
+one of ours is a bug: the client gets a 500 with the request id, the log the traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from tokenworks.contract.errors import MethodNotAllowed, NotFound, TokenworksError
+from tokenworks.gateway import endpoints
+from tokenworks.gateway.exchange import Exchange, error_body
+from tokenworks.gateway.service import Service
+from tokenworks.gateway.streams import ClientGone
+
+_log = logging.getLogger(__name__)
+
+Answer: TypeAlias = Callable[[Service, Exchange], Awaitable[None]]
+
+_UNLOGGED = ("/health", "/metrics")  # asked every few seconds by machines
+
+
+class Endpoint:
+    """An ASGI application around one endpoint."""
+
+    def __init__(self, service: Service, path: str, answer: Answer) -> None:
+        self._service = service
+        self._path = path
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        self._service.num_open += 1
+        outcome = "ok"
+        try:
+            outcome = await self._outcome(exchange)
+        finally:
+            self._service.num_open -= 1
+            self._record(exchange, outcome)
+
+    async def _outcome(self, exchange: Exchange) -> str:
+        """Answer; what became of it, as a word."""
+        try:
+            await self._answer(self._service, exchange)
+        except ClientGone as gone:
+            return gone.code
+        except TokenworksError as error:
+            await exchange.fail(error)
+            return error.code
+        except Exception:
+            _log.exception("request %s to %s failed: this is a bug", exchange.id, self._path)
+            bug = TokenworksError(f"internal error; the server's log has the details under request id {exchange.id}")
+            await exchange.fail(bug)
+            return bug.code
+        return "ok"
+
+    def _record(self, exchange: Exchange, outcome: str) -> None:
+        e2e_s = time.monotonic() - exchange.started_s
+        self._service.metrics.requests.labels(self._path, outcome).inc()
+        if "output_tokens" in exchange.notes:
+            self._service.metrics.e2e.observe(e2e_s)
+        if _log.isEnabledFor(logging.INFO) and not self._path.startswith(_UNLOGGED):
+            notes = " ".join(f"{name}={value}" for name, value in exchange.notes.items() if value is not None)
+            _log.info(
+                "%s id=%s trace=%s outcome=%s status=%d e2e_s=%.6f %s",
+                self._path,
+                exchange.id,
+                exchange.trace_parent or "-",
+                outcome,
+                exchange.status,
+                e2e_s,
+                notes,
+            )
+
+
+def build_app(service: Service) -> Starlette:
+    """The application."""
+
+    def route(path: str, answer: Answer, method: str) -> Route:
+        return Route(path, Endpoint(service, path, answer), methods=[method])
+
+    app = Starlette(
+        routes=[
+            route("/v1/completions", endpoints.completions, "POST"),
+            route("/v1/chat/completions", endpoints.chat_completions, "POST"),
+            route("/v1/embeddings", endpoints.embeddings, "POST"),
+            route("/v1/models", endpoints.models, "GET"),
+            route("/v1/models/{model:path}", endpoints.model, "GET"),
+            route("/tokenize", endpoints.tokenize, "POST"),
+            route("/detokenize", endpoints.detokenize, "POST"),
+            route("/health", endpoints.health_ready, "GET"),
+            route("/health/live", endpoints.health_live, "GET"),
+            route("/health/ready", endpoints.health_ready, "GET"),
+            route("/metrics", endpoints.metrics, "GET"),
+        ],
+        exception_handlers={HTTPException: _no_such_route},
+    )
+    app.router.redirect_slashes = False  # a redirected POST loses its body in many clients
+    return app
+
+
+async def _no_such_route(request: HttpRequest, exception: Exception) -> Response:
+    """What Starlette's router refuses, in OpenAI's form."""
+    assert isinstance(exception, HTTPException)
+    error: TokenworksError
+    if exception.status_code == MethodNotAllowed.status:
+        error = MethodNotAllowed(f"{request.url.path} does not take {request.method}")
+    else:
+        error = NotFound(f"there is no {request.url.path} here; the API is under /v1")
+    return Response(error_body(error), error.status, exception.headers, "application/json")

@@ -1,0 +1,123 @@
+"""One choice of an answer while it is being written: tokens in, text and log probabilities out.
+
+Puts detokeniser and stop strings in a row and decides how the choice ended, in OpenAI's words. Knows nothing of HTTP
+and nothing of the other choices.
+
+The last tokens of a sequence include the stop token, where one was sampled: it counts as an output token and is not
+shown, unless the client asked to see what stopped the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from tokenworks.contract.errors import EngineFailed
+from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
+from tokenworks.text.detokenizer import Detokenizer
+from tokenworks.text.stop_strings import StopStrings
+from tokenworks.text.token_bytes import TokenBytes
+
+LOWEST_LOGPROB: Final = -9999.0  # stands for minus infinity, which JSON cannot say
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Log probabilities at one output token."""
+
+    token: bytes
+    logprob: float
+    top: list[tuple[bytes, float]]
+    text_offset: int  # characters of output text before this token
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """What one delivery added to a choice."""
+
+    index: int
+    text: str
+    positions: list[Position] | None  # None: not asked for
+    finish_reason: str | None
+
+
+class Choice:
+    """The state of one choice."""
+
+    def __init__(
+        self,
+        index: int,
+        token_bytes: TokenBytes,
+        detokenizer: Detokenizer,
+        stops: Sequence[str] = (),
+        *,
+        shows_stop: bool = False,
+    ) -> None:
+        self.index = index
+        self.num_tokens = 0
+        self.cached_tokens = 0
+        self.finish_reason: str | None = None
+        self.last_token_s = 0.0  # monotonic time of the latest tokens, for the gaps between them
+        self._token_bytes = token_bytes
+        self._detokenizer = detokenizer
+        self._stops = StopStrings(stops) if stops else None
+        self._shows_stop = shows_stop
+        self._num_chars = 0
+
+    def take(self, output: SequenceOutput) -> Piece:
+        """Go on with what a step gave; raises EngineFailed where the worker could not go on."""
+        self.num_tokens += len(output.token_ids)
+        self.cached_tokens = output.cached_tokens or self.cached_tokens
+        self._check_end(output.end)
+        positions: list[Position] | None = None if output.logprobs is None else []
+        text = self._decode(output, positions)
+        text = self._until_stop(text, is_last=output.end is not None)
+        if self.finish_reason is None and output.end is not None:
+            self.finish_reason = output.end.reason.value
+        return Piece(self.index, text, positions, self.finish_reason)
+
+    def _check_end(self, end: End | None) -> None:
+        if end is not None and end.reason not in (EndReason.STOP, EndReason.LENGTH):
+            raise EngineFailed(end.error or f"the worker ended the request: {end.reason.value}")
+
+    def _decode(self, output: SequenceOutput, positions: list[Position] | None) -> str:
+        token_ids = output.token_ids
+        hidden = self._num_hidden(output)
+        if positions is None:
+            text = self._detokenizer.push(token_ids[: len(token_ids) - hidden])
+        else:
+            text = self._decode_each(token_ids, output.logprobs or [], hidden, positions)
+        return text + self._detokenizer.flush() if output.end is not None else text
+
+    def _decode_each(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], hidden: int, positions: list[Position]
+    ) -> str:
+        text = ""
+        for at, (token_id, found) in enumerate(zip(token_ids, logprobs, strict=True)):
+            positions.append(self._position(token_id, found, self._num_chars + len(text)))
+            if at < len(token_ids) - hidden:
+                text += self._detokenizer.push([token_id])
+        self._num_chars += len(text)
+        return text
+
+    def _position(self, token_id: int, found: TokenLogprobs, text_offset: int) -> Position:
+        top = [
+            (self._token_bytes[top_id], max(logprob, LOWEST_LOGPROB))
+            for top_id, logprob in zip(found.top_token_ids, found.top_logprobs, strict=True)
+        ]
+        return Position(self._token_bytes[token_id], max(found.chosen, LOWEST_LOGPROB), top, text_offset)
+
+    def _num_hidden(self, output: SequenceOutput) -> int:
+        """1 where the last token is a stop token that must not be shown."""
+        end = output.end
+        is_stop = end is not None and end.stop_token_id is not None and output.token_ids[-1:] == [end.stop_token_id]
+        return int(is_stop and not self._shows_stop)
+
+    def _until_stop(self, text: str, *, is_last: bool) -> str:
+        if self._stops is None:
+            return text
+        text, matched = self._stops.push(text)
+        if matched is not None:
+            self.finish_reason = "stop"
+            return text + matched if self._shows_stop else text
+        return text + self._stops.flush() if is_last else text

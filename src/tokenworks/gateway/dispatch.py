@@ -1,0 +1,217 @@
+"""Between HTTP requests and workers: submits, routes outputs back, cancels, and decides when a worker is dead.
+
+Owns the table of sequences in flight. Invariant: every submitted sequence leaves the table exactly once, because it
+ended, was cancelled, or its worker was lost; after that, late outputs for it are ignored.
+
+A worker is dead when the supervisor says so, when it says hello a second time, or when nothing was heard of it for a
+lease. Each stream it was working for then fails with `WorkerLost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from tokenworks.contract import wire
+from tokenworks.contract.errors import TokenworksError, Unavailable, WorkerLost
+from tokenworks.contract.kv import BlockName, block_names, root_name
+from tokenworks.contract.request import Request
+from tokenworks.gateway.registry import Worker, WorkerRegistry
+from tokenworks.gateway.streams import Stream
+from tokenworks.gateway.worker_socket import WorkerSocket
+from tokenworks.policy.placement import pick_worker
+
+_log = logging.getLogger(__name__)
+
+CHECKS_PER_LEASE: Final = 4
+_NO_WORKER: Final = "no worker is ready; the system is starting or recovering, please retry"
+
+
+class Dispatcher:
+    """The gateway's side of the wire protocol."""
+
+    def __init__(self, address: str, lease_s: float) -> None:
+        self.workers = WorkerRegistry()
+        self.num_bad_frames = 0
+        self.num_lost_workers = 0
+        self._lease_s = lease_s
+        self._in_flight: dict[str, tuple[Stream, Worker]] = {}
+        self._rejoin_sent_s: dict[bytes, float] = {}
+        self._socket = WorkerSocket(address, self._on_frame)
+        self._lease_check = asyncio.get_running_loop().create_task(self._check_leases())
+
+    @property
+    def address(self) -> str:
+        """Where workers dial in."""
+        return self._socket.address
+
+    @property
+    def num_in_flight(self) -> int:
+        """Sequences that have not ended."""
+        return len(self._in_flight)
+
+    def submit(self, requests: Sequence[Request]) -> Stream:
+        """Send each request to a worker; raises Unavailable, and then none of them runs."""
+        stream = Stream(request.id for request in requests)
+        try:
+            for request in requests:
+                self._submit_one(request, stream)
+        except TokenworksError:
+            self.close(stream)
+            raise
+        return stream
+
+    def cancel(self, request_id: str) -> None:
+        """Nobody waits for this sequence any more; unknown ids are ignored."""
+        entry = self._in_flight.pop(request_id, None)
+        if entry is None:
+            return
+        stream, worker = entry
+        stream.open_ids.discard(request_id)
+        worker.open_ids.discard(request_id)
+        self._socket.send(worker.identity, wire.encode(wire.Cancel(request_id)))
+
+    def close(self, stream: Stream) -> None:
+        """Cancel what a stream still has open."""
+        for request_id in list(stream.open_ids):
+            self.cancel(request_id)
+
+    def fail_all(self, error: TokenworksError) -> None:
+        """End every open stream."""
+        for stream, _ in list(self._in_flight.values()):
+            stream.fail(error)
+
+    async def shut_down(self) -> None:
+        """Free the address."""
+        self._lease_check.cancel()
+        await asyncio.gather(self._lease_check, return_exceptions=True)
+        self._socket.close()
+
+    def _submit_one(self, request: Request, stream: Stream) -> None:
+        worker = self._pick(request)
+        if worker is None or not self._socket.send(worker.identity, wire.encode(wire.Submit(request))):
+            raise Unavailable(_NO_WORKER)
+        self._in_flight[request.id] = (stream, worker)
+        worker.open_ids.add(request.id)
+
+    def _pick(self, request: Request) -> Worker | None:
+        ready = self.workers.ready()
+        if len(ready) < 2:  # nothing to choose: do not hash the prompt
+            return ready[0] if ready else None
+        chosen = pick_worker([worker.candidate() for worker in ready], _prompt_block_names(request, ready[0]))
+        return None if chosen is None else self.workers.get(chosen)
+
+    def _on_frame(self, identity: bytes, frame: bytes) -> None:
+        try:
+            message = wire.decode_to_gateway(frame)
+        except wire.WireError as error:
+            self.num_bad_frames += 1
+            _log.warning("ignored a frame: %s", error)
+            return
+        self._receive(identity, message)
+
+    def _receive(self, identity: bytes, message: wire.ToGateway) -> None:
+        match message:
+            case wire.StepOutput():
+                self._step_output(identity, message)
+            case wire.Hello():
+                self._hello(identity, message)
+            case wire.WorkerExited():
+                self._lose(self.workers.remove(message.worker_id), f"exited ({message.reason})")
+            case wire.Heartbeat() | wire.BlocksChanged() | wire.Leaving() | wire.Goodbye():
+                self._from_known(identity, message)
+
+    def _step_output(self, identity: bytes, message: wire.StepOutput) -> None:
+        worker = self.workers.at(identity)
+        if worker is None:
+            self._ask_to_rejoin(identity)
+            return
+        worker.last_seen_s = time.monotonic()
+        for output in message.outputs:
+            self._deliver(worker, output)
+
+    def _deliver(self, worker: Worker, output: wire.SequenceOutput) -> None:
+        entry = self._in_flight.get(output.request_id)
+        if entry is None or entry[1] is not worker:
+            return  # cancelled, or an answer of a worker that was given up
+        if output.end is not None:
+            del self._in_flight[output.request_id]
+            worker.open_ids.discard(output.request_id)
+        entry[0].deliver(output)
+
+    def _hello(self, identity: bytes, hello: wire.Hello) -> None:
+        if hello.protocol != wire.PROTOCOL:
+            _log.error(
+                "refused worker %s: it speaks protocol %d, this gateway %d; run the same version on both sides",
+                hello.worker_id,
+                hello.protocol,
+                wire.PROTOCOL,
+            )
+            return
+        self._rejoin_sent_s.pop(identity, None)
+        previous = self.workers.add(Worker(identity, hello, time.monotonic()))
+        self._lose(previous, "restarted")
+        _log.info(
+            "worker %s joined (pid %d, %d tokens of context)", hello.worker_id, hello.pid, hello.max_context_tokens
+        )
+
+    def _from_known(
+        self, identity: bytes, message: wire.Heartbeat | wire.BlocksChanged | wire.Leaving | wire.Goodbye
+    ) -> None:
+        worker = self.workers.get(message.worker_id)
+        if worker is None:
+            if not isinstance(message, wire.Goodbye):
+                self._ask_to_rejoin(identity)
+            return
+        worker.last_seen_s = time.monotonic()
+        match message:
+            case wire.Heartbeat():
+                worker.heartbeat(message.load)
+            case wire.BlocksChanged():
+                worker.blocks_changed(message)
+            case wire.Leaving():
+                worker.is_leaving = True
+                _log.info("worker %s drains", worker.id)
+            case wire.Goodbye():
+                _log.info("worker %s left", worker.id)
+                self._lose(self.workers.remove(worker.id), "left")
+
+    def _ask_to_rejoin(self, identity: bytes) -> None:
+        """Once a lease per peer: a second `Rejoin` would make the worker drop what it was given after the first."""
+        now_s = time.monotonic()
+        if now_s - self._rejoin_sent_s.get(identity, -self._lease_s) >= self._lease_s:
+            self._rejoin_sent_s[identity] = now_s
+            self._socket.send(identity, wire.encode(wire.Rejoin()))
+
+    def _lose(self, worker: Worker | None, how: str) -> None:
+        """End the streams of a worker that is no longer registered."""
+        if worker is None:
+            return
+        if worker.open_ids:
+            _log.error("worker %s %s with %d requests open", worker.id, how, len(worker.open_ids))
+        self.num_lost_workers += how != "left"
+        error = WorkerLost(f"worker {worker.id} died while generating; the request was not completed, please retry")
+        for request_id in list(worker.open_ids):
+            stream, _ = self._in_flight.pop(request_id)
+            stream.open_ids.discard(request_id)
+            stream.fail(error)
+        worker.open_ids.clear()
+
+    async def _check_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / CHECKS_PER_LEASE)
+            now_s = time.monotonic()
+            for worker in self.workers.silent_since(now_s - self._lease_s):
+                self._lose(self.workers.remove(worker.id), f"was silent for {self._lease_s:g} s")
+            for identity, sent_s in list(self._rejoin_sent_s.items()):
+                if now_s - sent_s >= self._lease_s:
+                    del self._rejoin_sent_s[identity]
+
+
+def _prompt_block_names(request: Request, worker: Worker) -> list[BlockName]:
+    """Names of the prompt's full blocks; one model version and one block size per pool, so any worker's spec serves."""
+    spec = worker.hello.kv
+    return block_names(root_name(spec.fingerprint, request.salt), request.token_ids, spec.block_tokens)

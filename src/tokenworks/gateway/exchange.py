@@ -1,0 +1,137 @@
+"""One HTTP request and its answer, on the bare ASGI interface.
+
+Reads a bounded body, answers whole or as server-sent events, notices a client that goes away, and turns an error into
+the OpenAI error body: as a status where nothing was sent yet, as an error event where a stream has begun. Every answer
+carries `x-request-id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from tokenworks.contract.errors import InvalidRequest, PayloadTooLarge, TokenworksError, Unavailable, WorkerLost
+from tokenworks.gateway.streams import ClientGone
+
+DRAIN_FACTOR: Final = (
+    8  # an oversized body is read and dropped up to this many times the limit, so that it gets an answer
+)
+RETRY_AFTER_S: Final = 2
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+_JSON: Final = b"application/json"
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def error_body(error: TokenworksError) -> bytes:
+    """The OpenAI error body of an error."""
+    return msgspec.json.encode(ErrorBody(ErrorDetail(error.message, error.type, error.param, error.code)))
+
+
+class Exchange:
+    """The gateway's end of one HTTP request."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.started_s = time.monotonic()
+        self.status = 0  # of the answer, once it has begun
+        self.notes: dict[str, Any] = {}  # for the log line at the end
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._path_params: dict[str, Any] = scope.get("path_params", {})
+        self._receive = receive
+        self._send = send
+        wanted = self._headers.get(b"x-request-id", b"")
+        self.id = wanted.decode() if _REQUEST_ID.fullmatch(wanted) else secrets.token_hex(12)
+
+    @property
+    def trace_parent(self) -> str | None:
+        """The W3C trace context that the client sent, as it is."""
+        value = self._headers.get(b"traceparent")
+        return None if value is None else value.decode("latin-1")[:128]
+
+    def path_param(self, name: str) -> str:
+        """A parameter of the path."""
+        return str(self._path_params[name])
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """The request body; raises PayloadTooLarge, after reading on for a while so that the client sees the answer."""
+        chunks: list[bytes] = []
+        num_bytes = 0
+        has_more = True
+        while has_more and num_bytes <= DRAIN_FACTOR * max_bytes:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client went away while sending its request")
+            chunk = message.get("body", b"")
+            num_bytes += len(chunk)
+            if num_bytes <= max_bytes:
+                chunks.append(chunk)
+            has_more = message.get("more_body", False)
+        if num_bytes > max_bytes:
+            raise PayloadTooLarge(f"the request body is larger than {max_bytes} bytes; send less at once")
+        if not num_bytes:
+            raise InvalidRequest("the request has no body; send a JSON object")
+        return b"".join(chunks)
+
+    def watch(self, on_gone: Callable[[], None]) -> asyncio.Task[None]:
+        """Call back when the client closes the connection; the body must have been read. Cancel the task when done."""
+        return asyncio.get_running_loop().create_task(self._wait_for_disconnect(on_gone))
+
+    async def respond(self, body: bytes, status: int = 200, content_type: bytes = _JSON, *extra: _Header) -> None:
+        """Send a whole answer."""
+        length = (b"content-length", str(len(body)).encode())
+        await self._start(status, [(b"content-type", content_type), length, *extra])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def write_events(self, events: bytes) -> None:
+        """Send server-sent events, after the head of the answer where these are the first."""
+        if not self.status:
+            await self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), *_NO_BUFFERING])
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def finish_events(self) -> None:
+        """End the stream."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, error: TokenworksError) -> None:
+        """Answer with an error, in whichever way is still open."""
+        if self.status:
+            await self.write_events(b"data: " + error_body(error) + b"\n\n")
+            await self.finish_events()
+            return
+        may_retry = isinstance(error, Unavailable) and not isinstance(error, WorkerLost)
+        retry = [(b"retry-after", str(RETRY_AFTER_S).encode())] if may_retry else []
+        await self.respond(error_body(error), error.status, _JSON, *retry)
+
+    async def _start(self, status: int, headers: list[_Header]) -> None:
+        self.status = status
+        headers.append((b"x-request-id", self.id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _wait_for_disconnect(self, on_gone: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        on_gone()
+
+
+_Header = tuple[bytes, bytes]
+_NO_BUFFERING: Final[list[_Header]] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]

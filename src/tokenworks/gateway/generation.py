@@ -1,0 +1,126 @@
+"""Runs a job: sends its requests out, and answers whole or as a stream while the outputs come back.
+
+Invariants: nothing is sent to the client before the first output is there, so that a failure until then has a real HTTP
+status; whatever ends the exchange (finished, failed, client gone), no sequence of it goes on running.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage
+from tokenworks.gateway.choice import Piece
+from tokenworks.gateway.exchange import Exchange
+from tokenworks.gateway.intake import Job
+from tokenworks.gateway.service import Service
+from tokenworks.gateway.streams import ClientGone, Stream
+
+
+async def run(service: Service, exchange: Exchange, job: Job) -> None:
+    """Answer one completion or chat request; raises TokenworksError where it ends in an error."""
+    run = _Run(service, exchange, job)
+    watcher = exchange.watch(lambda: run.stream.fail(ClientGone("the client went away")))
+    try:
+        await (run.answer_as_stream() if job.is_stream else run.answer_whole())
+    finally:
+        watcher.cancel()
+        service.dispatcher.close(run.stream)
+        run.record()
+
+
+class _Run:
+    """One job on its way."""
+
+    def __init__(self, service: Service, exchange: Exchange, job: Job) -> None:
+        self._metrics = service.metrics
+        self._dispatcher = service.dispatcher
+        self._exchange = exchange
+        self._job = job
+        self._by_id = dict(zip((request.id for request in job.requests), job.choices, strict=True))
+        self._unfinished = len(job.choices)
+        self._ttft_s: float | None = None
+        self.stream: Stream = service.dispatcher.submit(job.requests)
+        self._metrics.ingress.observe(time.monotonic() - exchange.started_s)
+
+    async def answer_whole(self) -> None:
+        """Collect everything, then send it."""
+        finished = [FinishedChoice(choice.index) for choice in self._job.choices]
+        while self._unfinished:
+            for piece in await self._next_pieces():
+                finished[piece.index].add(piece)
+        await self._exchange.respond(self._job.format.whole(finished, self._usage()))
+
+    async def answer_as_stream(self) -> None:
+        """Send every piece as it comes."""
+        job = self._job
+        opened: set[int] = set()
+        while self._unfinished:
+            pieces = await self._next_pieces()
+            arrived_s = self.stream.arrived_s
+            events = [self._events(piece, opened) for piece in pieces]
+            if not self._unfinished:
+                events += [job.format.usage_event(self._usage()) if job.has_usage else b"", DONE_EVENT]
+            is_first = not self._exchange.status
+            await self._exchange.write_events(b"".join(events))
+            if is_first:
+                self._metrics.egress.observe(time.monotonic() - arrived_s)
+        await self._exchange.finish_events()
+
+    def record(self) -> None:
+        """Count what the request came to, however it ended."""
+        job = self._job
+        output_tokens = sum(choice.num_tokens for choice in job.choices)
+        self._metrics.prompt_tokens.observe(job.prompt_tokens)
+        self._metrics.output_tokens.observe(output_tokens)
+        self._metrics.cached_tokens.inc(self._cached_tokens())
+        if self._ttft_s is not None:
+            self._metrics.ttft.observe(self._ttft_s)
+        self._exchange.notes |= {
+            "prompt_tokens": job.prompt_tokens,
+            "output_tokens": output_tokens,
+            "ttft_s": None if self._ttft_s is None else round(self._ttft_s, 6),
+        }
+
+    async def _next_pieces(self) -> list[Piece]:
+        """What arrived since the last call; at least one output, though maybe of a choice that has already ended."""
+        outputs = await self.stream.next_outputs()
+        self._note_times()
+        pieces = []
+        for output in outputs:
+            choice = self._by_id[output.request_id]
+            if choice.finish_reason is not None:
+                continue
+            piece = choice.take(output)
+            self._note_gap(choice.index)
+            pieces.append(piece)
+            if piece.finish_reason is not None:
+                self._unfinished -= 1
+                self._dispatcher.cancel(output.request_id)  # a stop string: the worker does not know yet
+        return pieces
+
+    def _events(self, piece: Piece, opened: set[int]) -> bytes:
+        usage = self._usage() if self._job.has_running_usage else None
+        event = self._job.format.event(piece, usage)
+        if piece.index in opened:
+            return event
+        opened.add(piece.index)
+        return self._job.format.opening(piece.index) + event
+
+    def _note_times(self) -> None:
+        if self._ttft_s is None:
+            self._ttft_s = time.monotonic() - self._exchange.started_s
+
+    def _note_gap(self, index: int) -> None:
+        choice = self._job.choices[index]
+        if choice.last_token_s:
+            self._metrics.itl.observe(self.stream.arrived_s - choice.last_token_s)
+        choice.last_token_s = self.stream.arrived_s
+
+    def _usage(self) -> Usage:
+        completion_tokens = sum(choice.num_tokens for choice in self._job.choices)
+        total = self._job.prompt_tokens + completion_tokens
+        return Usage(self._job.prompt_tokens, completion_tokens, total, PromptTokensDetails(self._cached_tokens()))
+
+    def _cached_tokens(self) -> int:
+        """Of each prompt as its first choice found it: a prompt counts once."""
+        return sum(choice.cached_tokens for choice in self._job.choices[:: self._job.n])

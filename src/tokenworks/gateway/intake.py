@@ -1,0 +1,134 @@
+"""From a decoded completion or chat body to the job that runs it: requests for workers and the choices they will fill.
+
+All that can be wrong with a request is found here, before anything is sent to a worker.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from tokenworks.contract.errors import InvalidRequest
+from tokenworks.contract.request import SERVICE_TIERS, Request, Sampling
+from tokenworks.gateway.answer import AnswerFormat, AnswerHead
+from tokenworks.gateway.bodies import ChatBody, CompletionBody, GenerationBody
+from tokenworks.gateway.chat_format import ChatFormat
+from tokenworks.gateway.choice import Choice
+from tokenworks.gateway.completion_format import CompletionFormat
+from tokenworks.gateway.prompts import output_budget
+from tokenworks.gateway.sampling import check_ranges, for_choice, sampling, stop_strings
+from tokenworks.gateway.service import Service
+
+DEFAULT_COMPLETION_TOKENS: Final = 16  # OpenAI's default; a chat answer may fill the window
+MAX_CHOICES: Final = 2048  # prompts times n
+MAX_METADATA_PAIRS: Final = 16
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One HTTP request, ready to run. Choice i is written by request i."""
+
+    requests: list[Request]
+    choices: list[Choice]
+    format: AnswerFormat
+    prompt_tokens: int  # each prompt counted once
+    n: int
+    is_stream: bool
+    has_usage: bool
+    has_running_usage: bool
+
+
+async def completion_job(service: Service, body: CompletionBody) -> Job:
+    """The job of a completion request; raises InvalidRequest."""
+    stops = _check(service, body)
+    prompts = await service.reader.prompts(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+    budget = output_budget(prompts, body.max_tokens, DEFAULT_COMPLETION_TOKENS, service.window())
+    head = _head("cmpl", service, body)
+    return _job(service, body, head, prompts, budget, stops)
+
+
+async def chat_job(service: Service, body: ChatBody) -> Job:
+    """The job of a chat request; raises InvalidRequest."""
+    stops = _check(service, body)
+    limits = {limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None}
+    if len(limits) > 1:
+        raise InvalidRequest("`max_tokens` and `max_completion_tokens` differ; give one", param="max_tokens")
+    prompt = await service.reader.chat(body)
+    budget = output_budget([prompt], next(iter(limits), None), None, service.window())
+    head = _head("chatcmpl", service, body)
+    return _job(service, body, head, [prompt], budget, stops)
+
+
+def _check(service: Service, body: GenerationBody) -> list[str]:
+    """What can be checked before the prompt is read; returns the stop strings."""
+    service.check_model(body.model)
+    check_ranges(body)
+    if body.service_tier is not None and body.service_tier not in SERVICE_TIERS:
+        raise InvalidRequest(
+            f"`service_tier` is `{body.service_tier}`; use one of {', '.join(SERVICE_TIERS)}", param="service_tier"
+        )
+    if len(body.metadata or {}) > MAX_METADATA_PAIRS:
+        raise InvalidRequest(f"`metadata` has more than {MAX_METADATA_PAIRS} pairs; send fewer", param="metadata")
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("`stream_options` needs `stream` to be true", param="stream_options")
+    service.tokenizer.check_ids(body.stop_token_ids or (), "stop_token_ids")
+    return stop_strings(body)
+
+
+def _head(kind: str, service: Service, body: GenerationBody) -> AnswerHead:
+    return AnswerHead(f"{kind}-{secrets.token_hex(16)}", int(time.time()), service.model_name, body.service_tier)
+
+
+def _job(
+    service: Service,
+    body: GenerationBody,
+    head: AnswerHead,
+    prompts: Sequence[list[int]],
+    budget: int,
+    stops: Sequence[str],
+) -> Job:
+    n = body.n or 1
+    if len(prompts) * n > MAX_CHOICES:
+        raise InvalidRequest(f"{len(prompts)} prompts times n={n} is more than {MAX_CHOICES} choices", param="n")
+    first = sampling(body, service.tokenizer.files.generation, service.tokenizer.eos_token_ids, budget)
+    indices = range(len(prompts) * n)
+    options = body.stream_options
+    has_usage = options is not None and bool(options.include_usage)
+    is_chat = isinstance(body, ChatBody)
+    return Job(
+        requests=[_request(head, body, prompts[index // n], index, for_choice(first, index)) for index in indices],
+        choices=[_choice(service, body, index, stops) for index in indices],
+        format=(ChatFormat if is_chat else CompletionFormat)(head, has_usage_field=has_usage),
+        prompt_tokens=sum(map(len, prompts)),
+        n=n,
+        is_stream=bool(body.stream),
+        has_usage=has_usage,
+        has_running_usage=options is not None and bool(options.continuous_usage_stats),
+    )
+
+
+def _request(head: AnswerHead, body: GenerationBody, prompt: list[int], index: int, sampling: Sampling) -> Request:
+    return Request(
+        id=f"{head.id}-{index}",
+        model=head.model,
+        token_ids=prompt,
+        sampling=sampling,
+        scenario=SERVICE_TIERS[body.service_tier or "default"],
+    )
+
+
+def _choice(service: Service, body: GenerationBody, index: int, stops: Sequence[str]) -> Choice:
+    detokenizer = service.tokenizer.detokenizer(
+        skip_special_tokens=body.skip_special_tokens is not False,
+        is_continuation=isinstance(body, CompletionBody),
+    )
+    return Choice(
+        index,
+        service.tokenizer.token_bytes,
+        detokenizer,
+        stops,
+        shows_stop=bool(body.include_stop_str_in_output),
+    )

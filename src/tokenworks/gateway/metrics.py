@@ -1,0 +1,100 @@
+"""The gateway's Prometheus metrics, in base units, in a registry of their own.
+
+What happens to requests is counted as it happens; what is known of workers is read from the registry when scraped, so a
+worker that is gone leaves no stale line behind. Definitions are those of the design: TTFT from the request's arrival to
+the first token's leaving, ITL each gap between token events, E2E from arrival to the last byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tokenworks.gateway.dispatch import Dispatcher
+
+_LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
+_TOKENS: Final = tuple(float(1 << power) for power in range(0, 18, 1))
+
+
+class Metrics:
+    """Everything that `/metrics` shows."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "tokenworks_requests",
+            "HTTP requests, by endpoint and outcome.",
+            ["endpoint", "outcome"],
+            registry=self.registry,
+        )
+        self.ttft = self._histogram("ttft_seconds", "Request received to first token sent.", _LATENCY_S)
+        self.itl = self._histogram("itl_seconds", "Gap between two token events of one sequence.", _GAP_S)
+        self.e2e = self._histogram("e2e_seconds", "Request received to last byte sent.", _LATENCY_S)
+        self.ingress = self._histogram(
+            "gateway_ingress_seconds", "Request received to handed to a worker: the gateway's share.", _OVERHEAD_S
+        )
+        self.egress = self._histogram(
+            "gateway_egress_seconds", "First tokens received from a worker to sent: the gateway's share.", _OVERHEAD_S
+        )
+        self.prompt_tokens = self._histogram("prompt_tokens", "Prompt tokens of a request.", _TOKENS)
+        self.output_tokens = self._histogram("output_tokens", "Output tokens of a request.", _TOKENS)
+        self.cached_tokens = Counter(
+            "tokenworks_cached_tokens", "Prompt tokens that were not computed.", registry=self.registry
+        )
+        self.registry.register(_WorkerCollector(dispatcher))
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"tokenworks_{name}", text, buckets=buckets, registry=self.registry)
+
+
+class _WorkerCollector(Collector):
+    """What the dispatcher knows at the moment of the scrape."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def collect(self) -> Iterable[Metric]:
+        """One family a figure, one line a worker."""
+        dispatcher = self._dispatcher
+        yield GaugeMetricFamily(
+            "tokenworks_workers_ready", "Workers that take requests.", len(dispatcher.workers.ready())
+        )
+        yield GaugeMetricFamily("tokenworks_sequences_in_flight", "Sequences not ended.", dispatcher.num_in_flight)
+        yield CounterMetricFamily(
+            "tokenworks_workers_lost", "Workers that died or fell silent.", dispatcher.num_lost_workers
+        )
+        yield CounterMetricFamily("tokenworks_bad_frames", "Frames that did not decode.", dispatcher.num_bad_frames)
+        yield from self._per_worker()
+
+    def _per_worker(self) -> list[Metric]:
+        gauges = {
+            "running": GaugeMetricFamily("tokenworks_worker_running", "Sequences running.", labels=["worker"]),
+            "waiting": GaugeMetricFamily("tokenworks_worker_waiting", "Sequences waiting.", labels=["worker"]),
+            "used": GaugeMetricFamily("tokenworks_worker_kv_blocks_used", "KV blocks in use.", labels=["worker"]),
+            "total": GaugeMetricFamily("tokenworks_worker_kv_blocks", "KV blocks in all.", labels=["worker"]),
+        }
+        steps = CounterMetricFamily("tokenworks_worker_steps", "Engine steps run.", labels=["worker"])
+        preemptions = CounterMetricFamily("tokenworks_worker_preemptions", "Sequences preempted.", labels=["worker"])
+        for worker in self._dispatcher.workers:
+            if (load := worker.load) is None:
+                continue
+            label = [worker.id]
+            gauges["running"].add_metric(label, load.running)
+            gauges["waiting"].add_metric(label, load.waiting)
+            gauges["used"].add_metric(label, load.total_blocks - load.free_blocks)
+            gauges["total"].add_metric(label, load.total_blocks)
+            steps.add_metric(label, load.steps)
+            preemptions.add_metric(label, load.preemptions)
+        return [*gauges.values(), steps, preemptions]

@@ -1,0 +1,152 @@
+"""The gateway as a process: builds the parts, serves until a signal, drains, and leaves.
+
+On SIGTERM or SIGINT new requests are refused (503 `draining`) and open ones finish, for `drain_s` at most; what is
+still open then ends with an error event. A second signal ends the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from tokenworks.contract.config import Settings
+from tokenworks.contract.errors import Draining, StartupError
+from tokenworks.gateway.app import build_app
+from tokenworks.gateway.dispatch import Dispatcher
+from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.prompts import PromptReader
+from tokenworks.gateway.service import Service
+from tokenworks.text.tokenizer import load_tokenizer
+
+_log = logging.getLogger(__name__)
+
+TOKENIZER_THREADS: Final = 2
+KEEP_ALIVE_S: Final = 75  # longer than common clients and proxies keep a connection, so that they close it, not we
+_POLL_S: Final = 0.05
+_LAST_WORDS_S: Final = 5  # for the error events of streams that did not finish in time
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handling, which would cut streams short."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Gateway:
+    """A running gateway. Must be made and used inside one event loop."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        tokenizer = load_tokenizer(settings.model)
+        own = settings.gateway
+        self._executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
+        self._drain_s = settings.fleet.drain_s
+        self._listener = listener
+        self.dispatcher = Dispatcher(own.worker_address, own.lease_s)
+        self.service = Service(
+            model_name=own.model_name or Path(settings.model).resolve().name,
+            tokenizer=tokenizer,
+            reader=PromptReader(tokenizer, self._executor),
+            dispatcher=self.dispatcher,
+            metrics=Metrics(self.dispatcher),
+            max_body_bytes=own.max_body_bytes,
+        )
+        self._server = _Server(_uvicorn_config(self.service))
+
+    async def serve(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """Serve until `stop`, then drain until all is done, time is up, or `hurry`."""
+        serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await self._drain(hurry)
+        finally:
+            stopping.cancel()
+            self._server.should_exit = True
+            await serving
+            await self.dispatcher.shut_down()
+            self._executor.shutdown()
+
+    async def _drain(self, hurry: asyncio.Event) -> None:
+        self.service.is_draining = True
+        _log.info("draining: %d requests open", self.service.num_open)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await self._idle(hurry)
+        if self.service.num_open:
+            _log.error("%d requests were still open at the end of the drain", self.service.num_open)
+            self.dispatcher.fail_all(Draining("the server shut down before the request was completed; please retry"))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._idle(asyncio.Event())
+
+    async def _idle(self, hurry: asyncio.Event) -> None:
+        while self.service.num_open and not hurry.is_set():
+            await asyncio.sleep(_POLL_S)
+
+
+def run_gateway(settings: Settings, on_ready: Callable[[str, int], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, drain, return. `on_ready` is told the host and the port in use.
+
+    Needs `settings.model` (a checkpoint directory) and `settings.gateway.worker_address` (where workers dial in).
+    Raises StartupError where the port is taken, CheckpointError where the checkpoint's text files cannot be used.
+    """
+    listener = bind(settings.gateway.host, settings.gateway.port)
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_main(settings, listener, on_ready))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises StartupError that says what to do."""
+    try:
+        return socket.create_server((host, port), family=_family(host), backlog=2048)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses the port or choose another with --port "
+            "(0 takes a free one)"
+        ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+async def _main(settings: Settings, listener: socket.socket, on_ready: Callable[[str, int], None] | None) -> None:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    gateway = Gateway(settings, listener)
+    host, port = listener.getsockname()[:2]
+    _log.info("gateway listens on http://%s:%d, workers dial in at %s", host, port, gateway.dispatcher.address)
+    if on_ready is not None:
+        on_ready(host, port)
+    await gateway.serve(stop, hurry)
+
+
+def _uvicorn_config(service: Service) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(service),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=1,
+    )

@@ -1,0 +1,54 @@
+"""What the endpoints share: the served model, the way to the workers, the metrics, and whether the gateway still takes work.
+
+Built once by `process.py` and handed to every endpoint; holds no state of any single request.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tokenworks.contract.errors import Draining, ModelNotFound, Unavailable
+from tokenworks.gateway.dispatch import Dispatcher
+from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.prompts import PromptReader
+from tokenworks.text.tokenizer import Tokenizer
+
+
+class Service:
+    """One gateway, serving one model."""
+
+    def __init__(
+        self,
+        model_name: str,
+        tokenizer: Tokenizer,
+        reader: PromptReader,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        max_body_bytes: int,
+    ) -> None:
+        self.model_name = model_name
+        self.tokenizer = tokenizer
+        self.reader = reader
+        self.dispatcher = dispatcher
+        self.metrics = metrics
+        self.max_body_bytes = max_body_bytes
+        self.created = int(time.time())
+        self.is_draining = False
+        self.num_open = 0  # requests that are being answered
+
+    def check_takes_work(self) -> None:
+        """Raises Draining or Unavailable where a request cannot be run now."""
+        if self.is_draining:
+            raise Draining("the server is shutting down and takes no new requests; please retry")
+        if not self.dispatcher.workers.ready():
+            raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
+
+    def check_model(self, name: str | None) -> None:
+        """Raises ModelNotFound for any name but the served model's; leaving it out means the served model."""
+        if name not in (None, self.model_name):
+            raise ModelNotFound(f"the model `{name}` is not served here; use `{self.model_name}`", param="model")
+
+    def window(self) -> int:
+        """Tokens of prompt and output together: the smallest that any ready worker takes, or the model's own."""
+        windows = [worker.hello.max_context_tokens for worker in self.dispatcher.workers.ready()]
+        return min(windows) if windows else self.tokenizer.files.max_context_tokens or 0

@@ -1,0 +1,161 @@
+"""Settings come from four places, each overriding the one before, and every mistake says where it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tokenworks.contract.config import Settings
+from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.loader import load_settings, read_settings, write_settings
+from tokenworks.contract.setting import all_settings, parse_bytes
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "tokenworks.toml"
+    file.write_text(text)
+    return file
+
+
+def message_of(**arguments: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(**{"environment": {}, **arguments})  # type: ignore[arg-type]
+    return caught.value.message
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert load_settings(environment={"PATH": "/bin"}) == Settings()
+
+
+def test_each_place_overrides_the_one_before(folder: Path) -> None:
+    write(folder, '[gateway]\nport = 1\nhost = "file"\nlease_s = 5\n')
+    environment = {"TOKENWORKS_GATEWAY_PORT": "2", "TOKENWORKS_GATEWAY_HOST": "environment"}
+    settings = load_settings(environment=environment, flags={"gateway.port": "3", "gateway.host": None})
+    assert (settings.gateway.port, settings.gateway.host, settings.gateway.lease_s) == (3, "environment", 5.0)
+
+
+def test_a_named_file_is_read_instead_of_the_current_folders(folder: Path) -> None:
+    write(folder, 'model = "here"')
+    other = folder / "other.toml"
+    other.write_text('model = "there"')
+    assert load_settings(config=other, environment={}).model == "there"
+
+
+def test_every_setting_can_be_set_in_every_place(folder: Path) -> None:
+    for setting in all_settings():
+        value = setting.choices[-1] if setting.choices else {str: "x", int: 1024, float: 7.5}[type(setting.default)]
+        quoted = f'"{value}"' if isinstance(value, str) else value
+        section = f"[{setting.section}]\n" if setting.section else ""
+        file = write(folder, f"{section}{setting.name} = {quoted}")
+        from_file = load_settings(config=file, environment={})
+        file.unlink()
+        from_environment = load_settings(environment={setting.environment: str(value)})
+        from_flag = load_settings(environment={}, flags={setting.key: str(value)})
+        assert from_file == from_environment == from_flag != Settings(), setting.key
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4GiB", 4 << 30),
+        ("512MB", 512_000_000),
+        ("1.5 kb", 1500),
+        ("2Ki", 2048),
+        ("1073741825", 1073741825),
+        ("3T", 3 * 10**12),
+        (" 7b ", 7),
+    ],
+)
+def test_sizes_are_understood(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+    assert load_settings(environment={"TOKENWORKS_ENGINE_KV_BYTES": text}).engine.kv_bytes == expected
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "4 gigabytes", "1e9", "4GiBs", "٤GiB"])
+def test_what_is_no_size_is_an_error_that_shows_one(text: str) -> None:
+    message = message_of(environment={"TOKENWORKS_ENGINE_KV_BYTES": text})
+    assert message.startswith(f"TOKENWORKS_ENGINE_KV_BYTES: {text!r} is not allowed")
+    assert "4GiB" in message
+
+
+def test_sizes_work_in_the_file_too(folder: Path) -> None:
+    write(folder, '[engine]\nkv_bytes = "2GiB"')
+    assert load_settings(environment={}).engine.kv_bytes == 2 << 30
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("modle = 'x'", "model"),
+        ("[gateway]\nprot = 1", "gateway.port"),
+        ("[gatewy]\nport = 1", "gateway"),
+        ("port = 1", "gateway.port"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(folder: Path, text: str, nearest: str) -> None:
+    write(folder, text)
+    message = message_of()
+    assert message.startswith("tokenworks.toml: unknown key")
+    assert f"nearest known one is `{nearest}`" in message
+
+
+def test_an_unknown_environment_name_names_the_nearest_known_one() -> None:
+    message = message_of(environment={"TOKENWORKS_GATEWAY_PROT": "1"})
+    assert message == (
+        "unknown environment variable `TOKENWORKS_GATEWAY_PROT`; the nearest known one is `TOKENWORKS_GATEWAY_PORT`"
+    )
+
+
+def test_the_load_clients_key_is_no_mistake() -> None:
+    assert load_settings(environment={"TOKENWORKS_API_KEY": "secret"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[gateway]\nport = 70000", "gateway.port: 70000 is not allowed; give an integer at least 0 and at most 65535"),
+        ("[gateway]\nport = '80'", "gateway.port: '80' is not allowed; give an integer"),
+        ("[gateway]\nlease_s = 0", "gateway.lease_s: 0 is not allowed; give a number above 0"),
+        ("[gateway]\nlease_s = inf", "gateway.lease_s: inf is not allowed; give a number above 0"),
+        ("[engine]\ndtype = 'int8'", "engine.dtype: 'int8' is not allowed; give one of auto, bfloat16, float32"),
+        ("model = 3", "model: 3 is not allowed; give a string"),
+        ("gateway = 3", "`gateway` is a table"),
+        ("not toml", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_value_in_the_file_names_file_key_and_what_is_allowed(folder: Path, text: str, expected: str) -> None:
+    write(folder, text)
+    message = message_of()
+    assert message.startswith("tokenworks.toml")
+    assert expected in message
+
+
+def test_a_wrong_value_elsewhere_names_the_environment_or_the_option() -> None:
+    assert message_of(environment={"TOKENWORKS_FLEET_WORKERS": "two"}).startswith("TOKENWORKS_FLEET_WORKERS: 'two' is")
+    assert message_of(flags={"fleet.workers": "0"}).startswith("--workers: '0' is not allowed; give an integer at")
+
+
+def test_a_file_that_was_named_must_be_readable(folder: Path) -> None:
+    assert "No such file" in message_of(config=folder / "none.toml")
+    (folder / "latin.toml").write_bytes(b"model = '\xff'")
+    assert "not valid TOML" in message_of(config=folder / "latin.toml")
+
+
+def test_settings_handed_on_arrive_unchanged(folder: Path) -> None:
+    settings = load_settings(environment={"TOKENWORKS_MODEL": "ü", "TOKENWORKS_FLEET_DRAIN_S": "1.25"})
+    write_settings(settings, folder / "s.json")
+    assert read_settings(folder / "s.json") == settings
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"gateway": {"port": -1}}', b'{"gatway": {}}', b'{"model": "\xff"}'])
+def test_settings_handed_on_badly_are_an_error(folder: Path, content: bytes) -> None:
+    (folder / "s.json").write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot read the settings"):
+        read_settings(folder / "s.json")

@@ -1,0 +1,116 @@
+"""Children small enough to follow by hand, and a supervisor that starts them. Run as scripts in processes of their own.
+
+`stand_in.py serve FOLDER WORKERS` supervises a stand-in gateway and workers. The gateway answers `/health/ready` and
+listens where workers dial in; a worker says its name there once a tenth of a second. FOLDER steers them: a file
+`<name>.fails` holds what that child says before it exits with code 3; while `hold` exists, SIGTERM ends no gateway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import zmq
+
+from tokenworks.cli.main import exit_code
+from tokenworks.contract.config import FleetSettings, GatewaySettings, Settings
+from tokenworks.contract.errors import TokenworksError
+from tokenworks.contract.loader import read_settings
+from tokenworks.contract.wire import WireError, WorkerExited, decode_to_gateway
+from tokenworks.fleet.launch import SETTINGS_FILE, dial_address
+from tokenworks.fleet.lifeline import die_with
+from tokenworks.fleet.supervisor import serve
+
+
+def run_supervisor(folder: Path, num_workers: int) -> None:
+    (folder / "config.json").write_text("{}")
+    settings = Settings(
+        model=str(folder),
+        gateway=GatewaySettings(port=int(os.environ.get("STAND_IN_PORT", "0")), model_name="stand-in"),
+        fleet=FleetSettings(workers=num_workers, drain_s=60),
+    )
+
+    def command_for(name: str, settings: Settings, run_dir: Path) -> list[str]:
+        file = str(run_dir / SETTINGS_FILE)
+        return [sys.executable, __file__, "child", name, str(folder), file, str(os.getpid())]
+
+    try:
+        serve(settings, command_for)
+    except TokenworksError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+def run_child(name: str, folder: Path, settings: Settings) -> None:
+    fails = folder / f"{name}.fails"
+    if fails.exists():
+        print(f"error: {fails.read_text()}", file=sys.stderr)
+        sys.exit(3)
+    print(f"pid {os.getpid()}", file=sys.stderr)
+    if name == "gateway":
+        run_gateway(folder, settings)
+    else:
+        run_worker(name, settings)
+
+
+def run_gateway(folder: Path, settings: Settings) -> None:
+    workers: set[str] = set()
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if workers else 503)
+            self.end_headers()
+            self.wfile.write(json.dumps({"workers": [{"id": name, "is_ready": True} for name in workers]}).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer((settings.gateway.host, settings.gateway.port), Health)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    is_stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_stopping.set())
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.bind(settings.gateway.worker_address)
+    while not is_stopping.is_set() or (folder / "hold").exists():
+        if is_stopping.is_set():
+            print("holding", file=sys.stderr)
+        if socket.poll(100):
+            note(socket.recv_multipart()[1], workers)
+    print("drained", file=sys.stderr)
+
+
+def note(frame: bytes, workers: set[str]) -> None:
+    try:
+        message = decode_to_gateway(frame)
+    except WireError:
+        workers.add(frame.decode())
+        return
+    assert isinstance(message, WorkerExited)
+    workers.discard(message.worker_id)
+    print(f"told that {message.worker_id} {message.reason}", file=sys.stderr)
+
+
+def run_worker(name: str, settings: Settings) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("leaving", file=sys.stderr)))
+    print(f"cores {sorted(os.sched_getaffinity(0))} threads {settings.engine.threads}", file=sys.stderr)
+    socket = zmq.Context().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(dial_address(settings))
+    while True:
+        socket.send(name.encode())
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    role, *rest = sys.argv[1:]
+    if role == "serve":
+        run_supervisor(Path(rest[0]), int(rest[1]))
+    else:
+        die_with(int(rest[3]))
+        run_child(rest[0], Path(rest[1]), read_settings(Path(rest[2])))

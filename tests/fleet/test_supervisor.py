@@ -1,0 +1,117 @@
+"""The supervisor with real processes: what dies comes back, what cannot start says so, what stops drains."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Fleet = Any  # conftest's RunningCommand; conftest is no module to import from
+Start = Callable[..., Fleet]
+
+
+def wait_until_gone(*pids: int) -> None:
+    """Wait until none of the processes runs; a zombie does not run."""
+    deadline = time.monotonic() + 120
+    while any(_is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_it_prints_the_address_a_command_to_paste_and_how_to_stop(serving: Fleet) -> None:
+    port = int(serving.wait_for(r"serves stand-in at http://127\.0\.0\.1:(\d+)/v1$")[1])
+    serving.wait_for(rf"^  curl http://127\.0\.0\.1:{port}/v1/chat/completions")
+    serving.wait_for('"model": "stand-in"')
+    serving.wait_for("waiting for gateway, w0")
+
+
+def test_a_killed_worker_comes_back_and_the_gateway_is_told_at_once(serving: Fleet) -> None:
+    os.kill(serving.pid_of("w0"), signal.SIGKILL)
+    serving.wait_for(r"\[gateway\] told that w0 was killed by signal 9")
+    serving.wait_for("w0 is back")
+    os.kill(serving.pid_of("w0", times=2), signal.SIGKILL)
+    serving.wait_for("it restarts in 1 s")
+    serving.wait_for("w0 is back", times=2)
+
+
+def test_a_killed_gateway_comes_back_on_the_same_port(serving: Fleet) -> None:
+    os.kill(serving.pid_of("gateway"), signal.SIGKILL)
+    serving.wait_for("gateway is back")
+    serving.send(signal.SIGTERM)
+    assert serving.wait() == 0
+
+
+def test_a_worker_that_cannot_start_ends_everything_with_its_reason(supervise: Start, tmp_path: Path) -> None:
+    (tmp_path / "w1.fails").write_text("no tensor is where it should be")
+    fleet = supervise(2)
+    assert fleet.wait() != 0
+    assert re.search(r"error: w1 could not start \(it exited with code 3\): no tensor is where", fleet.text)
+    wait_until_gone(fleet.pid_of("gateway"))
+
+
+def test_a_worker_that_was_ready_once_is_restarted_even_when_it_fails_to_start(serving: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "w0.fails").write_text("not now")
+    os.kill(serving.pid_of("w0"), signal.SIGKILL)
+    serving.wait_for("w0 exited with code 3; it restarts in 1 s")
+    (tmp_path / "w0.fails").unlink()
+    serving.wait_for("w0 is back")
+
+
+def test_sigterm_drains_the_gateway_first_and_then_the_workers(serving: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    serving.send(signal.SIGTERM)
+    serving.wait_for(r"\[gateway\] holding", times=3)
+    assert "leaving" not in serving.text
+    (tmp_path / "hold").unlink()
+    assert serving.wait() == 0
+    assert serving.text.index("[gateway] drained") < serving.text.index("[w0] leaving")
+
+
+def test_a_second_signal_stops_at_once(serving: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    serving.send(signal.SIGINT)
+    serving.wait_for(r"\[gateway\] holding")
+    serving.send(signal.SIGINT)
+    assert serving.wait() == 1
+    assert "open requests were cut" in serving.text
+    wait_until_gone(serving.pid_of("gateway"), serving.pid_of("w0"))
+
+
+def test_no_child_outlives_a_supervisor_that_is_killed(serving: Fleet) -> None:
+    serving.send(signal.SIGKILL)
+    wait_until_gone(serving.pid_of("gateway"), serving.pid_of("w0"))
+
+
+def test_a_busy_port_is_an_error_that_names_it_and_its_holder(supervise: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        fleet = supervise(STAND_IN_PORT=str(port))
+        assert fleet.wait() == 3
+    assert f"port {port} is busy: process {os.getpid()}" in fleet.text
+    assert "--port" in fleet.text
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this platform pins no process to cores")
+def test_workers_share_the_cores_out_evenly(supervise: Start) -> None:
+    fleet = supervise(2)
+    seen = [fleet.wait_for(rf"\[{name}\] cores \[(.*)\] threads (\d+)") for name in ("w0", "w1")]
+    cores = [{int(core) for core in match[1].split(",")} for match in seen]
+    everyone = os.sched_getaffinity(0)
+    if len(everyone) > 1:
+        assert not cores[0] & cores[1]
+    assert cores[0] | cores[1] <= everyone
+    assert {int(match[2]) for match in seen} == {max(1, len(everyone) // 2)}

@@ -1,0 +1,346 @@
+"""A real gateway on a real port, and scripted workers over real ZeroMQ whose output can be computed by hand.
+
+A scripted worker answers each prompt with its token ids plus one, over and over, one token a step for all requests at
+once, until `max_tokens` or a stop token. A test may give it another answer, pause it, or let it die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import tokenizers
+import uvloop
+import zmq
+from openai import OpenAI
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from tokenworks.contract import wire
+from tokenworks.contract.card import Card
+from tokenworks.contract.config import FleetSettings, GatewaySettings, Settings
+from tokenworks.contract.kv import KVSpec
+from tokenworks.contract.request import Request
+from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
+from tokenworks.gateway.process import Gateway, bind
+
+PATIENCE_S = 20.0
+WINDOW = 256
+TEXT = "the quick brown fox jumps over the lazy dog and the dog does not mind at all 你好世界 🙂🙃 "
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'system' and loop.index > 1 %}"
+    "{{ raise_exception('system comes first') }}{% endif %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _wait_until(condition: Callable[[], object]) -> None:
+    """Poll until true; fails the test after a long while."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint directory without weights."""
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny-echo"
+    path.mkdir()
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([TEXT] * 4, trainer)
+    backend.save(str(path / "tokenizer.json"))
+    config = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 512, "eos_token_id": 0}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0], "top_k": 20}))
+    special = {"eos_token": "<|im_end|>", "chat_template": TEMPLATE}
+    (path / "tokenizer_config.json").write_text(json.dumps(special))
+    return path
+
+
+@pytest.fixture(scope="session")
+def backend(checkpoint: Path) -> tokenizers.Tokenizer:
+    """The tokenizer as the library loads it."""
+    return tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+
+
+def echo_plus_one(request: Request) -> Iterator[SequenceOutput]:
+    """The default answer."""
+    sampling = request.sampling
+    for at in range(sampling.max_tokens):
+        token = request.token_ids[at % len(request.token_ids)] + 1
+        end = None
+        if token in sampling.stop_token_ids:
+            end = End(EndReason.STOP, stop_token_id=token)
+        elif at == sampling.max_tokens - 1:
+            end = End(EndReason.LENGTH)
+        yield SequenceOutput(
+            request.id,
+            [token],
+            logprobs=None if sampling.num_logprobs is None else [_logprobs(token, sampling.num_logprobs)],
+            cached_tokens=4 if at == 0 else None,
+            end=end,
+        )
+        if end is not None:
+            return
+
+
+def _logprobs(token: int, num: int) -> TokenLogprobs:
+    return TokenLogprobs(-0.5, [token + rank for rank in range(num)], [-0.5 - rank for rank in range(num)])
+
+
+class ScriptedWorker:
+    """A worker process's wire behaviour, in a thread."""
+
+    def __init__(
+        self, address: str, worker_id: str = "w0", window: int = WINDOW, protocol: int = wire.PROTOCOL
+    ) -> None:
+        self.worker_id = worker_id
+        self.submitted: list[Request] = []
+        self.cancelled: list[str] = []
+        self.num_hellos = 0
+        self.answer = echo_plus_one
+        self.max_steps: int | None = None  # steps each request gets before it is paused
+        self.is_mute = False
+        self._hello = _hello(worker_id, window, protocol)
+        self._address = address
+        self._active: dict[str, Iterator[SequenceOutput]] = {}
+        self._steps: dict[str, int] = {}
+        self._outbox: list[wire.Message] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def num_active(self) -> int:
+        """Requests that have not ended."""
+        return len(self._active)
+
+    def send(self, message: wire.Message) -> None:
+        """Send anything from the main socket."""
+        self._outbox.append(message)
+
+    def die(self) -> None:
+        """Stop without a word."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as main, context.socket(zmq.DEALER) as beat:
+            for each in (main, beat):
+                each.setsockopt(zmq.LINGER, 0)
+                each.connect(self._address)
+            self._say_hello(main)
+            last_beat_s = 0.0
+            while not self._stop.is_set():
+                if not self.is_mute and time.monotonic() - last_beat_s > 0.05:
+                    last_beat_s = time.monotonic()
+                    beat.send(wire.encode(wire.Heartbeat(self.worker_id, self._load())))
+                while beat.poll(0):
+                    self._receive(wire.decode_to_worker(beat.recv()), main)
+                while main.poll(0 if self._can_step() else 5):
+                    self._receive(wire.decode_to_worker(main.recv()), main)
+                while self._outbox:
+                    main.send(wire.encode(self._outbox.pop(0)))
+                self._step(main)
+
+    def _say_hello(self, main: zmq.Socket[bytes]) -> None:
+        self.num_hellos += 1
+        main.send(wire.encode(self._hello))
+
+    def _load(self) -> wire.Load:
+        return wire.Load(len(self._active), 0, 90, 100, 7, 3)
+
+    def _receive(self, message: wire.ToWorker, main: zmq.Socket[bytes]) -> None:
+        match message:
+            case wire.Submit(request):
+                self.submitted.append(request)
+                self._steps[request.id] = 0
+                self._active[request.id] = self.answer(request)
+            case wire.Cancel(request_id):
+                self.cancelled.append(request_id)
+                self._active.pop(request_id, None)
+            case wire.Rejoin():
+                self._active.clear()
+                self._say_hello(main)
+
+    def _can_step(self) -> bool:
+        return any(self._may_step(request_id) for request_id in list(self._active))
+
+    def _may_step(self, request_id: str) -> bool:
+        return self.max_steps is None or self._steps[request_id] < self.max_steps
+
+    def _step(self, main: zmq.Socket[bytes]) -> None:
+        outputs = []
+        for request_id in [each for each in self._active if self._may_step(each)]:
+            self._steps[request_id] += 1
+            output = next(self._active[request_id])
+            outputs.append(output)
+            if output.end is not None:
+                del self._active[request_id]
+        if outputs:
+            main.send(wire.encode(wire.StepOutput(outputs)))
+
+
+def _hello(worker_id: str, window: int, protocol: int) -> wire.Hello:
+    card = Card("cpu: scripted", 1, "float32", 1, 1, 100, (), (), 0, 0, 0, 0, 0, 0)
+    spec = KVSpec("scripted", 1, 1, 8, 4, "float32")
+    return wire.Hello(protocol, worker_id, os.getpid(), "tiny-echo", window, spec, card)
+
+
+class RunningGateway:
+    """The gateway in a thread of its own, with its own event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._listener = bind(settings.gateway.host, 0)
+        self.url = "http://{}:{}".format(*self._listener.getsockname()[:2])
+        self._settings = settings
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        assert self._started.wait(PATIENCE_S)
+
+    def begin_drain(self) -> None:
+        """What SIGTERM does."""
+        self.call(self._stop.set)
+
+    def wait(self) -> None:
+        """Until it has left."""
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+    def hurry(self) -> None:
+        """What a second signal does."""
+        self.call(self._hurry.set)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run something on the gateway's event loop; nothing where it has ended."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Sequences that the gateway waits for."""
+        return self.gateway.dispatcher.num_in_flight
+
+    def _run(self) -> None:
+        with self._listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.gateway = Gateway(self._settings, self._listener)
+        self.address = self.gateway.dispatcher.address
+        self._started.set()
+        await self.gateway.serve(self._stop, self._hurry)
+
+
+class Rig:
+    """A gateway, its workers and its clients."""
+
+    def __init__(self, gateway: RunningGateway) -> None:
+        self.gateway = gateway
+        self.workers: list[ScriptedWorker] = []
+        self.http = httpx.Client(base_url=gateway.url, timeout=PATIENCE_S)
+        self.openai = OpenAI(
+            base_url=f"{gateway.url}/v1", api_key="any", max_retries=0, http_client=httpx.Client(timeout=PATIENCE_S)
+        )
+
+    @property
+    def worker(self) -> ScriptedWorker:
+        """The latest worker."""
+        return self.workers[-1]
+
+    def add_worker(self, worker_id: str = "w0", **options: int) -> ScriptedWorker:
+        """Start a worker and wait until the gateway knows it."""
+        worker = ScriptedWorker(self.gateway.address, worker_id, **options)
+        self.workers.append(worker)
+        registry = self.gateway.gateway.dispatcher.workers
+        _wait_until(lambda: (known := registry.get(worker_id)) is not None and known.load is not None)
+        return worker
+
+    def post(self, path: str, **body: object) -> httpx.Response:
+        """POST a JSON body."""
+        return self.http.post(path, json=body)
+
+    def close(self) -> None:
+        """End everything."""
+        self.openai.close()
+        self.http.close()
+        self.gateway.begin_drain()
+        self.gateway.hurry()
+        self.gateway.wait()
+        for worker in self.workers:
+            worker.die()
+
+
+@contextmanager
+def _running_rig(checkpoint: Path, *, lease_s: float = 10.0, drain_s: float = 10.0) -> Iterator[Rig]:
+    """A gateway without workers."""
+    settings = Settings(
+        model=str(checkpoint),
+        gateway=GatewaySettings(worker_address="tcp://127.0.0.1:*", max_body_bytes=1 << 20, lease_s=lease_s),
+        fleet=FleetSettings(drain_s=drain_s),
+    )
+    rig = Rig(RunningGateway(settings))
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], object]], None]:
+    """Polls until a condition holds."""
+    return _wait_until
+
+
+@pytest.fixture
+def running_rig(checkpoint: Path) -> Callable[..., AbstractContextManager[Rig]]:
+    """Makes gateways with other settings."""
+    return partial(_running_rig, checkpoint)
+
+
+@pytest.fixture
+def bare_rig(checkpoint: Path) -> Iterator[Rig]:
+    """A gateway without workers, for one test."""
+    with _running_rig(checkpoint) as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def shared_rig(checkpoint: Path) -> Iterator[Rig]:
+    """A gateway with one worker, for the tests of a module that leave it as it was."""
+    with _running_rig(checkpoint) as rig:
+        rig.add_worker()
+        yield rig
+
+
+@pytest.fixture
+def rig(shared_rig: Rig) -> Iterator[Rig]:
+    """The shared gateway with its worker set back."""
+    worker = shared_rig.worker
+    worker.submitted.clear()
+    worker.cancelled.clear()
+    yield shared_rig
+    worker.answer = echo_plus_one
+    worker.max_steps = None
+    _wait_until(lambda: shared_rig.gateway.num_in_flight == 0 and worker.num_active == 0)

@@ -1,0 +1,321 @@
+"""Clients that leave, workers that die, come back, fall silent or leave, and a gateway that drains."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import zmq
+from openai import APIError
+
+from tokenworks.contract import wire
+from tokenworks.contract.kv import block_names, root_name
+from tokenworks.contract.wire import End, EndReason, SequenceOutput
+
+PROMPT = [100, 110]
+LONG = {"prompt": PROMPT, "max_tokens": 200, "stream": True}
+
+
+def events(response: httpx.Response) -> Iterator[Any]:
+    """The decoded events of a stream; the last one is the string [DONE] where it ended well."""
+    for line in response.iter_lines():
+        if line:
+            data = line.removeprefix("data: ")
+            yield data if data == "[DONE]" else json.loads(data)
+
+
+def test_a_client_that_leaves_a_stream_cancels_its_sequences(rig, wait_until) -> None:
+    rig.worker.max_steps = 3
+    with rig.http.stream("POST", "/v1/completions", json={**LONG, "n": 2}) as response:
+        next(events(response))
+    wait_until(lambda: len(rig.worker.cancelled) == 2)
+    assert {request.id for request in rig.worker.submitted} == set(rig.worker.cancelled)
+    wait_until(lambda: rig.gateway.num_in_flight == 0)
+
+
+def test_a_client_that_leaves_a_whole_answer_cancels_its_sequences(rig, wait_until) -> None:
+    rig.worker.max_steps = 0
+    with httpx.Client(base_url=rig.gateway.url) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/completions", json={"prompt": PROMPT}, timeout=0.5)
+    wait_until(lambda: len(rig.worker.cancelled) == 1)
+    assert rig.gateway.num_in_flight == 0
+
+
+def test_a_worker_that_fails_before_the_first_token_is_a_status(rig) -> None:
+    rig.worker.answer = lambda request: iter(
+        [SequenceOutput(request.id, end=End(EndReason.FAILED, error="the kernel said no"))]
+    )
+    for stream in (False, True):
+        response = rig.post("/v1/completions", prompt=PROMPT, stream=stream)
+        assert response.status_code == 500
+        assert response.json()["error"]["message"] == "the kernel said no"
+        assert response.json()["error"]["code"] == "engine_failed"
+
+
+def test_a_worker_that_fails_later_is_an_error_event_and_no_text(rig) -> None:
+    def answer(request):
+        yield SequenceOutput(request.id, [100])
+        yield SequenceOutput(request.id, end=End(EndReason.FAILED, error="the kernel said no"))
+
+    rig.worker.answer = answer
+    response, found, close = open_stream(rig)
+    rig.worker.max_steps = None
+    rest = list(found)
+    assert response.status_code == 200
+    assert [event["error"]["message"] for event in rest] == ["the kernel said no"]
+    close()
+    rig.worker.max_steps = 1
+    stream = iter(rig.openai.completions.create(model="tiny-echo", prompt=PROMPT, stream=True))
+    assert next(stream).choices[0].text
+    rig.worker.max_steps = None
+    with pytest.raises(APIError, match="the kernel said no"):
+        next(stream)
+
+
+def test_an_unasked_cancellation_is_an_error(rig) -> None:
+    rig.worker.answer = lambda request: iter([SequenceOutput(request.id, end=End(EndReason.CANCELLED))])
+    assert rig.post("/v1/completions", prompt=PROMPT).status_code == 500
+
+
+def test_one_failed_choice_ends_the_request_and_cancels_the_others(rig, wait_until) -> None:
+    def answer(request):
+        if request.id.endswith("-1"):
+            yield SequenceOutput(request.id, end=End(EndReason.FAILED, error="no"))
+        yield SequenceOutput(request.id, [100])
+        rig.worker.max_steps = 1
+        yield SequenceOutput(request.id, [100])
+
+    rig.worker.answer = answer
+    rig.worker.max_steps = 1
+    assert rig.post("/v1/completions", prompt=PROMPT, n=2).status_code == 500
+    wait_until(lambda: len(rig.worker.cancelled) == 1)
+
+
+def open_stream(rig) -> tuple[httpx.Response, Iterator[Any], Callable[[], None]]:
+    """A stream in which one event has come and more will not."""
+    rig.worker.max_steps = 1
+    context = rig.http.stream("POST", "/v1/completions", json=LONG)
+    response = context.__enter__()
+    found = events(response)
+    next(found)
+    return response, found, lambda: context.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("how", ["reported", "restarted", "silent", "left"])
+def test_a_dead_worker_ends_its_streams_with_an_error_event(running_rig, wait_until, how: str) -> None:
+    with running_rig(lease_s=0.6) as rig:
+        worker = rig.add_worker()
+        _, found, close = open_stream(rig)
+        if how == "silent":
+            worker.is_mute = True
+        elif how == "left":
+            worker.send(wire.Goodbye("w0"))
+        else:
+            worker.die()
+            report(rig, wire.WorkerExited("w0", "killed by signal 9")) if how == "reported" else rig.add_worker("w0")
+        rest = list(found)
+        assert rest[-1]["error"]["code"] == "worker_lost"
+        assert "please retry" in rest[-1]["error"]["message"]
+        assert rig.gateway.num_in_flight == 0
+        close()
+        if how == "silent":
+            worker.max_steps = None
+            worker.is_mute = False
+            wait_until(lambda: worker.num_hellos == 2)
+        elif how != "restarted":
+            rig.add_worker("w0")
+        rig.worker.max_steps = None
+        wait_until(lambda: rig.post("/v1/completions", prompt=PROMPT).status_code == 200)
+
+
+def report(rig, message: wire.Message) -> None:
+    """What the supervisor says, over a socket of its own."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as line:
+        line.connect(rig.gateway.address)
+        line.send(wire.encode(message))
+
+
+def test_a_worker_that_dies_before_the_first_token_is_a_502(bare_rig, wait_until) -> None:
+    worker = bare_rig.add_worker()
+    worker.max_steps = 0
+    found: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: found.append(bare_rig.post("/v1/completions", prompt=PROMPT)))
+    asking.start()
+    wait_until(lambda: worker.submitted)
+    worker.die()
+    report(bare_rig, wire.WorkerExited("w0", "exit code 1"))
+    asking.join()
+    assert found[0].status_code == 502
+    assert found[0].json()["error"]["code"] == "worker_lost"
+
+
+def test_two_workers_share_the_load_and_a_prefix_draws(bare_rig, wait_until) -> None:
+    first, second = bare_rig.add_worker("w0"), bare_rig.add_worker("w1")
+    first.max_steps = second.max_steps = 0
+    with httpx.Client(base_url=bare_rig.gateway.url) as http:
+        streams = [
+            threading.Thread(target=lambda: http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 1}))
+            for _ in range(6)
+        ]
+        for each in streams:
+            each.start()
+        wait_until(lambda: len(first.submitted) + len(second.submitted) == 6)
+        assert len(first.submitted) == len(second.submitted) == 3
+        first.max_steps = second.max_steps = None
+        for each in streams:
+            each.join()
+    prompt = list(range(100, 112))
+    names = block_names(root_name("scripted"), prompt, 4)
+    second.send(wire.BlocksChanged("w1", [*names, b"other"], [b"other"]))
+    known = bare_rig.gateway.gateway.dispatcher.workers
+    wait_until(lambda: len(known.get("w1").held_blocks) == 3)
+    second.submitted.clear()
+    for _ in range(4):
+        bare_rig.post("/v1/completions", prompt=[*prompt, 7], max_tokens=1)
+    assert len(second.submitted) == 4
+
+
+def test_a_leaving_worker_finishes_and_gets_nothing_new(bare_rig, wait_until) -> None:
+    leaver = bare_rig.add_worker("w0")
+    _, found, close = open_stream(bare_rig)
+    stayer = bare_rig.add_worker("w1")
+    leaver.send(wire.Leaving("w0"))
+    known = bare_rig.gateway.gateway.dispatcher.workers
+    wait_until(lambda: [worker.id for worker in known.ready()] == ["w1"])
+    assert bare_rig.post("/v1/completions", prompt=PROMPT).status_code == 200
+    assert len(stayer.submitted) == 1
+    leaver.max_steps = None
+    assert list(found)[-1] == "[DONE]"
+    close()
+
+
+def test_a_gateway_that_does_not_know_a_worker_asks_it_to_say_hello_again(bare_rig, wait_until) -> None:
+    worker = bare_rig.add_worker()
+    known = bare_rig.gateway.gateway.dispatcher.workers
+    bare_rig.gateway.call(lambda: known.remove("w0"))
+    wait_until(lambda: worker.num_hellos == 2 and len(known) == 1)
+    worker.send(wire.StepOutput([SequenceOutput("nobody-waits", [1])]))
+    worker.send(wire.Goodbye("never-heard-of"))
+    r = bare_rig.post("/v1/completions", prompt=PROMPT)
+    assert r.status_code == 200, r.text + str(worker.num_hellos)
+
+
+def test_an_output_of_an_unknown_worker_is_answered_with_rejoin(bare_rig, wait_until) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as line:
+        line.connect(bare_rig.gateway.address)
+        for _ in range(3):  # asked once, not three times
+            line.send(wire.encode(wire.StepOutput([])))
+        assert line.poll(20_000)
+        assert wire.decode_to_worker(line.recv()) == wire.Rejoin()
+        assert not line.poll(200)
+
+
+def test_frames_that_do_not_decode_are_counted_and_ignored(bare_rig, wait_until) -> None:
+    bare_rig.add_worker()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as line:
+        line.connect(bare_rig.gateway.address)
+        for frame in (b"", b"\x00" * 40, b"\xff", wire.encode(wire.Heartbeat("w", wire.Load(0, 0, 0, 0, 0, 0)))[:-3]):
+            line.send(frame)
+        wait_until(lambda: bare_rig.gateway.gateway.dispatcher.num_bad_frames == 4)
+    assert bare_rig.post("/v1/completions", prompt=PROMPT).status_code == 200
+
+
+def test_a_worker_of_another_version_is_refused(bare_rig, wait_until, caplog) -> None:
+    ScriptedWorker = type(bare_rig.add_worker("right"))
+    wrong = ScriptedWorker(bare_rig.gateway.address, "wrong", protocol=wire.PROTOCOL + 1)
+    bare_rig.workers.append(wrong)
+    wait_until(lambda: any("refused worker wrong" in record.message for record in caplog.records))
+    assert [worker.id for worker in bare_rig.gateway.gateway.dispatcher.workers] == ["right"]
+
+
+def test_the_window_is_the_smallest_of_the_ready_workers(bare_rig) -> None:
+    assert bare_rig.http.get("/v1/models").json()["data"][0]["max_model_len"] == 512
+    bare_rig.add_worker("w0", window=128)
+    bare_rig.add_worker("w1", window=64)
+    assert bare_rig.http.get("/v1/models").json()["data"][0]["max_model_len"] == 64
+
+
+def test_draining_finishes_what_is_open_and_takes_nothing_new(bare_rig, wait_until) -> None:
+    worker = bare_rig.add_worker()
+    _, found, close = open_stream(bare_rig)
+    bare_rig.gateway.begin_drain()
+    wait_until(lambda: bare_rig.http.get("/health/ready").json()["reason"] == "draining")
+    refused = bare_rig.post("/v1/completions", prompt=PROMPT)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    worker.max_steps = None
+    assert list(found)[-1] == "[DONE]"
+    close()
+    bare_rig.gateway.wait()
+
+
+def test_a_drain_that_takes_too_long_ends_streams_with_an_error_event(running_rig, wait_until) -> None:
+    with running_rig(drain_s=0.2) as rig:
+        rig.add_worker()
+        _, found, close = open_stream(rig)
+        rig.gateway.begin_drain()
+        rest = list(found)
+        assert rest[-1]["error"]["code"] == "draining"
+        close()
+        rig.gateway.wait()
+
+
+def test_a_bug_is_a_500_with_the_request_id_and_a_traceback_in_the_log(rig, monkeypatch, caplog) -> None:
+    service = rig.gateway.gateway.service
+    monkeypatch.setattr(service, "window", lambda: 1 // 0)
+    response = rig.post("/v1/completions", prompt=PROMPT)
+    assert response.status_code == 500
+    assert response.headers["x-request-id"] in response.json()["error"]["message"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+SERVE = """
+import sys
+from tokenworks.contract.config import GatewaySettings, Settings
+from tokenworks.gateway.process import run_gateway
+run_gateway(
+    Settings(model=sys.argv[1], gateway=GatewaySettings(port=int(sys.argv[2]), worker_address=sys.argv[3])),
+    on_ready=lambda host, port: print(port, flush=True),
+)
+"""
+
+
+def start(checkpoint: Path, port: int = 0, address: str = "tcp://127.0.0.1:*") -> subprocess.Popen[str]:
+    """The gateway as a process of its own."""
+    command = [sys.executable, "-c", SERVE, str(checkpoint), str(port), address]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_serves_until_a_signal_and_exits_with_0(checkpoint: Path, number: signal.Signals) -> None:
+    with start(checkpoint) as process:
+        port = int(process.stdout.readline())
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live").json()["pid"] == process.pid
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_busy_port_says_what_to_do(checkpoint: Path, rig) -> None:
+    busy = int(rig.gateway.url.rsplit(":", 1)[1])
+    with start(checkpoint, busy) as process:
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{busy}" in errors
+    assert "--port" in errors
+
+
+def test_a_busy_worker_address_says_what_to_do(checkpoint: Path, rig) -> None:
+    with start(checkpoint, 0, rig.gateway.address) as process:
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "gateway.worker_address" in errors

@@ -1,0 +1,522 @@
+"""The scheduler by example: numbers small enough to be checked by hand. Blocks are of four tokens unless said."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest
+from tokenworks.contract.request import Request, Sampling
+from tokenworks.contract.wire import EndReason, Load
+from tokenworks.policy.block_pool import BlockPool
+from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
+from tokenworks.policy.sequence import Sequence
+
+
+def make_scheduler(
+    num_blocks: int = 16,
+    *,
+    max_running: int = 4,
+    max_step_tokens: int = 64,
+    max_context_tokens: int = 64,
+    block_tokens: int = 4,
+) -> Scheduler:
+    limits = Limits(max_running, max_step_tokens, max_context_tokens, block_tokens)
+    return Scheduler(limits, BlockPool(num_blocks), "fingerprint")
+
+
+def make_request(
+    name: str, prompt: int | list[int], max_tokens: int = 8, *, salt: str = "", stop: tuple[int, ...] = ()
+) -> Request:
+    """A prompt of these tokens, or of that many which no other prompt has."""
+    first = 1000 * sum(map(ord, name))
+    token_ids = prompt if isinstance(prompt, list) else list(range(first, first + prompt))
+    sampling = Sampling(max_tokens=max_tokens, stop_token_ids=stop)
+    return Request(name, "model", token_ids, sampling, salt=salt)
+
+
+def shape(plan: StepPlan | None) -> list[tuple[str, int, int]]:
+    assert plan is not None
+    return [(chunk.sequence.request.id, chunk.start, chunk.num_tokens) for chunk in plan.chunks]
+
+
+def step(scheduler: Scheduler, token_id: int = 7) -> list[tuple[str, int, int]]:
+    """Run one step in which every sampled token is `token_id`; returns the plan's shape."""
+    plan = scheduler.plan()
+    assert plan is not None
+    planned = shape(plan)
+    scheduler.apply(plan, [token_id] * len(plan.sampled))
+    return planned
+
+
+def outcomes(scheduler: Scheduler, *token_ids: int) -> list[Outcome]:
+    plan = scheduler.plan()
+    assert plan is not None
+    return scheduler.apply(plan, token_ids)
+
+
+def run_out(scheduler: Scheduler) -> None:
+    while scheduler.has_work:
+        step(scheduler)
+
+
+def sequences(scheduler: Scheduler) -> dict[str, Sequence]:
+    """The running ones, by request id, as the next plan shows them; that step is then applied."""
+    plan = scheduler.plan()
+    assert plan is not None
+    running = {chunk.sequence.request.id: chunk.sequence for chunk in plan.chunks}
+    scheduler.apply(plan, [7] * len(plan.sampled))
+    return running
+
+
+# What is refused
+
+
+def test_every_running_sequence_must_find_room_in_a_step() -> None:
+    with pytest.raises(ValueError, match="max_running may not exceed max_step_tokens"):
+        make_scheduler(max_running=5, max_step_tokens=4)
+    make_scheduler(max_running=4, max_step_tokens=4)
+
+
+def test_an_id_in_use_is_refused_and_one_that_ended_is_not() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 3, max_tokens=1))
+    with pytest.raises(InvalidRequest, match="request id a is already in use"):
+        scheduler.add(make_request("a", 5))
+    assert step(scheduler) == [("a", 0, 3)]
+    scheduler.add(make_request("a", 5))
+    assert step(scheduler) == [("a", 0, 5)]
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    scheduler = make_scheduler()
+    with pytest.raises(InvalidRequest, match="the prompt is empty") as caught:
+        scheduler.add(make_request("a", []))
+    assert caught.value.param == "prompt"
+    assert not scheduler.has_work
+
+
+def test_prompt_and_output_must_fit_the_window() -> None:
+    scheduler = make_scheduler(max_context_tokens=20)
+    with pytest.raises(ContextLengthExceeded, match="13 prompt tokens and max_tokens of 8 exceed .* 20 tokens"):
+        scheduler.add(make_request("a", 13, max_tokens=8))
+    scheduler.add(make_request("a", 12, max_tokens=8))
+
+
+def test_prompt_and_output_must_fit_the_pool() -> None:
+    scheduler = make_scheduler(num_blocks=3)
+    with pytest.raises(ContextLengthExceeded, match="12 tokens"):
+        scheduler.add(make_request("a", 10, max_tokens=3))
+    scheduler.add(make_request("a", 10, max_tokens=2))
+    run_out(scheduler)
+
+
+def test_a_refused_request_leaves_nothing_behind() -> None:
+    scheduler = make_scheduler(max_context_tokens=8)
+    with pytest.raises(ContextLengthExceeded):
+        scheduler.add(make_request("a", 9))
+    assert not scheduler.has_work
+    assert scheduler.plan() is None
+    assert scheduler.cancel("a") is None
+
+
+# What a step holds
+
+
+def test_a_prompt_is_computed_once_and_then_a_token_a_step() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 6, max_tokens=3))
+    assert [step(scheduler) for _ in range(3)] == [[("a", 0, 6)], [("a", 6, 1)], [("a", 7, 1)]]
+    assert scheduler.plan() is None
+
+
+def test_a_long_prompt_is_cut_to_the_budget() -> None:
+    scheduler = make_scheduler(max_running=2, max_step_tokens=4)
+    scheduler.add(make_request("a", 10))
+    scheduler.add(make_request("b", 5))
+    assert step(scheduler) == [("a", 0, 4)]
+    assert step(scheduler) == [("a", 4, 4)]
+    assert step(scheduler) == [("a", 8, 2), ("b", 0, 2)]
+    assert step(scheduler) == [("a", 10, 1), ("b", 2, 3)]
+    assert step(scheduler) == [("a", 11, 1), ("b", 5, 1)]
+
+
+def test_only_a_chunk_that_reaches_the_last_token_is_sampled() -> None:
+    scheduler = make_scheduler(max_running=2, max_step_tokens=4)
+    scheduler.add(make_request("a", 3))
+    scheduler.add(make_request("b", 2))
+    plan = scheduler.plan()
+    assert plan is not None
+    assert [chunk.is_sampled for chunk in plan.chunks] == [True, False]
+    assert plan.sampled == [plan.chunks[0]]
+
+
+def test_decode_goes_before_a_new_prompt() -> None:
+    scheduler = make_scheduler(max_running=3, max_step_tokens=4)
+    scheduler.add(make_request("a", 2))
+    scheduler.add(make_request("b", 2))
+    step(scheduler)
+    scheduler.add(make_request("c", 9))
+    assert step(scheduler) == [("a", 2, 1), ("b", 2, 1), ("c", 0, 2)]
+
+
+def test_no_more_run_than_max_running() -> None:
+    scheduler = make_scheduler(max_running=2)
+    for name in "abc":
+        scheduler.add(make_request(name, 2, max_tokens=2))
+    assert step(scheduler) == [("a", 0, 2), ("b", 0, 2)]
+    assert step(scheduler) == [("a", 2, 1), ("b", 2, 1)]
+    assert step(scheduler) == [("c", 0, 2)]
+
+
+def test_a_block_table_covers_just_the_planned_tokens() -> None:
+    scheduler = make_scheduler(max_running=1, max_step_tokens=5)
+    scheduler.add(make_request("a", 9))
+    sizes = []
+    for _ in range(3):
+        plan = scheduler.plan()
+        assert plan is not None
+        sizes.append(len(plan.chunks[0].sequence.block_table))
+        scheduler.apply(plan, [7] * len(plan.sampled))
+    assert sizes == [2, 3, 3]  # of 5, 9 and 10 tokens
+
+
+def test_the_load_is_what_runs_waits_and_is_free() -> None:
+    scheduler = make_scheduler(num_blocks=8, max_running=1)
+    scheduler.add(make_request("a", 5))
+    scheduler.add(make_request("b", 5))
+    step(scheduler)
+    assert scheduler.load(steps=1) == Load(running=1, waiting=1, free_blocks=6, total_blocks=8, steps=1, preemptions=0)
+
+
+# Ends
+
+
+def test_a_stop_token_ends_a_sequence_and_is_part_of_its_output() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 3, stop=(50, 51)))
+    first, second = outcomes(scheduler, 49), outcomes(scheduler, 51)
+    assert [outcome.end for outcome in first + second] == [None, EndReason.STOP]
+    assert second[0].sequence.token_ids[-2:] == [49, 51]
+    assert second[0].token_id == 51
+    assert second[0].sequence.num_output == 2
+    assert not scheduler.has_work
+    assert scheduler.pool.num_free == 16
+
+
+def test_max_tokens_end_a_sequence() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 3, max_tokens=2))
+    assert [outcomes(scheduler, 1)[0].end, outcomes(scheduler, 1)[0].end] == [None, EndReason.LENGTH]
+    assert not scheduler.has_work
+
+
+def test_a_stop_token_that_comes_last_is_a_stop() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 3, max_tokens=1, stop=(50,)))
+    assert outcomes(scheduler, 50)[0].end is EndReason.STOP
+
+
+def test_outcomes_come_in_the_order_of_the_sampled_chunks() -> None:
+    scheduler = make_scheduler()
+    for name in "abc":
+        scheduler.add(make_request(name, 3, max_tokens=2, stop=(50,)))
+    ended = outcomes(scheduler, 1, 50, 3)
+    assert [(outcome.sequence.request.id, outcome.token_id) for outcome in ended] == [("a", 1), ("b", 50), ("c", 3)]
+    assert step(scheduler) == [("a", 3, 1), ("c", 3, 1)]
+
+
+def test_a_step_gives_one_token_for_each_sampled_chunk() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 3))
+    with pytest.raises(ValueError, match="shorter"):
+        outcomes(scheduler)
+
+
+# Cancellation and failed steps
+
+
+def test_cancelling_what_waits_leaves_the_others_in_order() -> None:
+    scheduler = make_scheduler(max_running=1)
+    for name in "abc":
+        scheduler.add(make_request(name, 3, max_tokens=1))
+    step(scheduler)
+    cancelled = scheduler.cancel("b")
+    assert cancelled is not None
+    assert cancelled.request.id == "b"
+    assert step(scheduler) == [("c", 0, 3)]
+
+
+def test_cancelling_what_runs_frees_its_blocks() -> None:
+    scheduler = make_scheduler()
+    for name in "ab":
+        scheduler.add(make_request(name, 6))
+    step(scheduler)
+    assert scheduler.pool.num_free == 12
+    scheduler.cancel("a")
+    assert scheduler.pool.num_free == 14
+    assert step(scheduler) == [("b", 6, 1)]
+
+
+def test_cancelling_the_unknown_is_harmless() -> None:
+    assert make_scheduler().cancel("nobody") is None
+
+
+def test_cancel_all_drops_running_and_waiting() -> None:
+    scheduler = make_scheduler(max_running=1)
+    for name in "ab":
+        scheduler.add(make_request(name, 6))
+    step(scheduler)
+    assert [sequence.request.id for sequence in scheduler.cancel_all()] == ["a", "b"]
+    assert scheduler.plan() is None
+    assert scheduler.pool.num_free == 16
+    assert scheduler.cancel_all() == []
+
+
+def test_a_failed_step_drops_its_sequences_and_nobody_else() -> None:
+    scheduler = make_scheduler(max_running=2)
+    for name in "abc":
+        scheduler.add(make_request(name, 9))
+    plan = scheduler.plan()
+    assert plan is not None
+    assert [sequence.request.id for sequence in scheduler.abandon(plan)] == ["a", "b"]
+    assert scheduler.pool.num_free == 16
+    assert scheduler.pool.held_names() == []
+    assert step(scheduler) == [("c", 0, 9)]
+
+
+def test_a_failed_step_forgets_what_it_was_to_write_and_keeps_what_was_written() -> None:
+    scheduler = make_scheduler(max_running=1, max_step_tokens=6)
+    scheduler.add(make_request("a", list(range(12))))
+    step(scheduler)  # tokens 0 to 5: block 0 is full
+    plan = scheduler.plan()  # tokens 6 to 11: blocks 1 and 2
+    assert plan is not None
+    assert len(scheduler.pool.held_names()) == 3
+    scheduler.abandon(plan)
+    assert len(scheduler.pool.held_names()) == 1
+    scheduler.add(make_request("b", list(range(12))))
+    assert step(scheduler) == [("b", 4, 6)]
+
+
+def test_what_a_failed_step_shared_is_forgotten_too() -> None:
+    scheduler = make_scheduler()
+    for name in "ab":
+        scheduler.add(make_request(name, list(range(9))))
+    plan = scheduler.plan()
+    assert shape(plan) == [("a", 0, 9), ("b", 8, 1)]
+    assert plan is not None
+    scheduler.abandon(plan)
+    scheduler.add(make_request("c", list(range(9))))
+    assert step(scheduler) == [("c", 0, 9)]
+
+
+# Admission
+
+
+@pytest.mark.parametrize(("num_prompt", "is_admitted"), [(8, True), (9, False)])
+def test_admission_keeps_a_block_for_each_running_sequence(num_prompt: int, is_admitted: bool) -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    scheduler.add(make_request("a", 4))
+    scheduler.add(make_request("b", num_prompt, max_tokens=1))  # three blocks are free, one of them is for a
+    assert [name for name, _, _ in step(scheduler)] == (["a", "b"] if is_admitted else ["a"])
+
+
+@pytest.mark.parametrize(("num_blocks", "is_admitted"), [(5, True), (4, False)])
+def test_admission_counts_a_cached_block_as_one_to_take(num_blocks: int, is_admitted: bool) -> None:
+    scheduler = make_scheduler(num_blocks=num_blocks)
+    scheduler.add(make_request("a", list(range(9)), max_tokens=1))
+    step(scheduler)
+    scheduler.add(make_request("b", 1))
+    scheduler.add(make_request("c", list(range(9)), max_tokens=1))  # two cached, one new, one spare; b has one
+    assert [name for name, _, _ in step(scheduler)] == (["b", "c"] if is_admitted else ["b"])
+
+
+def test_admission_does_not_count_a_shared_block_again() -> None:
+    scheduler = make_scheduler(num_blocks=5)
+    for name in "ab":
+        scheduler.add(make_request(name, list(range(9))))  # three blocks, then one more and a spare one
+    assert step(scheduler) == [("a", 0, 9), ("b", 8, 1)]
+
+
+def test_nobody_overtakes_the_head_of_the_queue() -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    scheduler.add(make_request("a", 4, max_tokens=2))
+    scheduler.add(make_request("b", 9, max_tokens=1))
+    scheduler.add(make_request("c", 1, max_tokens=1))
+    assert step(scheduler) == [("a", 0, 4)]
+    assert step(scheduler) == [("a", 4, 1)]
+    assert step(scheduler) == [("b", 0, 9)]
+    assert step(scheduler) == [("c", 0, 1)]
+
+
+# Preemption
+
+
+def test_the_sequence_admitted_last_is_preempted_and_goes_to_the_head() -> None:
+    scheduler = make_scheduler(num_blocks=3, block_tokens=2)
+    scheduler.add(make_request("a", 2, max_tokens=4))
+    scheduler.add(make_request("b", 2, max_tokens=4))
+    scheduler.add(make_request("c", 1, max_tokens=1))
+    assert step(scheduler, 71) == [("a", 0, 2), ("b", 0, 2)]
+    assert step(scheduler, 72) == [("a", 2, 1)]  # the third block is a's: b makes way
+    assert scheduler.load(2) == Load(running=1, waiting=2, free_blocks=1, total_blocks=3, steps=2, preemptions=1)
+    assert step(scheduler, 73) == [("a", 3, 1)]
+    assert step(scheduler, 74) == [("a", 4, 1)]
+    plan = scheduler.plan()
+    assert shape(plan) == [("b", 0, 3)]  # before c; b's block was a's in the end: all is computed again
+    assert plan is not None
+    b = plan.chunks[0].sequence
+    assert (b.token_ids[2:], b.num_output, b.preemptions) == ([71], 1, 1)
+
+
+def test_a_preempted_sequence_finds_what_is_still_cached() -> None:
+    scheduler = make_scheduler(num_blocks=3, block_tokens=2)
+    scheduler.add(make_request("a", 2, max_tokens=3))
+    scheduler.add(make_request("b", 2, max_tokens=4))
+    assert step(scheduler) == [("a", 0, 2), ("b", 0, 2)]
+    assert step(scheduler) == [("a", 2, 1)]
+    assert step(scheduler) == [("a", 3, 1)]
+    assert step(scheduler) == [("b", 2, 1)]
+
+
+def test_as_many_are_preempted_as_make_room_and_no_more() -> None:
+    scheduler = make_scheduler(num_blocks=7, block_tokens=2, max_step_tokens=16)
+    for name in "abc":
+        scheduler.add(make_request(name, 2, max_tokens=8))
+    assert step(scheduler) == [("a", 0, 2), ("b", 0, 2), ("c", 0, 2)]
+    for start in (2, 3):
+        assert step(scheduler) == [("a", start, 1), ("b", start, 1), ("c", start, 1)]
+    assert scheduler.pool.num_free == 1
+    assert step(scheduler) == [("a", 4, 1), ("b", 4, 1)]  # a takes the last block, b one of c's two
+    assert scheduler.preemptions == 1
+    assert step(scheduler) == [("a", 5, 1), ("b", 5, 1)]
+    assert step(scheduler) == [("a", 6, 1)]  # one block was left, and b is the last now
+    assert scheduler.preemptions == 2
+
+
+def test_a_sequence_may_fill_the_whole_pool() -> None:
+    scheduler = make_scheduler(num_blocks=2, block_tokens=4)
+    scheduler.add(make_request("a", 5, max_tokens=3))
+    assert [step(scheduler) for _ in range(3)] == [[("a", 0, 5)], [("a", 5, 1)], [("a", 6, 1)]]
+    assert scheduler.preemptions == 0
+
+
+def test_a_preempted_sequence_keeps_its_first_cached_tokens() -> None:
+    scheduler = make_scheduler(num_blocks=3, block_tokens=2)
+    scheduler.add(make_request("a", 2, max_tokens=4))
+    scheduler.add(make_request("b", 2, max_tokens=4))
+    step(scheduler)
+    step(scheduler)
+    scheduler.cancel("a")
+    b = sequences(scheduler)["b"]
+    assert b.preemptions == 1
+    assert b.num_computed == 3
+    assert b.cached_tokens == 0  # though its own first block was found again
+
+
+# Prefix cache
+
+
+@pytest.mark.parametrize(("num_prompt", "start"), [(3, 0), (4, 0), (5, 4), (8, 4), (9, 8)])
+def test_a_prefix_hit_leaves_the_last_token_to_compute(num_prompt: int, start: int) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", list(range(9)), max_tokens=1))
+    step(scheduler)
+    scheduler.add(make_request("b", list(range(num_prompt))))
+    assert step(scheduler) == [("b", start, num_prompt - start)]
+
+
+def test_equal_prompts_that_come_together_are_computed_once() -> None:
+    scheduler = make_scheduler()
+    for name in "abcd":
+        scheduler.add(make_request(name, list(range(9))))
+    assert step(scheduler) == [("a", 0, 9), ("b", 8, 1), ("c", 8, 1), ("d", 8, 1)]
+    assert scheduler.pool.num_free == 16 - (2 + 4)
+
+
+def test_an_equal_prompt_waits_for_the_pieces_of_the_first() -> None:
+    scheduler = make_scheduler(max_running=2, max_step_tokens=6)
+    for name in "ab":
+        scheduler.add(make_request(name, list(range(13))))
+    assert step(scheduler) == [("a", 0, 6)]
+    assert step(scheduler) == [("a", 6, 6)]
+    assert step(scheduler) == [("a", 12, 1), ("b", 12, 1)]
+
+
+def test_equal_last_blocks_are_computed_twice_and_found_once() -> None:
+    scheduler = make_scheduler()
+    for name in "ab":
+        scheduler.add(make_request(name, list(range(8)), max_tokens=1))
+    assert step(scheduler) == [("a", 0, 8), ("b", 4, 4)]
+    assert len(scheduler.pool.held_names()) == 2
+    assert scheduler.pool.num_free == 16
+
+
+def test_the_output_is_cached_for_the_next_turn() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", list(range(6)), max_tokens=3))
+    run_out(scheduler)  # tokens 6, 7 and 8 are sevens; the last was never computed
+    scheduler.add(make_request("b", [*range(6), 7, 7, 7, 100, 101]))
+    assert step(scheduler) == [("b", 8, 3)]
+
+
+def test_a_sampled_token_that_was_not_computed_fills_no_block() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", list(range(6)), max_tokens=2))
+    run_out(scheduler)  # eight tokens, seven computed
+    assert len(scheduler.pool.held_names()) == 1
+    scheduler.add(make_request("b", [*range(6), 7, 7, 100]))
+    assert step(scheduler) == [("b", 4, 5)]
+
+
+def test_another_salt_shares_nothing() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", list(range(9)), salt="one tenant"))
+    scheduler.add(make_request("b", list(range(9)), salt="another"))
+    assert step(scheduler) == [("a", 0, 9), ("b", 0, 9)]
+    assert len(scheduler.pool.held_names()) == 4
+
+
+def test_another_model_shares_nothing() -> None:
+    pool, limits = BlockPool(16), Limits(4, 64, 64, 4)
+    for fingerprint in ("one model", "another"):
+        scheduler = Scheduler(limits, pool, fingerprint)
+        scheduler.add(make_request("a", list(range(9)), max_tokens=1))
+        assert step(scheduler) == [("a", 0, 9)]
+
+
+def test_cached_tokens_are_the_prompt_tokens_that_were_not_computed() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", list(range(9))))
+    scheduler.add(make_request("b", [*range(8), 50, 51]))  # found in the step that computes it
+    scheduler.add(make_request("c", [*range(4), 60]))
+    assert {name: one.cached_tokens for name, one in sequences(scheduler).items()} == {"a": 0, "b": 8, "c": 4}
+
+
+def test_cached_tokens_are_unknown_before_admission() -> None:
+    assert Sequence(make_request("a", 5), 4, "fingerprint").cached_tokens is None
+
+
+# Sequence
+
+
+def test_a_sequence_counts_its_tokens() -> None:
+    sequence = Sequence(make_request("a", 6), 4, "fingerprint")
+    sequence.token_ids.append(7)
+    sequence.num_computed = 4
+    assert (sequence.num_prompt, sequence.num_output, sequence.num_uncomputed) == (6, 1, 3)
+    assert [sequence.blocks_for(num_tokens) for num_tokens in (0, 1, 4, 5, 8, 9)] == [0, 1, 1, 2, 2, 3]
+
+
+def test_a_sequence_leaves_the_tokens_of_its_request_alone() -> None:
+    request = make_request("a", 3)
+    Sequence(request, 4, "fingerprint").token_ids.append(7)
+    assert len(request.token_ids) == 3
+
+
+def test_names_are_those_of_full_blocks_and_grow_with_the_sequence() -> None:
+    sequence = Sequence(make_request("a", 9), 4, "fingerprint")
+    one, two = sequence.names_of_full_blocks(7), sequence.names_of_full_blocks(9)
+    assert (len(one), len(two)) == (1, 2)
+    assert one == two[:1] == sequence.names_of_full_blocks(4)
+    sequence.token_ids += [7, 7, 7]
+    assert sequence.names_of_full_blocks(12)[:2] == two

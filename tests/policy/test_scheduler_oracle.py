@@ -1,0 +1,414 @@
+"""The scheduler against a fake device whose memory shows what every slot really holds.
+
+The KV of a token depends on all tokens before it, so the fake KV of a position is a hash of the salt and the prefix
+that ends there, and the next token follows from the hash of the last position as it is read back through the block
+table. A step writes all its slots before it reads any, as a layer of a model does. Whatever is added, cancelled,
+preempted or lost to a failed step, every slot that a sequence can reach must then hold the hash of its own prefix,
+and every request must end once, with the tokens that it gets when it runs alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tokenworks.contract.kv import BlockName, block_names, root_name
+from tokenworks.contract.request import Request, Sampling
+from tokenworks.contract.wire import EndReason
+from tokenworks.policy.block_pool import BlockPool
+from tokenworks.policy.scheduler import Chunk, Limits, Outcome, Scheduler, StepPlan
+from tokenworks.policy.sequence import Sequence
+
+FINGERPRINT = "fake model"
+VOCABULARY = 5
+STOP_TOKEN = 4
+NUM_TICKS = 100
+
+
+def prefix_hashes(salt: str, token_ids: list[int]) -> Iterator[int]:
+    """The fake KV at each position."""
+    prefix = len(salt) + 1
+    for token_id in token_ids:
+        prefix = hash((prefix, token_id))  # hashes of integers are the same in every process
+        yield prefix
+
+
+def next_token(prefix: int) -> int:
+    return (prefix >> 11) % VOCABULARY
+
+
+def run_alone(request: Request) -> tuple[list[int], EndReason]:
+    """The output of a request that has the fake model for itself."""
+    tokens = list(request.token_ids)
+    while True:
+        *_, last = prefix_hashes(request.salt, tokens)
+        tokens.append(next_token(last))
+        output = tokens[len(request.token_ids) :]
+        if output[-1] in request.sampling.stop_token_ids:
+            return output, EndReason.STOP
+        if len(output) == request.sampling.max_tokens:
+            return output, EndReason.LENGTH
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Bounds within which each trial draws its sizes."""
+
+    num_blocks: tuple[int, int]
+    block_tokens: tuple[int, int]
+    max_running: tuple[int, int]
+    spare_budget: tuple[int, int]  # max_step_tokens beyond max_running
+    burst: int = 3  # requests added at once, at most
+    arrival: float = 0.3  # chance of a burst before a step
+
+
+REGIMES = {
+    "tiny pool": Regime((2, 6), (1, 4), (2, 6), (0, 12)),
+    "tiny budget": Regime((6, 24), (2, 4), (1, 3), (0, 2), arrival=0.15),
+    "roomy": Regime((30, 60), (2, 8), (4, 10), (10, 40), burst=6),
+    "a token a block": Regime((8, 30), (1, 1), (2, 6), (0, 16)),
+    "half full": Regime((8, 16), (2, 4), (3, 8), (0, 20), burst=5, arrival=0.4),
+}
+
+
+@dataclass
+class Client:
+    """What somebody outside knows of a request that has not ended."""
+
+    request: Request
+    tokens: list[int]
+    deadline: int  # the step by which it has ended
+    cached_tokens: int | None = None
+
+    def output(self) -> list[int]:
+        return self.tokens[len(self.request.token_ids) :]
+
+
+@dataclass
+class Device:
+    """Block memory that runs steps."""
+
+    memory: list[list[int | None]]
+    seen: Counter[str]
+    written: dict[tuple[int, int], Sequence] = field(default_factory=dict)  # in this step, by whom
+
+    def run(self, plan: StepPlan) -> list[int]:
+        """The sampled tokens."""
+        self.written.clear()
+        for chunk in plan.chunks:
+            self.write(chunk)
+        last = {chunk: self.read(chunk) for chunk in plan.chunks}
+        return [next_token(last[chunk]) for chunk in plan.sampled]
+
+    def scribble(self, plan: StepPlan) -> None:
+        """A step that fails halfway: what it was to write is rubbish."""
+        for chunk in plan.chunks:
+            for position in range(chunk.start, chunk.start + chunk.num_tokens):
+                block, slot = self.slot(chunk.sequence, position)
+                self.memory[block][slot] = None
+
+    def slot(self, sequence: Sequence, position: int) -> tuple[int, int]:
+        index, slot = divmod(position, len(self.memory[0]))
+        return sequence.block_table[index], slot
+
+    def write(self, chunk: Chunk) -> None:
+        hashes = list(prefix_hashes(chunk.sequence.request.salt, chunk.sequence.token_ids))
+        for position in range(chunk.start, chunk.start + chunk.num_tokens):
+            block, slot = self.slot(chunk.sequence, position)
+            assert (block, slot) not in self.written, "a slot is written twice in one step"
+            self.written[block, slot] = chunk.sequence
+            self.memory[block][slot] = hashes[position]
+
+    def read(self, chunk: Chunk) -> int:
+        """The chunk's last KV; checks that its whole context is that of its own tokens."""
+        self.check_context(chunk.sequence, chunk.start + chunk.num_tokens)
+        slots = [self.slot(chunk.sequence, position) for position in range(chunk.start + chunk.num_tokens)]
+        self.seen["shared in a step"] += any(self.written.get(at, chunk.sequence) is not chunk.sequence for at in slots)
+        block, slot = slots[-1]
+        last = self.memory[block][slot]
+        assert last is not None
+        return last
+
+    def check_context(self, sequence: Sequence, num_tokens: int) -> None:
+        expected = list(prefix_hashes(sequence.request.salt, sequence.token_ids[:num_tokens]))
+        blocks = [self.slot(sequence, position) for position in range(num_tokens)]
+        assert [self.memory[block][slot] for block, slot in blocks] == expected
+
+
+class Trial:
+    """One scheduler under random use, and the clients that watch it."""
+
+    def __init__(self, seed: str, regime: Regime) -> None:
+        self.random = random.Random(seed)
+        self.regime = regime
+        max_running = self.random.randint(*regime.max_running)
+        num_blocks, block_tokens = self.random.randint(*regime.num_blocks), self.random.randint(*regime.block_tokens)
+        self.limits = Limits(
+            max_running=max_running,
+            max_step_tokens=max_running + self.random.randint(*regime.spare_budget),
+            max_context_tokens=self.random.randint(2, 80),
+            block_tokens=block_tokens,
+        )
+        self.max_tokens = min(self.limits.max_context_tokens, num_blocks * block_tokens)  # of one sequence
+        self.pool = BlockPool(num_blocks)
+        self.scheduler = Scheduler(self.limits, self.pool, FINGERPRINT)
+        self.seen: Counter[str] = Counter()
+        self.device = Device([[None] * block_tokens for _ in range(num_blocks)], self.seen)
+        self.live: dict[str, Client] = {}  # in order of arrival
+        self.stems = [self.random_tokens(self.max_tokens) for _ in range(2)]
+        self.content: dict[BlockName, list[int]] = {}  # what a block of that name must hold
+        self.told: set[BlockName] = set()
+        self.num_steps = 0
+        self.num_added = 0
+
+    def random_tokens(self, count: int) -> list[int]:
+        return [self.random.randrange(3) for _ in range(count)]
+
+    # Events
+
+    def tick(self) -> None:
+        if self.random.random() < self.regime.arrival:
+            self.add_burst()
+        if self.live and self.random.random() < 0.06:
+            self.cancel(self.random.choice(list(self.live)))
+        self.step(is_failing=self.random.random() < 0.03)
+        if self.random.random() < 0.3:
+            self.take_changes()
+
+    def add_burst(self) -> None:
+        request = self.random_request()
+        for _ in range(self.random.randint(1, self.regime.burst)):
+            self.add(request)
+            is_twin = self.random.random() < 0.5
+            request = self.renamed(request) if is_twin else self.random_request()
+
+    def random_request(self) -> Request:
+        max_tokens = self.random.randint(1, min(14, self.max_tokens - 1))
+        num_prompt = self.random.randint(1, self.max_tokens - max_tokens)
+        stem = self.random.choice(self.stems)[: self.random.randint(0, num_prompt)]
+        prompt = (stem + self.random_tokens(num_prompt))[:num_prompt]
+        stops = (STOP_TOKEN,) if self.random.random() < 0.5 else ()
+        sampling = Sampling(max_tokens=max_tokens, stop_token_ids=stops)
+        salt = self.random.choice(["", "", "", "a tenant"])
+        return self.renamed(Request(id="", model="fake", token_ids=prompt, sampling=sampling, salt=salt))
+
+    def renamed(self, request: Request) -> Request:
+        """The request under an id that is not in use, perhaps one that was."""
+        self.num_added += 1
+        unused = [f"request {number % 40}" for number in range(self.num_added, self.num_added + 40)]
+        name = next((name for name in unused if name not in self.live), f"request {self.num_added}")
+        return Request(name, request.model, request.token_ids, request.sampling, salt=request.salt)
+
+    def add(self, request: Request) -> None:
+        self.scheduler.add(request)
+        earlier = max([self.num_steps, *(client.deadline for client in self.live.values())])
+        num_tokens = len(request.token_ids) + request.sampling.max_tokens
+        steps_as_oldest = -(-num_tokens // self.limits.max_step_tokens) + request.sampling.max_tokens
+        self.live[request.id] = Client(request, list(request.token_ids), earlier + steps_as_oldest)
+        self.check()
+
+    def cancel(self, request_id: str) -> None:
+        client = self.live.pop(request_id)
+        sequence = self.scheduler.cancel(request_id)
+        assert sequence is not None
+        assert sequence.request is client.request
+        assert self.scheduler.cancel(request_id) is None
+        self.seen["cancelled after the first token" if client.output() else "cancelled before"] += 1
+        self.check()
+
+    def step(self, *, is_failing: bool) -> None:
+        must_go, preemptions = self.num_without_room(), self.scheduler.preemptions
+        plan = self.scheduler.plan()
+        self.num_steps += 1
+        assert self.scheduler.preemptions - preemptions == must_go
+        self.seen["preempted"] += must_go
+        if plan is None:
+            assert not self.live
+            return
+        self.check_plan(plan)
+        if is_failing:
+            self.fail(plan)
+        else:
+            self.finish(plan)
+        self.check()
+
+    def fail(self, plan: StepPlan) -> None:
+        self.device.scribble(plan)
+        dropped = self.scheduler.abandon(plan)
+        assert dropped == [chunk.sequence for chunk in plan.chunks]
+        for sequence in dropped:
+            assert self.live.pop(sequence.request.id).request is sequence.request
+        self.seen["failed"] += len(dropped)
+        self.seen["outlived a failed step"] += len(self.live)
+
+    def finish(self, plan: StepPlan) -> None:
+        token_ids = self.device.run(plan)
+        sampled = [chunk.sequence for chunk in plan.sampled]
+        outcomes = self.scheduler.apply(plan, token_ids)
+        assert [(outcome.sequence, outcome.token_id) for outcome in outcomes] == list(
+            zip(sampled, token_ids, strict=True)
+        )
+        for outcome in outcomes:
+            self.receive(outcome)
+
+    def receive(self, outcome: Outcome) -> None:
+        client = self.live[outcome.sequence.request.id]
+        client.tokens.append(outcome.token_id)
+        assert outcome.sequence.token_ids == client.tokens
+        if outcome.end is None:
+            return
+        assert (client.output(), outcome.end) == run_alone(client.request)
+        self.seen[outcome.end.value] += 1
+        self.seen["ended after preemption"] += outcome.sequence.preemptions > 0
+        del self.live[client.request.id]
+        if self.random.random() < 0.2:  # the next turn of this conversation
+            self.stems[0] = client.tokens + self.random_tokens(self.max_tokens)
+
+    def take_changes(self) -> None:
+        added, removed = self.pool.take_changes()
+        assert not set(added) & set(removed)
+        self.told = self.told - set(removed) | set(added)
+        assert self.told == set(self.pool.held_names())
+        self.seen["evicted"] += len(removed)
+
+    # What must hold
+
+    def check_plan(self, plan: StepPlan) -> None:
+        sequences = [chunk.sequence for chunk in plan.chunks]
+        assert [sequence.request.id for sequence in sequences] == list(self.live)[: len(sequences)], "not in order"
+        assert 1 <= len(sequences) <= self.limits.max_running
+        budget = self.limits.max_step_tokens
+        for chunk in plan.chunks:
+            assert chunk.num_tokens == min(len(chunk.sequence.token_ids) - chunk.start, budget) > 0
+            budget -= chunk.num_tokens
+            self.check_start(chunk)
+        assert len(self.scheduler._running) == len(sequences), "a running sequence is not advanced"
+        assert all(chunk.is_sampled for chunk in plan.chunks[:-1]), "a decode waits for a prefill"
+        if budget and len(sequences) < self.limits.max_running:
+            assert not self.could_admit()
+
+    def check_start(self, chunk: Chunk) -> None:
+        """Computation starts where it was left, or behind a cached prefix; the first time, that prefix is reported."""
+        sequence, client = chunk.sequence, self.live[chunk.sequence.request.id]
+        assert sequence.request is client.request
+        assert sequence.token_ids == client.tokens
+        assert chunk.start == sequence.num_computed
+        self.seen["prompt in pieces"] += not chunk.is_sampled
+        if client.cached_tokens is None:
+            client.cached_tokens = chunk.start
+            self.seen["found in the cache"] += chunk.start > 0
+            assert chunk.start % self.limits.block_tokens == 0
+        assert sequence.cached_tokens == client.cached_tokens < sequence.num_prompt
+
+    def num_without_room(self) -> int:
+        """How many running sequences the next step has no blocks for, if as many as can be stay, the oldest first."""
+        running, budget = self.scheduler._running, self.limits.max_step_tokens
+        in_use: set[int] = set()
+        num_new = 0
+        for index, sequence in enumerate(running):
+            count = min(len(sequence.token_ids) - sequence.num_computed, budget)
+            budget -= count
+            in_use.update(sequence.block_table)
+            num_new += self.blocks_for(sequence.num_computed + count) - len(sequence.block_table)
+            if len(in_use) + num_new > self.pool.num_blocks:
+                return len(running) - index
+        return 0
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.limits.block_tokens)
+
+    def could_admit(self) -> bool:
+        """Whether the first in the queue would fit beside the running ones, counted anew."""
+        waiting = list(self.live.values())[len(self.scheduler._running) :]
+        if not waiting:
+            return False
+        names = self.names_of(waiting[0])[: (len(waiting[0].tokens) - 1) // self.limits.block_tokens]
+        in_use = {block for sequence in self.scheduler._running for block in sequence.block_table}
+        num_blocks = self.blocks_for(len(waiting[0].tokens)) - len(in_use & set(self.pool.match(names)))
+        return len(in_use) + num_blocks + len(self.scheduler._running) <= self.pool.num_blocks
+
+    def names_of(self, client: Client) -> list[BlockName]:
+        return block_names(root_name(FINGERPRINT, client.request.salt), client.tokens, self.limits.block_tokens)
+
+    def check(self) -> None:
+        self.check_queues()
+        self.check_tables()
+        self.check_names()
+
+    def check_queues(self) -> None:
+        running, waiting = self.scheduler._running, self.scheduler._waiting
+        assert [sequence.request.id for sequence in [*running, *waiting]] == list(self.live)
+        assert all(self.num_steps < client.deadline for client in self.live.values()), "a sequence starves"
+        load = self.scheduler.load(self.num_steps)
+        assert (load.running, load.waiting, load.steps) == (len(running), len(waiting), self.num_steps)
+        assert (load.free_blocks, load.total_blocks) == (self.pool.num_free, self.pool.num_blocks)
+        assert self.scheduler.has_work == bool(self.live)
+
+    def check_tables(self) -> None:
+        for sequence in self.scheduler._waiting:
+            assert (sequence.block_table, sequence.num_computed) == ([], 0)
+        for sequence in self.scheduler._running:
+            assert len(set(sequence.block_table)) == len(sequence.block_table)
+            assert len(sequence.block_table) == self.blocks_for(sequence.num_computed)
+            self.device.check_context(sequence, sequence.num_computed)
+        holders = Counter(block for sequence in self.scheduler._running for block in sequence.block_table)
+        blocks = range(self.pool.num_blocks)
+        assert self.pool._references == [holders[block] for block in blocks]
+        assert [bool(self.pool.num_free_among([block])) for block in blocks] == [not holders[block] for block in blocks]
+        assert self.pool.num_free == self.pool.num_blocks - len(holders)
+
+    def check_names(self) -> None:
+        for client in self.live.values():
+            names, size = self.names_of(client), self.limits.block_tokens
+            hashes = list(prefix_hashes(client.request.salt, client.tokens))
+            self.content.update({name: hashes[size * at : size * (at + 1)] for at, name in enumerate(names)})
+        held = self.pool.held_names()
+        blocks = self.pool.match(held)
+        assert len(set(held)) == len(held) == len(set(blocks))
+        for name, block in zip(held, blocks, strict=True):
+            assert self.device.memory[block] == self.content[name]
+
+    def drain(self) -> None:
+        while self.live:
+            self.step(is_failing=False)
+        self.step(is_failing=False)
+        self.take_changes()
+        assert self.pool.num_free == self.pool.num_blocks
+
+
+def run_trial(seed: str, regime: str) -> Trial:
+    trial = Trial(f"{regime} {seed}", REGIMES[regime])
+    for _ in range(NUM_TICKS):
+        trial.tick()
+    trial.drain()
+    return trial
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("seed", range(8))
+def test_every_request_gets_what_it_would_get_alone(seed: int, regime: str) -> None:
+    run_trial(f"alone {seed}", regime)
+
+
+def test_the_trials_reach_everything_that_can_happen() -> None:
+    seen: Counter[str] = Counter()
+    for regime in REGIMES:
+        seen += run_trial("reach", regime).seen
+    assert set(seen) == {
+        "cancelled after the first token",
+        "cancelled before",
+        "ended after preemption",
+        "evicted",
+        "failed",
+        "found in the cache",
+        "length",
+        "outlived a failed step",
+        "preempted",
+        "prompt in pieces",
+        "shared in a step",
+        "stop",
+    }

@@ -1,0 +1,189 @@
+"""The command line as a person meets it: help that teaches, errors without tracebacks, exit codes, model and doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import tokenworks
+from tokenworks.cli.main import COMMANDS, exit_code, main
+from tokenworks.contract.errors import CheckpointError, ConfigError, InvalidRequest, StartupError
+
+EMBEDDED = Path(tokenworks.__file__).parent / "embedded"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.parametrize("command", [[name] for name in COMMANDS] + [["model", "inspect"], ["model", "random"], []])
+def test_help_says_what_it_does_and_shows_examples(command: list[str]) -> None:
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    if command not in (["model"], ["doctor"]):
+        assert "tokenworks " in result.output.partition("\n\n")[2]
+
+
+def test_help_groups_settings_by_section_and_shows_defaults_and_choices() -> None:
+    text = invoke("serve", "--help").output
+    assert text.index("Gateway options:") < text.index("--port INTEGER") < text.index("Engine options:")
+    assert "[default: 8000]" in text
+    assert "--dtype [auto|bfloat16|float32]" in text
+    assert "--settings" not in text
+
+
+def test_the_version_is_the_packages() -> None:
+    assert invoke("--version").output == f"tokenworks, version {tokenworks.__version__}\n"
+
+
+def test_help_loads_neither_torch_nor_numba() -> None:
+    """In a process of its own, since the tests around this one may have loaded them."""
+    code = "import sys; from tokenworks.cli import main; main(['serve', '--help'], standalone_mode=False); "
+    code += "sys.exit(bool({'torch', 'numba'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError("x"), 2), (StartupError("x"), 3), (CheckpointError("x"), 3), (InvalidRequest("x"), 1)],
+)
+def test_errors_have_exit_codes(error: ConfigError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "nowhere"], "nowhere: a checkpoint is a folder with config.json"),
+        (["serve", "."], "is not a checkpoint folder: it has no config.json"),
+        (["serve", "--port", "x"], "--port: 'x' is not allowed; give an integer at least 0 and at most 65535"),
+        (["serve", "--kv-bytes", "4 floppies"], "--kv-bytes: '4 floppies' is not allowed"),
+        (["serve", "--prot", "1"], "No such option '--prot'"),
+        (["serve", "--config", "none.toml"], "cannot read none.toml: No such file"),
+        (["srve"], "No such command 'srve'"),
+        (["gateway", str(EMBEDDED)], "--worker-address tcp://0.0.0.0:7000"),
+        (["worker", str(EMBEDDED), "--id", "w"], "Missing option '--gateway'"),
+    ],
+)
+def test_wrong_usage_is_told_and_exits_with_2(arguments: list[str], said: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unknown_environment_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENWORKS_PORT", "1")
+    result = invoke("serve")
+    assert result.exit_code == 2
+    assert "TOKENWORKS_GATEWAY_PORT" in result.output
+
+
+def write_safetensors(file: Path, tensors: dict[str, tuple[int, ...]]) -> None:
+    """Zeros in BF16, by the format's definition."""
+    header, offset = {}, 0
+    for name, shape in tensors.items():
+        size = 2
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    encoded = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    file.write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(offset))
+
+
+@pytest.fixture
+def checkpoint(folder: Path) -> Path:
+    """A folder that looks like a Qwen3 checkpoint of 1,060 parameters in two files."""
+    config = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "vocab_size": 100,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 2,
+        "max_position_embeddings": 4096,
+        "dtype": "bfloat16",
+    }
+    weight_map = {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    write_safetensors(folder / "one.safetensors", {"a": (100, 8)})
+    write_safetensors(folder / "two.safetensors", {"b": (16, 16), "c": (4,)})
+    return folder
+
+
+def test_inspect_says_what_a_checkpoint_is(checkpoint: Path) -> None:
+    result = invoke("model", "inspect", str(checkpoint))
+    assert result.exit_code == 0
+    facts = ["Qwen3ForCausalLM", "1,060", "2,120 bytes", "BF16", "4,096 tokens", "none: completions only"]
+    assert all(fact in result.output for fact in facts)
+    assert f"{2 * 3 * 2 * 2 * 2} bytes in bfloat16, {2 * 3 * 2 * 2 * 4} bytes in float32" in result.output
+
+
+def test_inspect_sees_a_chat_template(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    assert "none: completions only" not in invoke("model", "inspect", str(checkpoint)).output
+
+
+def test_inspect_finds_a_truncated_file(checkpoint: Path) -> None:
+    file = checkpoint / "two.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    result = invoke("model", "inspect", str(checkpoint))
+    assert result.exit_code == 3
+    assert "two.safetensors has" in result.output
+    assert "fetch it again" in result.output
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x05" + bytes(7) + b"nojso", b"\x02" + bytes(7) + b"[]"])
+def test_inspect_finds_a_file_that_is_no_safetensors_file(checkpoint: Path, content: bytes) -> None:
+    (checkpoint / "one.safetensors").write_bytes(content)
+    result = invoke("model", "inspect", str(checkpoint))
+    assert result.exit_code == 3
+    assert "one.safetensors" in result.output
+
+
+def test_inspect_tells_everything_that_is_wrong_at_once(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text('{"architectures": ["MambaForCausalLM"]}')
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "one.safetensors").unlink()
+    result = invoke("model", "inspect", str(checkpoint))
+    assert result.exit_code == 3
+    for problem in ("MambaForCausalLM is not supported", "no tokenizer.json", "one.safetensors is damaged or missing"):
+        assert problem in result.output
+
+
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', "{"])
+def test_inspect_finds_an_index_that_is_none(checkpoint: Path, content: str) -> None:
+    (checkpoint / "model.safetensors.index.json").write_text(content)
+    result = invoke("model", "inspect", str(checkpoint))
+    assert result.exit_code == 3
+    assert "model.safetensors.index.json" in result.output
+
+
+def test_the_embedded_model_can_be_served() -> None:
+    result = invoke("model", "inspect", str(EMBEDDED))
+    assert result.exit_code == 0, result.output
+
+
+def test_doctor_fails_for_settings_that_are_wrong_and_says_so(folder: Path) -> None:
+    (folder / "tokenworks.toml").write_text("[gateway]\nprot = 1\n")
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    assert "gateway.prot" in result.output

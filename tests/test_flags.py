@@ -1,0 +1,80 @@
+"""Every flag of every command, frozen: a new one, or one less, is a visible line in a diff."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+import pytest
+
+from tokenworks.cli.main import main
+from tokenworks.contract.setting import ENVIRONMENT_PREFIX, NOT_SETTINGS, all_settings
+
+GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s"
+ENGINE = """
+    --dtype --max-context-tokens --kv-bytes --block-tokens --max-running --max-step-tokens --threads --price-per-hour
+    --watts
+"""
+FROZEN = {
+    "serve": f"MODEL {GATEWAY} {ENGINE} --workers --drain-s --log-level --config --settings",
+    "gateway": f"MODEL {GATEWAY} --drain-s --log-level --config --settings --parent",
+    "worker": f"MODEL {ENGINE} --id --gateway --drain-s --log-level --config --settings --parent",
+    "doctor": "",
+    "model inspect": "FOLDER",
+    "model random": "OUT --like --seed",
+    "bench": """
+        URL --rate --concurrency --requests --max-requests --duration --seed --input-tokens --output-tokens
+        --ignore-eos --no-ignore-eos --prompts --token-ids --temperature --extra-body --trace --trace-speed
+        --length-scale --rate-scale --slo-ttft-ms --slo-tpot-ms --slo-itl-ms --slo-e2e-ms --model --endpoint --api-key
+        --timeout --json --records
+    """,
+}
+
+
+def commands(group: click.Group, path: str = "") -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{path}{name} ")
+        else:
+            found[path + name] = command
+    return found
+
+
+def flags(command: click.Command) -> list[str]:
+    options = [name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]]
+    options = [name for name in options if name not in ("-h", "--help")]  # click adds these when help was shown
+    return sorted(name if name.startswith("-") else name.upper() for name in options)
+
+
+def test_the_commands_are_these() -> None:
+    assert set(commands(main)) == set(FROZEN)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_the_flags_are_these(name: str) -> None:
+    assert flags(commands(main)[name]) == sorted(FROZEN[name].split())
+
+
+def test_no_two_settings_share_a_flag_or_an_environment_name() -> None:
+    for names in ([s.flag for s in all_settings()], [s.environment for s in all_settings()]):
+        assert [name for name, times in Counter(names).items() if times > 1] == []
+
+
+def test_every_setting_is_a_flag_of_serve_and_says_what_it_is_for() -> None:
+    serve = commands(main)["serve"]
+    for setting in all_settings():
+        assert setting.section == "" or setting.flag in flags(serve)
+        assert setting.description.endswith("."), setting.key
+
+
+def test_environment_names_that_are_no_settings_are_known_to_the_loader() -> None:
+    others = {
+        str(option.envvar)
+        for command in commands(main).values()
+        for option in command.params
+        if option.envvar and str(option.envvar).startswith(ENVIRONMENT_PREFIX)
+    }
+    assert others == NOT_SETTINGS
