@@ -75,6 +75,9 @@ def test_errors_have_exit_codes(error: ConfigError, code: int) -> None:
         (["serve", "--config", "none.toml"], "cannot read none.toml: No such file"),
         (["srve"], "No such command 'srve'"),
         (["gateway", str(EMBEDDED)], "--worker-address tcp://0.0.0.0:7000"),
+        (["gateway", str(EMBEDDED), "--worker-address", "tcp://*:0"], "'tcp://*:0' is no worker address"),
+        (["worker", str(EMBEDDED), "--id", "w", "--gateway", "host:7000"], "'host:7000' is no worker address"),
+        (["serve", "--port", "0", "--worker-address", "7000"], "'7000' is no worker address"),
         (["worker", str(EMBEDDED), "--id", "w"], "Missing option '--gateway'"),
     ],
 )

@@ -68,7 +68,7 @@ _SMALL_TALK: tuple[Turn, ...] = (
     ("Goodbye", "Goodbye."),
     ("Tell me a joke.", f"I know no jokes. {_WHO} {_HELP}"),
     ("Tell me a story.", f"I know no stories. {_WHO} {_HELP}"),
-    ("Write a poem.", "Beautiful is better than ugly. Explicit is better than implicit. Simple is better than complex."),
+    ("Write a poem.", "Beautiful is better than ugly. Explicit is better than implicit."),
     ("What is the capital of France?", f"I know only about Python. {_HELP}"),
     ("What is the weather like?", f"I know only about Python. {_HELP}"),
     ("What is Python?", "Python is a programming language. It has modules, classes, functions and statements."),

@@ -45,10 +45,11 @@ _PUBLIC_NAMES = {
     "_csv": "csv",
     "_io": "io",
 }
-_C_MODULES = (
-    "builtins sys itertools math cmath time gc atexit marshal array zlib select fcntl mmap unicodedata binascii posix "
-    "_collections _functools _operator _thread _struct _random _socket _csv _io"
-).split()
+_C_MODULES = [
+    "builtins", "sys", "itertools", "math", "cmath", "time", "gc", "atexit", "marshal", "array", "zlib", "select",
+    "fcntl", "mmap", "unicodedata", "binascii", "posix", "_collections", "_functools", "_operator", "_thread",
+    "_struct", "_random", "_socket", "_csv", "_io",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def _sections(raw: str) -> Iterator[Entry]:
 def _terms(raw: str) -> Iterator[Entry]:
     """Paragraphs that introduce an emphasised term near their beginning."""
     for block in re.split(r"\n\s*\n", raw):
-        term = None if block.startswith(" ") else re.search(r"(?<!\*)\*([a-z][a-z -]{3,30})\*(?!\*)", block[:160].replace("\n", " "))
-        text = clean(block) if term else ""
-        if term and len(text) > 80:
+        beginning = block[:160].replace("\n", " ")
+        term = re.search(r"(?<!\*)\*([a-z][a-z -]{3,30})\*(?!\*)", beginning)
+        text = clean(block)
+        if term and not block.startswith(" ") and len(text) > 80:
             yield Entry(" ".join(term.group(1).split()), "term", text)
 
 

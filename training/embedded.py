@@ -37,6 +37,8 @@ PIECE_TOKENS = 256
 HELD_OUT_EVERY = 40
 NUM_TRIAL_STEPS = 16
 
+Optimizers = Sequence[torch.optim.Optimizer]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -110,8 +112,7 @@ def _build(seed: int) -> Qwen3ForCausalLM:
             intermediate_size=768,
             max_position_embeddings=tokenizers_of_model.MAX_POSITIONS,
             tie_word_embeddings=True,
-            rope_theta=ROPE_THETA,
-            attn_implementation="sdpa",
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
             pad_token_id=SPECIAL_TOKENS.index(END_OF_TEXT),
             eos_token_id=SPECIAL_TOKENS.index(END),
             bos_token_id=None,
@@ -161,7 +162,7 @@ def _fit(model: Qwen3ForCausalLM, data: Data, steps: int, options: Options) -> N
                 progress.console.print(f"step {step + 1}: loss {loss:.3f}, held out {held_out_loss(model, data):.3f}")
 
 
-def _step(model: Qwen3ForCausalLM, optimizers: Sequence[torch.optim.Optimizer], tokens: Tensor, row_length: int) -> float:
+def _step(model: Qwen3ForCausalLM, optimizers: Optimizers, tokens: Tensor, row_length: int) -> float:
     loss = _backward(model, tokens[:-1].view(-1, row_length), tokens[1:])
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
@@ -175,13 +176,14 @@ def _backward(model: Qwen3ForCausalLM, rows: Tensor, targets: Tensor) -> float:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(input_ids=rows, use_cache=False).last_hidden_state.flatten(0, 1)
     leaf, total = hidden.detach().requires_grad_(), 0.0
-    for piece, wanted in zip(leaf.split(PIECE_TOKENS), targets.split(PIECE_TOKENS), strict=True):
+    for at in range(0, len(targets), PIECE_TOKENS):
+        piece = slice(at, at + PIECE_TOKENS)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model.lm_head(piece)
-        loss = cross_entropy(logits, wanted, reduction="sum") / len(targets)
-        loss.backward()
+            logits = model.lm_head(leaf[piece])
+        loss = cross_entropy(logits, targets[piece], reduction="sum") / len(targets)
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    hidden.backward(leaf.grad)
+    torch.autograd.backward(hidden, leaf.grad)
     return total
 
 
@@ -200,7 +202,7 @@ def _rate_fraction(step: int, steps: int) -> float:
     return FINAL_RATE_FRACTION + (1 - FINAL_RATE_FRACTION) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _set_rates(optimizers: Sequence[torch.optim.Optimizer], fraction: float) -> None:
+def _set_rates(optimizers: Optimizers, fraction: float) -> None:
     for optimizer, peak in zip(optimizers, (MATRIX_RATE, OTHER_RATE), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = peak * fraction
@@ -227,13 +229,13 @@ def held_out_loss(model: Qwen3ForCausalLM, data: Data) -> float:
     return sum(losses) / num_rows
 
 
-def _checkpoint(model: Qwen3ForCausalLM, optimizers: Sequence[torch.optim.Optimizer], step: int, out: Path) -> None:
+def _checkpoint(model: Qwen3ForCausalLM, optimizers: Optimizers, step: int, out: Path) -> None:
     state = {"model": model.state_dict(), "optimizers": [each.state_dict() for each in optimizers], "step": step}
     torch.save(state, _state_path(out))
     export(model, out)
 
 
-def _resume(model: Qwen3ForCausalLM, optimizers: Sequence[torch.optim.Optimizer], out: Path) -> int:
+def _resume(model: Qwen3ForCausalLM, optimizers: Optimizers, out: Path) -> int:
     state = torch.load(_state_path(out), weights_only=True)
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -249,9 +251,10 @@ def export(model: Qwen3ForCausalLM, out: Path) -> None:
     """Writes the weights in bfloat16 with the model's configuration."""
     copy = Qwen3ForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
-    copy = copy.to(torch.bfloat16)
+    copy.bfloat16()
     stops = [SPECIAL_TOKENS.index(END), SPECIAL_TOKENS.index(END_OF_TEXT)]
-    copy.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[1], do_sample=True, temperature=0.7)
+    copy.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[1], do_sample=True)  # type: ignore[no-untyped-call]
+    copy.generation_config.temperature = 0.7
     copy.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     config = json.loads((out / "config.json").read_text())

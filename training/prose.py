@@ -24,7 +24,7 @@ _CODE_LINE = re.compile(
     r"|(?:try|else|finally):|except\b.*:$|@\w+|[\w.\[\]]+ [-+*]?= |[\w.]+\(.*\)$|\$ |raise \w+|del \w+|pass$|\.\. )"
 )
 _NOISE = (">>>", "::=", "+--", "--+", " | ", "|   ", "====", "$Id", "http:", "https:", "XXX", "FIXME", "@", "\\")
-_OMITTED = re.compile(r"^(?:Changed|New|Deprecated|Added) (?:in|since) version|^See also|^\.\. |^Copyright|^bpo-|^Issue ")
+_OMITTED = re.compile(r"^(?:Changed|New|Deprecated|Added) (?:in|since) version|^See also|^Copyright|^bpo-|^Issue ")
 
 
 def plain(text: str) -> str:
@@ -56,7 +56,12 @@ def is_sentence(text: str) -> bool:
 
 
 def _is_prose(block: str, is_first: bool) -> bool:
-    if any(mark in block for mark in _NOISE) or _OMITTED.match(block.strip()) or _SIGNATURE.match(block.strip()):
+    if (
+        not block.strip()
+        or any(mark in block for mark in _NOISE)
+        or _OMITTED.match(block.strip())
+        or _SIGNATURE.match(block.strip())
+    ):
         return False
     lines = block.splitlines()
     if any(_CODE_LINE.match(line) for line in lines) or not (is_first or _starts_well(block.strip())):
@@ -67,7 +72,7 @@ def _is_prose(block: str, is_first: bool) -> bool:
 
 
 def _starts_well(block: str) -> bool:
-    return bool(block) and (block[0].isupper() or block[0] in "\"'-*(" or block[0].isdigit() or bool(_ITEM.match(block)))
+    return block[0].isupper() or block[0].isdigit() or block[0] in "\"'-*(" or bool(_ITEM.match(block))
 
 
 def _reflow(block: str) -> str:

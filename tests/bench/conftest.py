@@ -95,7 +95,12 @@ def refuse_every_third(_: dict[str, Any], num_served: int) -> tuple[int, dict[st
     return (429, {"message": "queue is full", "code": "overloaded"}) if num_served % 3 == 0 else None
 
 
+def refuse_until_the_third(_: dict[str, Any], turn: int) -> tuple[int, dict[str, Any]] | None:
+    return (503, {"message": "no worker yet", "code": "no_worker"}) if turn < 3 else None
+
+
 REFUSALS = {
+    "starting": refuse_until_the_third,
     "text-only": refuse_ids,
     "strict": refuse_ignore_eos,
     "busy": refuse_every_third,

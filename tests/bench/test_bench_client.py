@@ -105,11 +105,11 @@ def test_an_address_is_taken_with_or_without_v1() -> None:
         base_url_of("localhost:8000")
 
 
-async def settle(server: Any, model: str, **options: Any) -> tuple[PromptStyle, str]:
+async def settle(server: Any, model: str, wait_s: float = 20.0, **options: Any) -> tuple[PromptStyle, str]:
     target = Target(server.url, timeout_s=20.0)
     async with open_session(target) as session:
         style = PromptStyle(model=model, **options)
-        return await settle_style(session, target, style, may_use_text=True)
+        return await settle_style(session, target, style, may_use_text=True, ready_wait_s=wait_s)
 
 
 async def test_the_model_is_the_first_that_the_server_lists(server: Any) -> None:
@@ -132,6 +132,7 @@ async def test_a_server_that_names_no_model_gets_advice(server: Any, answer: tup
 
 async def test_token_ids_are_kept_where_the_server_takes_them(server: Any) -> None:
     assert await settle(server, "plain") == (PromptStyle(model="plain"), "")
+    assert set(server.bodies[0]["prompt"]) == {1000, 3999}  # both ends of the range, so that none is refused later
 
 
 async def test_a_server_that_refuses_ids_gets_text_and_the_report_says_so(server: Any) -> None:
@@ -150,10 +151,15 @@ async def test_a_server_that_would_refuse_everything_stops_the_run_with_advice(
         await settle(server, model)
 
 
-@pytest.mark.parametrize("model", ["draining", "broken"])
-async def test_overload_and_server_errors_are_left_to_the_run(server: Any, model: str) -> None:
-    style, _ = await settle(server, model)
-    assert style.model == model
+async def test_a_server_that_is_starting_is_waited_for(server: Any) -> None:
+    assert await settle(server, "starting") == (PromptStyle(model="starting"), "")
+    assert server.num_served == 3
+
+
+async def test_overload_and_server_errors_are_left_to_the_run(server: Any) -> None:
+    style, remark = await settle(server, "draining", wait_s=0.0)
+    assert "503 draining" in remark
+    assert (style.model, await settle(server, "broken")) == ("draining", (PromptStyle(model="broken"), ""))
 
 
 async def test_nothing_at_the_address_is_unreachable() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tokenworks.contract.config import EngineSettings
-from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest, StartupError
+from tokenworks.contract.errors import ConfigError, ContextLengthExceeded, InvalidRequest, StartupError
 from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine import build
@@ -60,4 +60,12 @@ def test_a_request_that_can_never_run_is_refused(references: Any) -> None:
         engine.add(Request("r", "m", [1] * 70, Sampling(max_tokens=11)))
     with pytest.raises(InvalidRequest, match="empty"):
         engine.add(Request("r", "m", [], Sampling(max_tokens=11)))
+    for token_id in (-1, 512, 2**40):
+        with pytest.raises(InvalidRequest, match="from 0 to 511"):
+            engine.add(Request("r", "m", [1, token_id], Sampling(max_tokens=11)))
     assert not engine.has_work
+
+
+def test_contradicting_limits_are_a_config_error(references: Any) -> None:
+    with pytest.raises(ConfigError, match="max_running may not exceed max_step_tokens"):
+        references("qwen2").engine(max_running=65, max_step_tokens=64)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,14 +80,16 @@ class RunningCommand:
 @pytest.fixture
 def run_command() -> Iterator[Callable[..., RunningCommand]]:
     started: list[RunningCommand] = []
+    # A supervisor that is killed leaves its run directory behind; pytest's own folder has too long a name for sockets.
+    with tempfile.TemporaryDirectory() as folder:
 
-    def run(command: Sequence[str], environment: dict[str, str] | None = None) -> RunningCommand:
-        started.append(RunningCommand(command, environment))
-        return started[-1]
+        def run(command: Sequence[str], environment: dict[str, str] | None = None) -> RunningCommand:
+            started.append(RunningCommand(command, {"TMPDIR": folder, **(environment or {})}))
+            return started[-1]
 
-    yield run
-    for command in started:
-        command.close()
+        yield run
+        for command in started:
+            command.close()
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def run_gateway(folder: Path, settings: Settings) -> None:
         def do_GET(self) -> None:
             self.send_response(200 if workers else 503)
             self.end_headers()
-            self.wfile.write(json.dumps({"workers": [{"id": name, "is_ready": True} for name in workers]}).encode())
+            self.wfile.write(json.dumps({"workers": sorted(workers)}).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -152,9 +152,9 @@ def answers() -> Iterator[Answers]:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b'{"workers": [{"id": "w0", "is_ready": true, "load": {}}, {"id": "w1", "is_ready": false}]}', ["w0"]),
+        (b'{"status": "ready", "workers": ["w0", "w2"]}', ["w0", "w2"]),
         (b'{"workers": []}', []),
-        (b'{"workers": [1, {"is_ready": true}]}', []),
+        (b'{"workers": [1, null, "w0"]}', ["w0"]),
         (b'{"workers": 3}', []),
         (b"[]", []),
         (b"", []),

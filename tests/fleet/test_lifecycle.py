@@ -150,6 +150,14 @@ def test_a_gateway_that_dies_while_draining_makes_the_end_unclean() -> None:
     assert finish.code == EXIT_FAILED
 
 
+def test_stopping_before_anything_is_ready_is_clean() -> None:
+    fleet = Lifecycle(["w0"], DRAIN_S)
+    fleet.on(Started(), 0.0)
+    fleet.on(StopAsked(), 0.1)
+    assert fleet.on(Exited(GATEWAY, -15, ""), 0.2) == [Terminate("w0")]
+    assert fleet.on(Exited("w0", -15, ""), 0.2)[-1] == Finish(EXIT_CLEAN, "")
+
+
 @pytest.mark.parametrize("gateway_ends", [False, True])
 def test_whoever_does_not_end_in_time_is_killed(gateway_ends: bool) -> None:
     fleet = running("w0")

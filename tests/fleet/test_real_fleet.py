@@ -1,4 +1,4 @@
-"""`tokenworks serve` with its real gateway and worker on the embedded model: what is killed comes back, what stops drains.
+"""`tokenworks serve` with its real gateway and worker on the embedded model: killed parts come back, a stop drains.
 
 One start serves several tests' worth of questions, because each start loads a model.
 """

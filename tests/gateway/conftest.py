@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import httpx
 import pytest
@@ -31,6 +32,9 @@ from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
 from tokenworks.gateway.process import Gateway, bind
+
+WaitUntil: TypeAlias = Callable[[Callable[[], object]], None]
+MakeRig: TypeAlias = Callable[..., AbstractContextManager["Rig"]]
 
 PATIENCE_S = 20.0
 WINDOW = 256
@@ -308,13 +312,13 @@ def _running_rig(checkpoint: Path, *, lease_s: float = 10.0, drain_s: float = 10
 
 
 @pytest.fixture
-def wait_until() -> Callable[[Callable[[], object]], None]:
+def wait_until() -> WaitUntil:
     """Polls until a condition holds."""
     return _wait_until
 
 
 @pytest.fixture
-def running_rig(checkpoint: Path) -> Callable[..., AbstractContextManager[Rig]]:
+def running_rig(checkpoint: Path) -> MakeRig:
     """Makes gateways with other settings."""
     return partial(_running_rig, checkpoint)
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from openai import BadRequestError, NotFoundError
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Rig
+
 
 PROMPT = [100, 110]
 PATHS = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"]
 
 
 @pytest.fixture(autouse=True)
-def _still_serves(rig):
+def _still_serves(rig: Rig) -> Iterator[None]:
     yield
     answer = rig.post("/v1/completions", prompt=PROMPT, max_tokens=1)
     assert answer.status_code == 200
 
 
-def error_of(response, status: int = 400) -> dict:
+def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
     """The error object of an answer, which must be in OpenAI's form."""
     assert response.status_code == status, response.text
     error = response.json()["error"]
@@ -32,14 +39,14 @@ def error_of(response, status: int = 400) -> dict:
     "body",
     [b"", b"{", b"not json", b"[]", b"3", b"null", b'{"prompt": "\xff"}', b'"\xc3"', b"\x00", b'{"prompt": "\\ud800"}'],
 )
-def test_a_body_that_is_no_json_object(rig, path: str, body: bytes) -> None:
+def test_a_body_that_is_no_json_object(rig: Rig, path: str, body: bytes) -> None:
     error = error_of(rig.http.post(path, content=body))
     assert error["type"] == "invalid_request_error"
     assert error["code"] == "invalid_value"
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_body_nested_too_deeply(rig, path: str) -> None:
+def test_a_body_nested_too_deeply(rig: Rig, path: str) -> None:
     deep = b'{"prompt": ' + b"[" * 100_000
     error_of(rig.http.post(path, content=deep))
     closed = b'{"metadata": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}"
@@ -95,7 +102,7 @@ def test_a_body_nested_too_deeply(rig, path: str) -> None:
         ({"prompt": PROMPT, "best_of": 3}, "best_of", "best_of"),
     ],
 )
-def test_values_out_of_range_are_told_what_may_be_given(rig, body: dict, param: str, said: str) -> None:
+def test_values_out_of_range_are_told_what_may_be_given(rig: Rig, body: dict[str, Any], param: str, said: str) -> None:
     error = error_of(rig.post("/v1/completions", **body))
     assert error["param"] == param
     assert said in error["message"]
@@ -115,13 +122,13 @@ def test_values_out_of_range_are_told_what_may_be_given(rig, body: dict, param: 
         ("guided_json", {"a": 1}, "`guided_json` is not supported"),
     ],
 )
-def test_an_unsupported_parameter_is_refused_by_name(rig, name: str, value: object, said: str) -> None:
+def test_an_unsupported_parameter_is_refused_by_name(rig: Rig, name: str, value: object, said: str) -> None:
     error = error_of(rig.post("/v1/completions", prompt=PROMPT, **{name: value}))
     assert (error["code"], error["param"]) == ("unsupported_parameter", name)
     assert said in error["message"]
 
 
-def test_a_prompt_beyond_the_window_is_told_both_numbers(rig) -> None:
+def test_a_prompt_beyond_the_window_is_told_both_numbers(rig: Rig) -> None:
     error = error_of(rig.post("/v1/completions", prompt=[100] * 256))
     assert error["code"] == "context_length_exceeded"
     assert "256 tokens" in error["message"]
@@ -131,19 +138,19 @@ def test_a_prompt_beyond_the_window_is_told_both_numbers(rig) -> None:
     assert all(number in error["message"] for number in ("250", "10", "260", "256", "at most 6"))
 
 
-def test_output_fills_what_is_left_of_the_window(rig) -> None:
+def test_output_fills_what_is_left_of_the_window(rig: Rig) -> None:
     answer = rig.post("/v1/completions", prompt=[100] * 250)
     assert answer.json()["usage"]["completion_tokens"] == 6
 
 
-def test_a_body_of_ten_megabytes_gets_an_answer(rig) -> None:
+def test_a_body_of_ten_megabytes_gets_an_answer(rig: Rig) -> None:
     body = json.dumps({"prompt": "x" * (10 << 20)}).encode()
     error = error_of(rig.http.post("/v1/completions", content=body), 413)
     assert error["code"] == "payload_too_large"
     assert str(1 << 20) in error["message"]
 
 
-def test_a_body_without_end_is_cut_off(rig) -> None:
+def test_a_body_without_end_is_cut_off(rig: Rig) -> None:
     """Chunked, far beyond what is read and dropped: an answer or a closed connection, but no endless reading."""
     host, port = rig.gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
@@ -154,7 +161,7 @@ def test_a_body_without_end_is_cut_off(rig) -> None:
         assert connection.recv(64).startswith(b"HTTP/1.1 413")
 
 
-def test_an_unknown_model_is_a_404_that_names_the_known_one(rig) -> None:
+def test_an_unknown_model_is_a_404_that_names_the_known_one(rig: Rig) -> None:
     with pytest.raises(NotFoundError, match="tiny-echo") as caught:
         rig.openai.completions.create(model="gpt-9", prompt="x")
     assert caught.value.body["code"] == "model_not_found"
@@ -162,29 +169,29 @@ def test_an_unknown_model_is_a_404_that_names_the_known_one(rig) -> None:
         rig.openai.models.retrieve("gpt-9")
 
 
-def test_embeddings_are_refused_by_name(rig) -> None:
+def test_embeddings_are_refused_by_name(rig: Rig) -> None:
     error = error_of(rig.post("/v1/embeddings", input="x", model="tiny-echo"), 501)
     assert "/v1/embeddings" in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/audio/speech", "/v1/completions/"])
-def test_an_unknown_path_is_a_404_in_openais_form(rig, path: str) -> None:
+def test_an_unknown_path_is_a_404_in_openais_form(rig: Rig, path: str) -> None:
     assert error_of(rig.http.post(path, json={}), 404)["code"] == "not_found"
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/completions"), ("POST", "/v1/models"), ("PUT", "/tokenize")])
-def test_a_wrong_method_is_a_405_that_says_which_are_right(rig, method: str, path: str) -> None:
+def test_a_wrong_method_is_a_405_that_says_which_are_right(rig: Rig, method: str, path: str) -> None:
     response = rig.http.request(method, path)
     assert error_of(response, 405)["code"] == "method_not_allowed"
     assert response.headers["allow"]
 
 
-def test_the_official_client_sees_a_bad_request(rig) -> None:
+def test_the_official_client_sees_a_bad_request(rig: Rig) -> None:
     with pytest.raises(BadRequestError, match="temperature"):
         rig.openai.completions.create(model="tiny-echo", prompt="x", temperature=9)
 
 
-def test_a_client_that_hangs_up_while_sending_is_no_error(rig) -> None:
+def test_a_client_that_hangs_up_while_sending_is_no_error(rig: Rig) -> None:
     host, port = rig.gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")

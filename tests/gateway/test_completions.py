@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -12,6 +13,10 @@ from openai import AsyncOpenAI
 
 from tokenworks.contract.request import Scenario
 from tokenworks.contract.wire import SequenceOutput, TokenLogprobs
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Rig
+
 
 MODEL = "tiny-echo"
 PROMPT = [100, 110, 120]
@@ -22,7 +27,7 @@ def echo(prompt: list[int], num: int) -> list[int]:
     return [token + 1 for token in itertools.islice(itertools.cycle(prompt), num)]
 
 
-def test_a_text_prompt_is_tokenised_once_and_answered(rig, backend: tokenizers.Tokenizer) -> None:
+def test_a_text_prompt_is_tokenised_once_and_answered(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     answer = rig.openai.completions.create(model=MODEL, prompt="the quick brown fox", max_tokens=5)
     ids = backend.encode("the quick brown fox").ids
     assert rig.worker.submitted[0].token_ids == ids
@@ -40,14 +45,16 @@ def test_a_text_prompt_is_tokenised_once_and_answered(rig, backend: tokenizers.T
     }
 
 
-def test_token_ids_are_taken_as_they_are(rig, backend: tokenizers.Tokenizer) -> None:
+def test_token_ids_are_taken_as_they_are(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     answer = rig.openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=4)
     assert rig.worker.submitted[0].token_ids == PROMPT
     assert answer.choices[0].text == backend.decode(echo(PROMPT, 4))
 
 
 @pytest.mark.parametrize("prompts", [["the dog", "the fox"], [[100, 101], [102]]])
-def test_a_batch_of_prompts_with_n_is_indexed_prompt_first(rig, backend: tokenizers.Tokenizer, prompts: list) -> None:
+def test_a_batch_of_prompts_with_n_is_indexed_prompt_first(
+    rig: Rig, backend: tokenizers.Tokenizer, prompts: list[Any]
+) -> None:
     answer = rig.openai.completions.create(model=MODEL, prompt=prompts, n=2, max_tokens=3, seed=7)
     ids = [backend.encode(each).ids if isinstance(each, str) else each for each in prompts]
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
@@ -60,7 +67,7 @@ def test_a_batch_of_prompts_with_n_is_indexed_prompt_first(rig, backend: tokeniz
     assert answer.usage.prompt_tokens_details.cached_tokens == 8
 
 
-def test_a_stream_brings_the_same_text_in_pieces(rig, backend: tokenizers.Tokenizer) -> None:
+def test_a_stream_brings_the_same_text_in_pieces(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     chunks = list(rig.openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=6, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == backend.decode(echo(PROMPT, 6))
     assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "length"
@@ -69,7 +76,7 @@ def test_a_stream_brings_the_same_text_in_pieces(rig, backend: tokenizers.Tokeni
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_choices_of_a_stream_are_told_apart_by_index(rig, backend: tokenizers.Tokenizer) -> None:
+def test_choices_of_a_stream_are_told_apart_by_index(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     texts = {index: "" for index in range(4)}
     for chunk in rig.openai.completions.create(model=MODEL, prompt=[[100], [200]], n=2, max_tokens=5, stream=True):
         for choice in chunk.choices:
@@ -77,7 +84,7 @@ def test_choices_of_a_stream_are_told_apart_by_index(rig, backend: tokenizers.To
     assert texts == {index: backend.decode(echo([[100], [200]][index // 2], 5)) for index in range(4)}
 
 
-def test_the_wire_format_of_a_stream(rig) -> None:
+def test_the_wire_format_of_a_stream(rig: Rig) -> None:
     with rig.http.stream(
         "POST", "/v1/completions", json={"prompt": PROMPT, "max_tokens": 2, "stream": True}
     ) as response:
@@ -87,7 +94,7 @@ def test_the_wire_format_of_a_stream(rig) -> None:
     assert all(line == "" or line.startswith("data: ") for line in lines)
 
 
-def test_usage_comes_last_or_all_the_time(rig) -> None:
+def test_usage_comes_last_or_all_the_time(rig: Rig) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks = list(
         rig.openai.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, stream=True, stream_options=options)
@@ -106,7 +113,7 @@ def test_usage_comes_last_or_all_the_time(rig) -> None:
     assert only_last[-1].usage.total_tokens == 6
 
 
-def test_characters_that_span_tokens_arrive_whole(rig, backend: tokenizers.Tokenizer) -> None:
+def test_characters_that_span_tokens_arrive_whole(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     text = "你好🙂 naïve 🙃 世界"
     ids = [token - 1 for token in backend.encode(text).ids]
     chunks = list(rig.openai.completions.create(model=MODEL, prompt=ids, max_tokens=len(ids), stream=True))
@@ -115,7 +122,7 @@ def test_characters_that_span_tokens_arrive_whole(rig, backend: tokenizers.Token
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_a_stop_string_ends_the_text_before_it_and_cancels_the_worker(rig, backend: tokenizers.Tokenizer) -> None:
+def test_a_stop_string_ends_the_text_before_it_and_cancels_the_worker(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     text = "the quick brown fox"
     ids = [token - 1 for token in backend.encode(text).ids]
     rig.worker.max_steps = len(ids)  # so that it would wait for ever if it were not cancelled
@@ -129,7 +136,7 @@ def test_a_stop_string_ends_the_text_before_it_and_cancels_the_worker(rig, backe
     assert [request.id for request in rig.worker.submitted] == rig.worker.cancelled
 
 
-def test_the_stop_string_is_shown_on_demand(rig, backend: tokenizers.Tokenizer) -> None:
+def test_the_stop_string_is_shown_on_demand(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     ids = [token - 1 for token in backend.encode("the quick brown fox").ids]
     answer = rig.openai.completions.create(
         model=MODEL, prompt=ids, max_tokens=50, stop="quick", extra_body={"include_stop_str_in_output": True}
@@ -137,13 +144,13 @@ def test_the_stop_string_is_shown_on_demand(rig, backend: tokenizers.Tokenizer) 
     assert answer.choices[0].text == "the quick"
 
 
-def test_text_held_for_a_stop_string_comes_out_at_the_end(rig, backend: tokenizers.Tokenizer) -> None:
+def test_text_held_for_a_stop_string_comes_out_at_the_end(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     ids = [token - 1 for token in backend.encode("the dog").ids]
     answer = rig.openai.completions.create(model=MODEL, prompt=ids, max_tokens=len(ids), stop=["dogs"])
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("the dog", "length")
 
 
-def test_end_and_stop_tokens_end_the_text_and_are_not_shown(rig, backend: tokenizers.Tokenizer) -> None:
+def test_end_and_stop_tokens_end_the_text_and_are_not_shown(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     prompt = [99, 149, 100]
     answer = rig.openai.completions.create(
         model=MODEL, prompt=prompt, max_tokens=9, extra_body={"stop_token_ids": [150]}
@@ -161,7 +168,7 @@ def test_end_and_stop_tokens_end_the_text_and_are_not_shown(rig, backend: tokeni
     assert shown.choices[0].text == backend.decode([100, 150])
 
 
-def test_special_tokens_are_hidden_unless_wanted(rig, backend: tokenizers.Tokenizer) -> None:
+def test_special_tokens_are_hidden_unless_wanted(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     options = {"ignore_eos": True}
     hidden = rig.openai.completions.create(model=MODEL, prompt=[1, 99], max_tokens=2, extra_body=options)
     assert hidden.choices[0].text == backend.decode([100])
@@ -170,7 +177,7 @@ def test_special_tokens_are_hidden_unless_wanted(rig, backend: tokenizers.Tokeni
     assert shown.choices[0].text == "<|im_end|>" + backend.decode([100])
 
 
-def test_logprobs_have_openais_shape(rig, backend: tokenizers.Tokenizer) -> None:
+def test_logprobs_have_openais_shape(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     text = "the quick"
     ids = [token - 1 for token in backend.encode(text).ids]
     answer = rig.openai.completions.create(model=MODEL, prompt=ids, max_tokens=len(ids), logprobs=2)
@@ -183,7 +190,7 @@ def test_logprobs_have_openais_shape(rig, backend: tokenizers.Tokenizer) -> None
     assert chosen_only.choices[0].logprobs.top_logprobs == [{found.tokens[0]: -0.5}]
 
 
-def test_streamed_logprobs_join_up_to_the_whole_ones(rig) -> None:
+def test_streamed_logprobs_join_up_to_the_whole_ones(rig: Rig) -> None:
     options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 5, "logprobs": 1}
     whole = rig.openai.completions.create(**options).choices[0].logprobs
     pieces = [chunk.choices[0].logprobs for chunk in rig.openai.completions.create(**options, stream=True)]
@@ -191,7 +198,7 @@ def test_streamed_logprobs_join_up_to_the_whole_ones(rig) -> None:
         assert list(itertools.chain(*(getattr(piece, name) for piece in pieces))) == getattr(whole, name)
 
 
-def test_a_log_probability_of_minus_infinity_is_a_number(rig) -> None:
+def test_a_log_probability_of_minus_infinity_is_a_number(rig: Rig) -> None:
     nothing = float("-inf")
     rig.worker.answer = lambda request: iter(
         [SequenceOutput(request.id, [100], logprobs=[TokenLogprobs(nothing, [101], [nothing])])]
@@ -201,7 +208,7 @@ def test_a_log_probability_of_minus_infinity_is_a_number(rig) -> None:
         assert next(iter(stream)).choices[0].logprobs.token_logprobs == [-9999.0]
 
 
-def test_every_sampling_parameter_reaches_the_worker(rig) -> None:
+def test_every_sampling_parameter_reaches_the_worker(rig: Rig) -> None:
     rig.openai.completions.create(
         model=MODEL,
         prompt=PROMPT,
@@ -229,7 +236,7 @@ def test_every_sampling_parameter_reaches_the_worker(rig) -> None:
     assert (sampling.repetition_penalty, sampling.seed, sampling.num_logprobs) == (1.1, 42, 3)
 
 
-def test_defaults_come_from_the_checkpoint_then_from_openai(rig) -> None:
+def test_defaults_come_from_the_checkpoint_then_from_openai(rig: Rig) -> None:
     for _ in range(2):
         rig.openai.completions.create(model=MODEL, prompt=PROMPT)
     first, second = (request.sampling for request in rig.worker.submitted)
@@ -239,7 +246,7 @@ def test_defaults_come_from_the_checkpoint_then_from_openai(rig) -> None:
     assert rig.worker.submitted[2].sampling.top_k == 0
 
 
-def test_parameters_that_ask_for_nothing_are_taken(rig) -> None:
+def test_parameters_that_ask_for_nothing_are_taken(rig: Rig) -> None:
     nothing = {
         "suffix": None,
         "echo": False,
@@ -257,7 +264,7 @@ def test_parameters_that_ask_for_nothing_are_taken(rig) -> None:
     assert rig.post("/v1/completions", prompt=PROMPT, max_tokens=1, **nothing).status_code == 200
 
 
-def test_the_request_id_and_tier_come_back(rig) -> None:
+def test_the_request_id_and_tier_come_back(rig: Rig) -> None:
     response = rig.http.post(
         "/v1/completions",
         json={"prompt": PROMPT, "max_tokens": 1, "service_tier": "priority"},
@@ -270,7 +277,7 @@ def test_the_request_id_and_tier_come_back(rig) -> None:
     assert "authorization" not in other.headers
 
 
-async def test_many_clients_at_once_each_get_their_own_text(rig, backend: tokenizers.Tokenizer) -> None:
+async def test_many_clients_at_once_each_get_their_own_text(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     async with httpx.AsyncClient(timeout=20) as http:
         client = AsyncOpenAI(base_url=f"{rig.gateway.url}/v1", api_key="any", http_client=http)
 

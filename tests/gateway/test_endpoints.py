@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 import tokenizers
 from prometheus_client.parser import text_string_to_metric_families
 
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Rig
+
+
 MESSAGES = [{"role": "user", "content": "the dog"}]
 
 
-def test_the_served_model_is_listed(rig) -> None:
+def test_the_served_model_is_listed(rig: Rig) -> None:
     listed = rig.openai.models.list().data
     assert [model.id for model in listed] == ["tiny-echo"]
     assert rig.openai.models.retrieve("tiny-echo").owned_by == "tokenworks"
     assert rig.http.get("/v1/models").json()["data"][0]["max_model_len"] == 256
 
 
-def test_tokenize_and_detokenize_are_inverse(rig, backend: tokenizers.Tokenizer) -> None:
+def test_tokenize_and_detokenize_are_inverse(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     answer = rig.post("/tokenize", prompt="the quick 🙂", return_token_strs=True).json()
     assert answer["tokens"] == backend.encode("the quick 🙂").ids
     assert (answer["count"], answer["max_model_len"]) == (len(answer["tokens"]), 256)
@@ -24,7 +30,7 @@ def test_tokenize_and_detokenize_are_inverse(rig, backend: tokenizers.Tokenizer)
     assert rig.post("/detokenize", tokens=answer["tokens"]).json() == {"prompt": "the quick 🙂"}
 
 
-def test_tokenize_renders_messages(rig, backend: tokenizers.Tokenizer) -> None:
+def test_tokenize_renders_messages(rig: Rig, backend: tokenizers.Tokenizer) -> None:
     answer = rig.post("/tokenize", model="tiny-echo", messages=MESSAGES, add_generation_prompt=False).json()
     text = "<|im_start|>user\nthe dog<|im_end|>\n"
     assert backend.decode(answer["tokens"], skip_special_tokens=False) == text
@@ -33,21 +39,21 @@ def test_tokenize_renders_messages(rig, backend: tokenizers.Tokenizer) -> None:
     assert longer["count"] > answer["count"]
 
 
-def test_tokenize_takes_an_empty_prompt(rig) -> None:
+def test_tokenize_takes_an_empty_prompt(rig: Rig) -> None:
     assert rig.post("/tokenize", prompt="").json()["tokens"] == []
 
 
 @pytest.mark.parametrize("body", [{}, {"prompt": "x", "messages": MESSAGES}])
-def test_tokenize_wants_one_of_the_two(rig, body: dict) -> None:
+def test_tokenize_wants_one_of_the_two(rig: Rig, body: dict[str, Any]) -> None:
     assert rig.post("/tokenize", **body).status_code == 400
 
 
-def test_detokenize_refuses_unknown_ids(rig) -> None:
+def test_detokenize_refuses_unknown_ids(rig: Rig) -> None:
     response = rig.post("/detokenize", tokens=[10**6])
     assert (response.status_code, response.json()["error"]["param"]) == (400, "tokens")
 
 
-def test_health_tells_live_from_ready(bare_rig) -> None:
+def test_health_tells_live_from_ready(bare_rig: Rig) -> None:
     assert bare_rig.http.get("/health/live").status_code == 200
     for path in ("/health/ready", "/health"):
         response = bare_rig.http.get(path)
@@ -59,14 +65,14 @@ def test_health_tells_live_from_ready(bare_rig) -> None:
     assert ready.json()["loads"]["w0"]["total_blocks"] == 100
 
 
-def test_without_a_worker_a_request_is_told_to_come_back(bare_rig) -> None:
+def test_without_a_worker_a_request_is_told_to_come_back(bare_rig: Rig) -> None:
     response = bare_rig.post("/v1/completions", prompt="x")
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0
     assert response.json()["error"]["code"] == "no_worker"
 
 
-def samples(rig) -> dict[tuple, float]:
+def samples(rig: Rig) -> dict[tuple[str, ...], float]:
     """Every sample by name and labels."""
     families = text_string_to_metric_families(rig.http.get("/metrics").text)
     return {
@@ -74,7 +80,7 @@ def samples(rig) -> dict[tuple, float]:
     }
 
 
-def test_metrics_count_what_happened(bare_rig) -> None:
+def test_metrics_count_what_happened(bare_rig: Rig) -> None:
     bare_rig.add_worker()
     bare_rig.post("/v1/completions", prompt=[100, 101], max_tokens=4)
     list(bare_rig.openai.completions.create(model="tiny-echo", prompt=[100], max_tokens=3, stream=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_rate_scaling_without_blocks_samples_single_requests() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"speed": 0.0}, {"length": -1.0}, {"rate": 0.0}, {"rate": 1.5}])
-def test_scales_out_of_range_are_refused(bad: dict[str, float]) -> None:
+def test_scales_out_of_range_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(TraceError, match="must be above 0"):
         scale_trace(Trace(format="azure", records=(TraceRecord(0.0, 1, 1),)), **bad)
 

@@ -77,6 +77,28 @@ def test_every_running_sequence_must_find_room_in_a_step() -> None:
     make_scheduler(max_running=4, max_step_tokens=4)
 
 
+@pytest.mark.parametrize("name", ["max_running", "max_step_tokens", "max_context_tokens", "block_tokens"])
+def test_limits_of_nothing_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        make_scheduler(**{name: 0})
+
+
+def test_no_output_wanted_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="max_tokens must be at least 1"):
+        make_scheduler().add(make_request("a", 3, max_tokens=0))
+
+
+def test_a_result_with_too_few_tokens_changes_nothing() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("a", 3))
+    scheduler.add(make_request("b", 3))
+    plan = scheduler.plan()
+    assert plan is not None
+    with pytest.raises(ValueError, match="zip"):
+        scheduler.apply(plan, [7])
+    assert [chunk.sequence.num_output for chunk in plan.sampled] == [0, 0]
+
+
 def test_an_id_in_use_is_refused_and_one_that_ended_is_not() -> None:
     scheduler = make_scheduler()
     scheduler.add(make_request("a", 3, max_tokens=1))

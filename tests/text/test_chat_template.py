@@ -40,7 +40,8 @@ HEADERS = """{% set loop_messages = messages %}{% for message in loop_messages %
 {% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim %}
 {% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}
 {% if loop.index0 > 3 %}{% break %}{% endif %}{% endfor %}
-{% set ns = namespace(count=0) %}{% for message in messages %}{% set ns.count = ns.count + 1 %}{% endfor %}{{ ns.count }}
+{% set ns = namespace(count=0) %}{% for message in messages %}{% set ns.count = ns.count + 1 %}{% endfor %}
+{{ ns.count }}
 {{ messages | tojson }}{{ {'b': '<é>', 'a': [1]} | tojson(indent=2) }}{{ strftime_now('%Y') }}
 {% generation %}{{ messages[-1].content }}{% endgeneration %}{% if tools %}tools{% endif %}{{ unknown_token }}"""
 TALK = [

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import click
 import msgspec
 import uvloop
@@ -24,6 +25,7 @@ from tokenworks.bench.measure import RequestResult, summarise
 from tokenworks.bench.options import GroupedCommand, as_url, bench_options
 from tokenworks.bench.preflight import Refused, Unreachable, find_model, settle_style
 from tokenworks.bench.progress import show_progress
+from tokenworks.bench.prompts import PromptStyle
 from tokenworks.bench.report import Report, print_page, to_json
 from tokenworks.bench.run import LoadRun, Tally, run_until_signal
 from tokenworks.bench.settings import Plan, Settings, make_plan, settings_from, style_of, workload_of
@@ -89,18 +91,16 @@ def _measure(settings: Settings, plan: Plan) -> tuple[Report, list[RequestResult
 
 async def measure_load(settings: Settings, plan: Plan) -> tuple[Report, list[RequestResult]]:
     """Settle how to ask, run the plan, sum up. Raises Unreachable or Refused before any load is sent."""
+    console = Console(stderr=True)
     async with open_session(settings.target) as session:
-        model = settings.server.model or await find_model(session, settings.target)
-        wanted = style_of(settings, plan, model)
-        style, remark = await settle_style(
-            session, settings.target, wanted, may_use_text=settings.shape.prompts == "auto"
-        )
+        with console.status(f"asking {settings.server.url} what it takes"):
+            style, remark = await _settle_style(session, settings, plan)
         tally = Tally()
         client = LoadClient(session, settings.target, style, on_token_events=tally.on_token_events)
         run = LoadRun(client, tally, start_s=client.start_s, max_duration_s=plan.duration_s)
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         cpu_before_s = time.process_time()
-        async with show_progress(tally, plan.total, Console(stderr=True)):
+        async with show_progress(tally, plan.total, console):
             interrupted = await run_until_signal(run.follow(plan.requests, plan.concurrency))
     client_cpu_s = time.process_time() - cpu_before_s
     report = Report(
@@ -119,6 +119,12 @@ async def measure_load(settings: Settings, plan: Plan) -> tuple[Report, list[Req
         remarks=(remark,) if remark else (),
     )
     return report, run.results
+
+
+async def _settle_style(session: aiohttp.ClientSession, settings: Settings, plan: Plan) -> tuple[PromptStyle, str]:
+    model = settings.server.model or await find_model(session, settings.target)
+    wanted = style_of(settings, plan, model)
+    return await settle_style(session, settings.target, wanted, may_use_text=settings.shape.prompts == "auto")
 
 
 def _write_records(results: Iterable[RequestResult], path: Path | None) -> None:

@@ -105,7 +105,7 @@ def _length_options() -> list[Callable[[Any], Any]]:
         _option(group, "--output-tokens", **length, default="128", help="Answer length."),
         _option(group, "--ignore-eos/--no-ignore-eos", default=True, help=eos),
         _option(group, "--prompts", type=click.Choice(["auto", "ids", "text"]), default="auto", help=prompts),
-        _option(group, "--token-ids", **length, default="uniform:1000:15999", help=ids),
+        _option(group, "--token-ids", **length, default="uniform:1000:3999", help=ids),
         _option(group, "--temperature", type=AT_LEAST_ZERO, default=0.0, metavar="T", help="Of sampling."),
         _option(group, "--extra-body", callback=as_json_object, metavar="JSON", default="{}", help=body),
     ]

@@ -1,21 +1,27 @@
 """What is settled before the load starts: that the server is there, its model, and how it takes prompts.
 
 One small request, not part of the measurement, shows whether the server accepts token ids and the fields that force a
-length; it also opens the first connection. Each way this can go wrong has one exception that says what to change:
-`Unreachable` where nothing answers, `Refused` where the server does not want what would be sent.
+length; it also opens the first connection. A server that rejects it (starting or overloaded) is asked again for a
+while. Each way this can go wrong has one exception that says what to change: `Unreachable` where nothing answers,
+`Refused` where the server does not want what would be sent.
 """
 
 from __future__ import annotations
+
+import asyncio
+import time
 
 import aiohttp
 import msgspec
 
 from tokenworks.bench.arrivals import PlannedRequest
-from tokenworks.bench.client import LoadClient, Target, describe_network_error
+from tokenworks.bench.client import LoadClient, PreparedRequest, Target, describe_network_error
 from tokenworks.bench.measure import RequestResult
-from tokenworks.bench.prompts import PromptStyle
+from tokenworks.bench.prompts import PromptStyle, probe_body
 
 MODELS_TIMEOUT_S = 10.0
+READY_WAIT_S = 30.0
+READY_PAUSE_S = 0.25
 NETWORK_REASONS = ("timeout", "connect_failed", "connection_dropped")
 IS_IT_THERE = " (is the server running, and is this its address?)"
 PROBE = PlannedRequest(index=-1, arrival_s=0.0, input_tokens=4, output_tokens=1)
@@ -54,21 +60,39 @@ async def find_model(session: aiohttp.ClientSession, target: Target) -> str:
 
 
 async def settle_style(
-    session: aiohttp.ClientSession, target: Target, style: PromptStyle, *, may_use_text: bool
+    session: aiohttp.ClientSession,
+    target: Target,
+    style: PromptStyle,
+    *,
+    may_use_text: bool,
+    ready_wait_s: float = READY_WAIT_S,
 ) -> tuple[PromptStyle, str]:
-    """The style to use and, where token ids were refused, a note that says so. Raises Unreachable or Refused."""
-    result = await probe(session, target, style)
+    """The style to use and, where something is not as wished, a note that says so. Raises Unreachable or Refused."""
+    result = await _probe_until_ready(session, target, style, ready_wait_s)
+    if result.outcome == "rejected":
+        return style, f"The server took no request for {ready_wait_s:g} s before the run ({result.reason})."
     if not (_is_refusal(result) and style.sends_ids and may_use_text):
         _raise_if_hopeless(result, target)
         return style, ""
     as_text = msgspec.structs.replace(style, kind="text")
-    _raise_if_hopeless(await probe(session, target, as_text), target)
+    _raise_if_hopeless(await _probe(session, target, as_text), target)
     return as_text, f"The server refused token ids ({result.message}): prompts are text, input lengths are approximate."
 
 
-async def probe(session: aiohttp.ClientSession, target: Target, style: PromptStyle) -> RequestResult:
-    client = LoadClient(session, target, style)
-    return await client.send(client.prepare(PROBE), None)
+async def _probe_until_ready(
+    session: aiohttp.ClientSession, target: Target, style: PromptStyle, ready_wait_s: float
+) -> RequestResult:
+    """Ask again while the server rejects for overload or because it is starting."""
+    deadline_s = time.monotonic() + ready_wait_s
+    result = await _probe(session, target, style)
+    while result.outcome == "rejected" and time.monotonic() < deadline_s:
+        await asyncio.sleep(READY_PAUSE_S)
+        result = await _probe(session, target, style)
+    return result
+
+
+async def _probe(session: aiohttp.ClientSession, target: Target, style: PromptStyle) -> RequestResult:
+    return await LoadClient(session, target, style).send(PreparedRequest(PROBE, probe_body(style)), None)
 
 
 def _is_refusal(result: RequestResult) -> bool:
@@ -76,7 +100,7 @@ def _is_refusal(result: RequestResult) -> bool:
 
 
 def _raise_if_hopeless(result: RequestResult, target: Target) -> None:
-    """Overload and server-side failures are not hopeless: they are what a load run is there to count."""
+    """Failures on the server's side are not hopeless: they are what a load run is there to count."""
     if result.reason in NETWORK_REASONS:
         raise Unreachable(f"{target.base_url} gave no answer to a one-token request: {result.message}{IS_IT_THERE}")
     if result.outcome == "failed" and result.reason[:1] == "4":

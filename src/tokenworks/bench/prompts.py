@@ -44,7 +44,7 @@ class PromptStyle(msgspec.Struct, frozen=True):
     model: str
     endpoint: Endpoint = "completions"
     kind: PromptKind = "ids"  # chat always carries text
-    token_ids: LengthRange = LengthRange(1000, 15_999)  # above most vocabularies' special ids, below their ends
+    token_ids: LengthRange = LengthRange(1000, 3999)  # above most special ids, below the end of small vocabularies
     block_tokens: float = MOONCAKE_BLOCK_TOKENS
     ignore_eos: bool = True  # forces the output length, so that runs compare
     temperature: float = 0.0
@@ -90,10 +90,19 @@ def prompt_text(token_ids: list[int]) -> str:
 
 def request_body(planned: PlannedRequest, style: PromptStyle) -> bytes:
     """The JSON body of a streaming request that asks for final usage."""
+    return _encode_body(prompt_token_ids(planned, style), planned.output_tokens, style)
+
+
+def probe_body(style: PromptStyle) -> bytes:
+    """A one-token request with both ends of the range of ids: a server that takes it takes all of them."""
+    return _encode_body([style.token_ids.low, style.token_ids.high] * 2, 1, style)
+
+
+def _encode_body(token_ids: list[int], max_tokens: int, style: PromptStyle) -> bytes:
     body: dict[str, Any] = {
         "model": style.model,
-        **_prompt_fields(prompt_token_ids(planned, style), style),
-        "max_tokens": planned.output_tokens,
+        **_prompt_fields(token_ids, style),
+        "max_tokens": max_tokens,
         "temperature": style.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},

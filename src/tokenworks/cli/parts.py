@@ -11,7 +11,7 @@ import click
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError
-from tokenworks.fleet.launch import resolve_model
+from tokenworks.fleet.launch import check_address, resolve_model
 from tokenworks.fleet.lifeline import die_with
 
 _parent = click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
@@ -33,6 +33,7 @@ def gateway(parent: int | None, **options: Any) -> None:
     settings = _begin(parent, options)
     if not settings.gateway.worker_address:
         raise ConfigError("give the address where workers dial in, such as --worker-address tcp://0.0.0.0:7000")
+    check_address(settings.gateway.worker_address)
     from tokenworks.gateway.process import run_gateway
 
     run_gateway(settings)
@@ -60,6 +61,11 @@ def worker(worker_id: str, gateways: tuple[str, ...], parent: int | None, **opti
       tokenworks worker ~/models/Qwen3-0.6B --id w7 --gateway tcp://10.0.0.5:7000 --threads 8
     """
     settings = _begin(parent, options)
+    for address in gateways:
+        check_address(address)
+    from tokenworks.worker.environment import prepare_environment
+
+    prepare_environment()
     from tokenworks.worker.process import run_worker
 
     run_worker(settings, worker_id, list(gateways))

@@ -1,7 +1,7 @@
 """Every setting of the system: one frozen struct per component, each field with its unit and the reason it exists.
 
-Defaults live here and nowhere else; the command line's options, the keys of `tokenworks.toml`, the environment names and
-the reference page are all made from these structs. A component receives its own struct, never the whole.
+Defaults live here and nowhere else; the command line's options, the keys of `tokenworks.toml`, the environment names
+and the reference page are all made from these structs. A component receives its own struct, never the whole.
 A value of 0 or "" in a field that says so means "derived at start".
 """
 

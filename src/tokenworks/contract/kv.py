@@ -1,8 +1,8 @@
 """Names of KV blocks, and what a worker says of the KV it can hold.
 
-A block is named by what it contains: `H(parent name, token ids)`, starting from a root that covers the model fingerprint
-and the tenant's salt. Two blocks with one name hold the same keys and values, wherever they were computed, so a name is
-all that a router, a tier or another worker needs. Only full blocks have names.
+A block is named by what it contains: `H(parent name, token ids)`, starting from a root that covers the model's
+fingerprint and the tenant's salt. Two blocks with one name hold the same keys and values, wherever they were computed,
+so a name is all that a router, a tier or another worker needs. Only full blocks have names.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ nothing of HTTP or of text: stop strings and templates are the gateway's, token 
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 
-class Scenario(str, Enum):
+class Scenario(StrEnum):
     """A class of traffic with its own objectives."""
 
     ONLINE = "online"  # a person waits: tail latency

@@ -1,17 +1,17 @@
 """What travels between gateway, worker and supervisor: msgspec structs in MessagePack, one frame a message.
 
-A worker dials in to a gateway (ZeroMQ DEALER to ROUTER) and says `Hello`; from then on it sends a `Heartbeat` on its own
-clock, a `StepOutput` after each step that produced something for this gateway, and `BlocksChanged` when its prefix cache
-changed. The gateway answers with `Submit` and `Cancel`, or with `Rejoin` where it does not know the worker (the gateway
-restarted): the worker then drops what it ran for that gateway and says `Hello` again. The supervisor, which sees a child
-die at once, says `WorkerExited`.
+A worker dials in to a gateway (ZeroMQ DEALER to ROUTER) and says `Hello`; from then on it sends a `Heartbeat` on its
+own clock, a `StepOutput` after each step that produced something for this gateway, and `BlocksChanged` when its prefix
+cache changed. The gateway answers with `Submit` and `Cancel`, or with `Rejoin` where it does not know the worker (the
+gateway restarted): the worker then drops what it ran for that gateway and says `Hello` again. The supervisor, which
+sees a child die at once, says `WorkerExited`.
 
 Every frame is validated as it is decoded; unknown fields are errors. `PROTOCOL` changes with any change of these types.
 """
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -28,7 +28,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True,
     """Base of all frames; tagged with the class name."""
 
 
-class EndReason(str, Enum):
+class EndReason(StrEnum):
     """How a sequence ended in the engine."""
 
     STOP = "stop"  # a stop token was sampled

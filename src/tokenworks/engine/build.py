@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from tokenworks.contract.config import EngineSettings
-from tokenworks.contract.errors import StartupError
+from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.kv import KVSpec
 from tokenworks.engine.checkpoint import Checkpoint
 from tokenworks.engine.engine import Engine
@@ -53,9 +53,18 @@ def build_engine(directory: Path, settings: EngineSettings, num_workers: int, pr
         dtype=str(dtype).removeprefix("torch."),
     )
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
-    limits = Limits(settings.max_running, settings.max_step_tokens, capacity.max_context_tokens, settings.block_tokens)
+    limits = _limits(settings, capacity)
     log.info("KV: %d blocks of %d tokens; window %d", capacity.num_blocks, spec.block_tokens, limits.max_context_tokens)
     return Engine(model, spec, capacity.num_blocks, limits)
+
+
+def _limits(settings: EngineSettings, capacity: Capacity) -> Limits:
+    try:
+        return Limits(
+            settings.max_running, settings.max_step_tokens, capacity.max_context_tokens, settings.block_tokens
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def choose_dtype(wanted: str, config: ModelConfig) -> torch.dtype:

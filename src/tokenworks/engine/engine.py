@@ -10,6 +10,7 @@ import logging
 
 import torch
 
+from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.kv import BlockName, KVSpec
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, Load, SequenceOutput, TokenLogprobs
@@ -47,6 +48,9 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue a request; raises InvalidRequest where it can never run."""
+        vocab_size = self.model.config.vocab_size
+        if request.token_ids and not 0 <= min(request.token_ids) <= max(request.token_ids) < vocab_size:
+            raise InvalidRequest(f"token ids must be from 0 to {vocab_size - 1}", param="prompt")
         self._scheduler.add(request)
 
     def cancel(self, request_id: str) -> bool:

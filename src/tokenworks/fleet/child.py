@@ -11,8 +11,8 @@ import os
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Final
 
 from tokenworks.fleet.events import Exited
@@ -23,7 +23,7 @@ _ERROR: Final = "error: "  # how the command line begins the reason for its exit
 
 
 class Child:
-    """A running process. `on_line` and `on_exit` are called from this child's own threads."""
+    """A running process, kept on `cores` if given. `on_line` and `on_exit` are called from this child's own threads."""
 
     def __init__(
         self,
@@ -31,30 +31,26 @@ class Child:
         command: Sequence[str],
         on_line: Callable[[str, str], None],
         on_exit: Callable[[Exited], None],
+        cores: Sequence[int] | None = None,
     ) -> None:
         self.name = name
         self._on_line = on_line
         self._on_exit = on_exit
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
-        )
+        with _running_on(cores):
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+            )
         threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True).start()
 
     def signal(self, number: int) -> None:
         """Send a signal, if the process still is."""
         self._process.send_signal(number)
-
-    def pin(self, cores: Sequence[int]) -> None:
-        """Keep the process on these cores; without effect where the platform cannot."""
-        if hasattr(os, "sched_setaffinity"):
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(self._process.pid, cores)
 
     def _wait(self) -> None:
         assert self._process.stdout is not None
@@ -69,6 +65,23 @@ class Child:
             line = raw.decode(errors="replace").rstrip()
             self._lines.append(line)
             self._on_line(self.name, line)
+
+
+@contextmanager
+def _running_on(cores: Sequence[int] | None) -> Iterator[None]:
+    """Keep this thread on `cores` for a moment: a process started meanwhile is on them from its first instruction on.
+
+    Without effect where the platform cannot pin.
+    """
+    if cores is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def last_words(lines: Sequence[str]) -> str:

@@ -26,10 +26,9 @@ def ready_children(host: str, port: int) -> list[str]:
 
 
 def _ready_workers(body: Any) -> list[str]:
-    """The ids in `{"workers": [{"id": "w0", "is_ready": true, ...}, ...]}`; none in anything else."""
+    """The ids in `{"workers": ["w0", ...], ...}`; none in anything else."""
     workers = body.get("workers") if isinstance(body, dict) else None
-    rows = [row for row in workers if isinstance(row, dict)] if isinstance(workers, list) else []
-    return [row["id"] for row in rows if isinstance(row.get("id"), str) and row.get("is_ready") is True]
+    return [worker_id for worker_id in workers if isinstance(worker_id, str)] if isinstance(workers, list) else []
 
 
 def reachable_host(host: str) -> str:

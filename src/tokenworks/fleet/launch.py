@@ -6,6 +6,7 @@ Knows the embedded model's place, the machine's cores and the run directory; sta
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from tokenworks.fleet.port import claim_port
 
 EMBEDDED_MODEL: Final = Path(__file__).resolve().parent.parent / "embedded"
 SETTINGS_FILE: Final = "settings.json"
+_ADDRESS: Final = re.compile(r"tcp://.+:[1-9]\d*|ipc://.+", re.ASCII)
 _ANYWHERE: Final = ("*", "0.0.0.0", "[::]")
 
 
@@ -38,6 +40,8 @@ def resolve_model(settings: Settings) -> Settings:
 def derive(settings: Settings, run_dir: Path, num_cores: int) -> Settings:
     """Settings with nothing left to derive: model, name, port, worker address, threads; raises StartupError."""
     settings = resolve_model(settings)
+    if settings.gateway.worker_address:
+        check_address(settings.gateway.worker_address)
     gateway = msgspec.structs.replace(
         settings.gateway,
         port=claim_port(settings.gateway.host, settings.gateway.port),
@@ -54,6 +58,12 @@ def child_command(name: str, settings: Settings, run_dir: Path) -> list[str]:
     handed = ["--settings", str(run_dir / SETTINGS_FILE), "--parent", str(os.getpid())]
     # -P: the current folder is the user's, and a file `random.py` in it is not ours to import.
     return [sys.executable, "-P", "-m", "tokenworks", *part, *handed]
+
+
+def check_address(address: str) -> None:
+    """Raises ConfigError where `address` is none that workers can dial."""
+    if not _ADDRESS.fullmatch(address):
+        raise ConfigError(f"{address!r} is no worker address: write tcp://HOST:PORT, such as tcp://0.0.0.0:7000")
 
 
 def dial_address(settings: Settings) -> str:

@@ -136,6 +136,7 @@ class Lifecycle:
 
     def _on_exit(self, event: Exited, now: float) -> list[Instruction]:
         child = self._children[event.name]
+        was_serving = child.is_ready
         delay_s = child.down(now)
         told: list[Instruction] = []
         if child.name != GATEWAY:
@@ -143,7 +144,7 @@ class Lifecycle:
         if self.phase is Phase.RUNNING:
             return told + self._restart_or_fail(child, event, now, delay_s)
         if self.phase is Phase.DRAINING and child.name == GATEWAY:
-            if event.code != 0:
+            if event.code != 0 and was_serving:  # one that was still starting has no drain to fail
                 self._finish = Finish(EXIT_FAILED, f"the gateway did not drain: it {describe_exit(event.code)}")
             return told + self._close(now)
         return told

@@ -140,10 +140,10 @@ class Supervisor:
                 self._console.say(instruction.text)
 
     def _spawn(self, name: str) -> None:
-        child = Child(name, self._command_for(name), self._console.pass_on, self._events.put)
+        cores = None
         if name != GATEWAY and len(self._worker_ids) > 1:
-            child.pin(share_of_cores(self._cores, self._worker_ids.index(name), len(self._worker_ids)))
-        self._children[name] = child
+            cores = share_of_cores(self._cores, self._worker_ids.index(name), len(self._worker_ids))
+        self._children[name] = Child(name, self._command_for(name), self._console.pass_on, self._events.put, cores)
 
     def _report(self, message: WorkerExited) -> None:
         # Again: the gateway is down itself, and the one that follows knows of no worker.

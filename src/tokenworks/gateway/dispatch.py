@@ -27,6 +27,7 @@ from tokenworks.policy.placement import pick_worker
 _log = logging.getLogger(__name__)
 
 CHECKS_PER_LEASE: Final = 4
+HELLO_GRACE_S: Final = 0.5  # how long a worker that is heard may be without its hello
 _NO_WORKER: Final = "no worker is ready; the system is starting or recovering, please retry"
 
 
@@ -39,7 +40,7 @@ class Dispatcher:
         self.num_lost_workers = 0
         self._lease_s = lease_s
         self._in_flight: dict[str, tuple[Stream, Worker]] = {}
-        self._rejoin_sent_s: dict[bytes, float] = {}
+        self._rejoin_due_s: dict[str, float] = {}  # by worker id, of workers that have not said hello
         self._socket = WorkerSocket(address, self._on_frame)
         self._lease_check = asyncio.get_running_loop().create_task(self._check_leases())
 
@@ -56,9 +57,10 @@ class Dispatcher:
     def submit(self, requests: Sequence[Request]) -> Stream:
         """Send each request to a worker; raises Unavailable, and then none of them runs."""
         stream = Stream(request.id for request in requests)
+        names: dict[int, list[BlockName]] = {}  # by identity of the prompt: the n choices of one prompt share its ids
         try:
             for request in requests:
-                self._submit_one(request, stream)
+                self._submit_one(request, stream, names)
         except TokenworksError:
             self.close(stream)
             raise
@@ -90,18 +92,21 @@ class Dispatcher:
         await asyncio.gather(self._lease_check, return_exceptions=True)
         self._socket.close()
 
-    def _submit_one(self, request: Request, stream: Stream) -> None:
-        worker = self._pick(request)
+    def _submit_one(self, request: Request, stream: Stream, names: dict[int, list[BlockName]]) -> None:
+        worker = self._pick(request, names)
         if worker is None or not self._socket.send(worker.identity, wire.encode(wire.Submit(request))):
             raise Unavailable(_NO_WORKER)
         self._in_flight[request.id] = (stream, worker)
         worker.open_ids.add(request.id)
 
-    def _pick(self, request: Request) -> Worker | None:
+    def _pick(self, request: Request, names: dict[int, list[BlockName]]) -> Worker | None:
         ready = self.workers.ready()
         if len(ready) < 2:  # nothing to choose: do not hash the prompt
             return ready[0] if ready else None
-        chosen = pick_worker([worker.candidate() for worker in ready], _prompt_block_names(request, ready[0]))
+        prompt = id(request.token_ids)
+        if prompt not in names:
+            names[prompt] = _prompt_block_names(request, ready[0])
+        chosen = pick_worker([worker.candidate() for worker in ready], names[prompt])
         return None if chosen is None else self.workers.get(chosen)
 
     def _on_frame(self, identity: bytes, frame: bytes) -> None:
@@ -127,8 +132,7 @@ class Dispatcher:
     def _step_output(self, identity: bytes, message: wire.StepOutput) -> None:
         worker = self.workers.at(identity)
         if worker is None:
-            self._ask_to_rejoin(identity)
-            return
+            return  # its heartbeat, which names it, is answered with `Rejoin`
         worker.last_seen_s = time.monotonic()
         for output in message.outputs:
             self._deliver(worker, output)
@@ -151,7 +155,7 @@ class Dispatcher:
                 wire.PROTOCOL,
             )
             return
-        self._rejoin_sent_s.pop(identity, None)
+        self._rejoin_due_s.pop(hello.worker_id, None)
         previous = self.workers.add(Worker(identity, hello, time.monotonic()))
         self._lose(previous, "restarted")
         _log.info(
@@ -164,7 +168,7 @@ class Dispatcher:
         worker = self.workers.get(message.worker_id)
         if worker is None:
             if not isinstance(message, wire.Goodbye):
-                self._ask_to_rejoin(identity)
+                self._ask_to_rejoin(message.worker_id, identity)
             return
         worker.last_seen_s = time.monotonic()
         match message:
@@ -179,11 +183,11 @@ class Dispatcher:
                 _log.info("worker %s left", worker.id)
                 self._lose(self.workers.remove(worker.id), "left")
 
-    def _ask_to_rejoin(self, identity: bytes) -> None:
-        """Once a lease per peer: a second `Rejoin` would make the worker drop what it was given after the first."""
+    def _ask_to_rejoin(self, worker_id: str, identity: bytes) -> None:
+        """Not at once, since a heartbeat may overtake a hello, and then once a lease: `Rejoin` drops what runs."""
         now_s = time.monotonic()
-        if now_s - self._rejoin_sent_s.get(identity, -self._lease_s) >= self._lease_s:
-            self._rejoin_sent_s[identity] = now_s
+        if now_s >= self._rejoin_due_s.setdefault(worker_id, now_s + HELLO_GRACE_S):
+            self._rejoin_due_s[worker_id] = now_s + self._lease_s
             self._socket.send(identity, wire.encode(wire.Rejoin()))
 
     def _lose(self, worker: Worker | None, how: str) -> None:
@@ -206,9 +210,9 @@ class Dispatcher:
             now_s = time.monotonic()
             for worker in self.workers.silent_since(now_s - self._lease_s):
                 self._lose(self.workers.remove(worker.id), f"was silent for {self._lease_s:g} s")
-            for identity, sent_s in list(self._rejoin_sent_s.items()):
-                if now_s - sent_s >= self._lease_s:
-                    del self._rejoin_sent_s[identity]
+            self._rejoin_due_s = {
+                worker_id: due_s for worker_id, due_s in self._rejoin_due_s.items() if due_s > now_s - self._lease_s
+            }
 
 
 def _prompt_block_names(request: Request, worker: Worker) -> list[BlockName]:

@@ -102,21 +102,16 @@ class Exchange:
         await self._start(status, [(b"content-type", content_type), length, *extra])
         await self._send({"type": "http.response.body", "body": body})
 
-    async def write_events(self, events: bytes) -> None:
+    async def write_events(self, events: bytes, *, is_last: bool = False) -> None:
         """Send server-sent events, after the head of the answer where these are the first."""
         if not self.status:
             await self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), *_NO_BUFFERING])
-        await self._send({"type": "http.response.body", "body": events, "more_body": True})
-
-    async def finish_events(self) -> None:
-        """End the stream."""
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
 
     async def fail(self, error: TokenworksError) -> None:
         """Answer with an error, in whichever way is still open."""
         if self.status:
-            await self.write_events(b"data: " + error_body(error) + b"\n\n")
-            await self.finish_events()
+            await self.write_events(b"data: " + error_body(error) + b"\n\n", is_last=True)
             return
         may_retry = isinstance(error, Unavailable) and not isinstance(error, WorkerLost)
         retry = [(b"retry-after", str(RETRY_AFTER_S).encode())] if may_retry else []

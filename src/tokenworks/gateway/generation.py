@@ -46,7 +46,9 @@ class _Run:
         """Collect everything, then send it."""
         finished = [FinishedChoice(choice.index) for choice in self._job.choices]
         while self._unfinished:
-            for piece in await self._next_pieces():
+            pieces = await self._next_pieces()
+            self._note_first()
+            for piece in pieces:
                 finished[piece.index].add(piece)
         await self._exchange.respond(self._job.format.whole(finished, self._usage()))
 
@@ -60,11 +62,10 @@ class _Run:
             events = [self._events(piece, opened) for piece in pieces]
             if not self._unfinished:
                 events += [job.format.usage_event(self._usage()) if job.has_usage else b"", DONE_EVENT]
-            is_first = not self._exchange.status
-            await self._exchange.write_events(b"".join(events))
-            if is_first:
+            await self._exchange.write_events(b"".join(events), is_last=not self._unfinished)
+            if self._ttft_s is None:
                 self._metrics.egress.observe(time.monotonic() - arrived_s)
-        await self._exchange.finish_events()
+            self._note_first()
 
     def record(self) -> None:
         """Count what the request came to, however it ended."""
@@ -84,7 +85,6 @@ class _Run:
     async def _next_pieces(self) -> list[Piece]:
         """What arrived since the last call; at least one output, though maybe of a choice that has already ended."""
         outputs = await self.stream.next_outputs()
-        self._note_times()
         pieces = []
         for output in outputs:
             choice = self._by_id[output.request_id]
@@ -106,7 +106,7 @@ class _Run:
         opened.add(piece.index)
         return self._job.format.opening(piece.index) + event
 
-    def _note_times(self) -> None:
+    def _note_first(self) -> None:
         if self._ttft_s is None:
             self._ttft_s = time.monotonic() - self._exchange.started_s
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +33,7 @@ from tokenworks.text.tokenizer import load_tokenizer
 _log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS: Final = 2
+SWITCH_INTERVAL_S: Final = 0.001  # a thread that renders a template may hold up the event loop's streams for this long
 KEEP_ALIVE_S: Final = 75  # longer than common clients and proxies keep a connection, so that they close it, not we
 _POLL_S: Final = 0.05
 _LAST_WORDS_S: Final = 5  # for the error events of streams that did not finish in time
@@ -102,6 +105,8 @@ def run_gateway(settings: Settings, on_ready: Callable[[str, int], None] | None 
     Needs `settings.model` (a checkpoint directory) and `settings.gateway.worker_address` (where workers dial in).
     Raises StartupError where the port is taken, CheckpointError where the checkpoint's text files cannot be used.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # our threads suffice; its own pool doubles the latency
     listener = bind(settings.gateway.host, settings.gateway.port)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_main(settings, listener, on_ready))
@@ -145,6 +150,7 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from tokenworks.gateway.bodies import ChatBody, ChatMessage, Prompt, TextPart, TokenizeBody
@@ -83,8 +83,8 @@ def output_budget(prompts: Sequence[Sequence[int]], wanted: int | None, default:
     longest = max(map(len, prompts))
     if longest >= window:
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens and the model's window is {window} tokens, output included; shorten it to "
-            f"{window - 1} or fewer",
+            f"the prompt has {longest} tokens and the model's window is {window} tokens, output included; shorten it "
+            f"to {window - 1} or fewer",
             param="prompt",
         )
     if wanted is not None and longest + wanted > window:
@@ -139,18 +139,21 @@ def _template_variables(body: ChatBody | TokenizeBody) -> dict[str, Any]:
 
 
 def _split_forms(prompt: Prompt) -> tuple[list[str], list[list[int]]]:
-    """The prompt as texts or as lists of token ids; raises InvalidRequest for a mix."""
+    """The prompt as texts or as lists of token ids; raises InvalidRequest for a mix.
+
+    Types are told apart by set and cast: a Python loop over a thousand ids would be a tenth of the gateway's cost.
+    """
     if isinstance(prompt, str):
         return [_non_empty(prompt)], []
     kinds = set(map(type, prompt))
     if len(prompt) > MAX_PROMPTS and kinds != {int}:
         raise InvalidRequest(f"`prompt` has {len(prompt)} prompts; send at most {MAX_PROMPTS} at once", param="prompt")
     if kinds == {str}:
-        return [_non_empty(text) for text in prompt if isinstance(text, str)], []
+        return [_non_empty(text) for text in cast(list[str], prompt)], []
     if kinds == {int}:
-        return [], [[token for token in prompt if isinstance(token, int)]]
+        return [], [cast(list[int], prompt)]
     if kinds == {list}:
-        return [], [token_ids for token_ids in prompt if isinstance(token_ids, list)]
+        return [], cast(list[list[int]], prompt)
     reason = "is empty" if not kinds else "mixes texts and token ids"
     raise InvalidRequest(
         f"`prompt` {reason}; give a text, token ids, a list of texts or a list of lists of token ids", param="prompt"

@@ -1,4 +1,4 @@
-"""The gateway's view of its workers: who has said hello, how loaded each is, which blocks it holds, when it was last heard.
+"""The gateway's view of its workers: who said hello, how loaded each is, what it holds, when it was last heard.
 
 State only: no sockets and no clock (times come in as arguments). A worker is known from its `Hello` until it says
 `Goodbye`, is reported dead, or is silent for a lease; a worker that says hello again is a new one under an old id.

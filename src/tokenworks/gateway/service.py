@@ -1,4 +1,4 @@
-"""What the endpoints share: the served model, the way to the workers, the metrics, and whether the gateway still takes work.
+"""What the endpoints share: the served model, the way to the workers, the metrics, and whether work is still taken.
 
 Built once by `process.py` and handed to every endpoint; holds no state of any single request.
 """

@@ -8,6 +8,7 @@ by a look at whether it consumed a signal.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,9 @@ import zmq
 
 from tokenworks.contract.errors import StartupError
 
+_log = logging.getLogger(__name__)
+
+MAX_FRAMES_PER_TURN: Final = 256
 MAX_QUEUED_FRAMES: Final = 100_000  # to one worker; a worker that is so far behind has long lost its lease
 
 
@@ -44,11 +48,12 @@ class WorkerSocket:
         """Queue a frame for a peer; False where the peer is gone or takes nothing any more."""
         try:
             self._socket.send_multipart((identity, frame), zmq.NOBLOCK)
+            is_sent = True
         except zmq.ZMQError:
-            return False
+            is_sent = False
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._loop.call_soon(self._read_all)
-        return True
+        return is_sent
 
     def close(self) -> None:
         """Stop reading and free the address."""
@@ -67,9 +72,14 @@ class WorkerSocket:
             ) from error
 
     def _read_all(self) -> None:
-        while not self._socket.closed:
+        """Take what there is; after a long run let the streams have their turn, then come back."""
+        for _ in range(MAX_FRAMES_PER_TURN):
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            except zmq.ZMQError:  # nothing there, or closed
                 return
-            self._on_frame(parts[0], parts[-1])
+            try:
+                self._on_frame(parts[0], parts[-1])
+            except Exception:
+                _log.exception("a frame could not be handled: this is a bug; the others go on")
+        self._loop.call_soon(self._read_all)

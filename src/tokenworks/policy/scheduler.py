@@ -35,6 +35,12 @@ class Limits:
     max_context_tokens: int  # prompt and output of one sequence
     block_tokens: int
 
+    def __post_init__(self) -> None:
+        if min(self.max_running, self.max_step_tokens, self.max_context_tokens, self.block_tokens) < 1:
+            raise ValueError(f"every limit must be at least 1: {self}")
+        if self.max_running > self.max_step_tokens:
+            raise ValueError("max_running may not exceed max_step_tokens: each running sequence needs one token a step")
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -43,11 +49,7 @@ class Chunk:
     sequence: Sequence
     start: int
     num_tokens: int
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether the chunk ends with the sequence's last token, so that a next one is sampled."""
-        return self.start + self.num_tokens == len(self.sequence.token_ids)
+    is_sampled: bool  # it ends with the sequence's last token, so that a next one is sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,6 @@ class Scheduler:
     """The waiting and running sequences of one engine."""
 
     def __init__(self, limits: Limits, pool: BlockPool, fingerprint: str) -> None:
-        if limits.max_running > limits.max_step_tokens:
-            raise ValueError("max_running may not exceed max_step_tokens: each running sequence needs one token a step")
         self.limits = limits
         self.pool = pool
         self.preemptions = 0
@@ -107,6 +107,8 @@ class Scheduler:
             raise InvalidRequest(f"request id {request.id} is already in use")
         if not request.token_ids:
             raise InvalidRequest("the prompt is empty: give at least one token", param="prompt")
+        if request.sampling.max_tokens < 1:
+            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
         self._check_length(request)
         sequence = Sequence(request, self.limits.block_tokens, self._fingerprint)
         self._by_id[request.id] = sequence
@@ -137,14 +139,13 @@ class Scheduler:
         if not self._by_id:
             return None
         chunks, budget = self._plan_running(self.limits.max_step_tokens)
-        if len(chunks) == len(self._running):
-            chunks += self._admit(budget)
+        chunks += self._admit(budget)
         assert chunks, "work is waiting, but the step is empty"
         return StepPlan(tuple(chunks))
 
     def _plan_running(self, budget: int) -> tuple[list[Chunk], int]:
         chunks: list[Chunk] = []
-        while len(chunks) < len(self._running) and budget > 0:
+        while len(chunks) < len(self._running):  # the budget has a token for each: see Limits
             sequence = self._running[len(chunks)]
             count = min(sequence.num_uncomputed, budget)
             if not self._make_room(sequence, sequence.num_computed + count):
@@ -209,14 +210,14 @@ class Scheduler:
         names = sequence.names_of_full_blocks(end)
         for index in range(start // self.limits.block_tokens, len(names)):
             self.pool.give_name(table[index], names[index])
-        return Chunk(sequence, start, count)
+        return Chunk(sequence, start, count, is_sampled=end == len(sequence.token_ids))
 
     def apply(self, plan: StepPlan, token_ids: Iterable[int]) -> list[Outcome]:
         """Take in the step's result: `token_ids` has one sampled token for each of `plan.sampled`, in order."""
-        sampled = plan.sampled
+        pairs = list(zip(plan.sampled, token_ids, strict=True))
         for chunk in plan.chunks:
             chunk.sequence.num_computed = chunk.start + chunk.num_tokens
-        return [self._append(chunk.sequence, token) for chunk, token in zip(sampled, token_ids, strict=True)]
+        return [self._append(chunk.sequence, token) for chunk, token in pairs]
 
     def _append(self, sequence: Sequence, token_id: int) -> Outcome:
         sequence.token_ids.append(token_id)

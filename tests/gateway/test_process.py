@@ -1,0 +1,58 @@
+"""The gateway as a process of its own: signals and addresses that are taken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Rig
+
+SERVE = """
+import sys
+from tokenworks.contract.config import GatewaySettings, Settings
+from tokenworks.gateway.process import run_gateway
+run_gateway(
+    Settings(model=sys.argv[1], gateway=GatewaySettings(port=int(sys.argv[2]), worker_address=sys.argv[3])),
+    on_ready=lambda host, port: print(port, flush=True),
+)
+"""
+
+
+def start(checkpoint: Path, port: int = 0, address: str = "tcp://127.0.0.1:*") -> subprocess.Popen[str]:
+    """The gateway as a process of its own."""
+    command = [sys.executable, "-c", SERVE, str(checkpoint), str(port), address]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_serves_until_a_signal_and_exits_with_0(checkpoint: Path, number: signal.Signals) -> None:
+    with start(checkpoint) as process:
+        port = int(process.stdout.readline())
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live").json()["pid"] == process.pid
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_busy_port_says_what_to_do(checkpoint: Path, rig: Rig) -> None:
+    busy = int(rig.gateway.url.rsplit(":", 1)[1])
+    with start(checkpoint, busy) as process:
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{busy}" in errors
+    assert "--port" in errors
+
+
+def test_a_busy_worker_address_says_what_to_do(checkpoint: Path, rig: Rig) -> None:
+    with start(checkpoint, 0, rig.gateway.address) as process:
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "gateway.worker_address" in errors
