@@ -77,12 +77,12 @@ _SMALL_TALK: tuple[Turn, ...] = (
 )
 
 
-def documents(entries: Sequence[Entry], seed: int) -> list[str]:
-    """All training documents of these entries, in a seeded order."""
+def documents(entries: Sequence[Entry], seed: int, num_small_talk: int = NUM_SMALL_TALK) -> list[str]:
+    """All documents of these entries and so many of each small talk, in a seeded order."""
     rng = random.Random(seed)
     turns = [turn for entry in entries for turn in _turns(entry, rng)]
     found = [conversation(turn, rng) for turn in _grouped(turns, rng)] + _plain_documents(entries)
-    found += [conversation([turn], rng) for turn in _SMALL_TALK for _ in range(NUM_SMALL_TALK)]
+    found += [conversation([turn], rng) for turn in _SMALL_TALK for _ in range(num_small_talk)]
     rng.shuffle(found)
     return found
 

@@ -7,6 +7,7 @@ The same CPython, torch, thread count and options give the same file on the
 same kind of processor; another of these may change the last bits and, after
 thousands of steps, the text. `--minutes` measures this machine and prints the
 `--steps` that repeat the run. An interrupted run goes on with `--resume`.
+Needs torch 2.9 or later, for `torch.optim.Muon`.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from training import tokenizer as tokenizers_of_model
+from training import tokenizer as bpe
 from training.chat import END, END_OF_TEXT, SPECIAL_TOKENS, documents
 from training.corpus import collect
 
@@ -66,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer, data = _prepare(options.seed)
-    tokenizers_of_model.save(tokenizer, options.out)
+    bpe.save(tokenizer, options.out)
     steps = options.steps or _steps_within(options.minutes, data)
     print(f"{len(data.train)} tokens to train on, {len(data.held_out)} held out; {steps} steps of {STEP_TOKENS} tokens")
     model = _build(options.seed)
@@ -89,9 +90,9 @@ def _options() -> Options:
 
 def _prepare(seed: int) -> tuple[Tokenizer, Data]:
     entries = collect()
-    held_out = documents([entry for at, entry in enumerate(entries) if at % HELD_OUT_EVERY == 0], seed)
+    held_out = documents([entry for at, entry in enumerate(entries) if at % HELD_OUT_EVERY == 0], seed, 0)
     train = documents([entry for at, entry in enumerate(entries) if at % HELD_OUT_EVERY], seed)
-    tokenizer = tokenizers_of_model.train(train)
+    tokenizer = bpe.train(train)
     return tokenizer, Data(_encode(tokenizer, train), _encode(tokenizer, held_out), sum(map(len, held_out)))
 
 
@@ -103,14 +104,14 @@ def _build(seed: int) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=tokenizers_of_model.VOCAB_SIZE,
+            vocab_size=bpe.VOCAB_SIZE,
             hidden_size=256,
             num_hidden_layers=5,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=64,
             intermediate_size=768,
-            max_position_embeddings=tokenizers_of_model.MAX_POSITIONS,
+            max_position_embeddings=bpe.MAX_POSITIONS,
             tie_word_embeddings=True,
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
             pad_token_id=SPECIAL_TOKENS.index(END_OF_TEXT),
@@ -259,7 +260,7 @@ def export(model: Qwen3ForCausalLM, out: Path) -> None:
     (out / "model.safetensors").chmod(0o644)
     config = json.loads((out / "config.json").read_text())
     # Readers of the older layout of this file look for these names.
-    tokenizers_of_model.write_json(out / "config.json", config | {"torch_dtype": "bfloat16", "rope_theta": ROPE_THETA})
+    bpe.write_json(out / "config.json", config | {"torch_dtype": "bfloat16", "rope_theta": ROPE_THETA})
 
 
 def _report(model: Qwen3ForCausalLM, data: Data) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from tokenworks.contract.kv import KVSpec
-from tokenworks.engine.kernels.paged_decode import SPLIT_TOKENS, paged_decode
+from tokenworks.engine.batch import SPLIT_TOKENS, DecodeRows
+from tokenworks.engine.kernels.paged_decode import paged_decode
 from tokenworks.engine.kv_cache import KVCache
 
 BLOCK = 16
@@ -45,7 +45,7 @@ def test_equals_dense_attention(
     blocks = np.random.default_rng(0).permutation(cache.num_blocks).astype(np.int32).reshape(len(lengths), width)
     query = torch.randn(len(lengths), heads, head_dim).to(cache.data.dtype)
     out = torch.empty_like(query)
-    batch: Any = SimpleNamespace(decode_lengths=lengths, decode_blocks=blocks)
+    batch = DecodeRows(blocks, lengths)
     paged_decode(query, cache, 1, batch, window, out)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(
@@ -63,10 +63,10 @@ def test_a_row_is_the_same_bit_for_bit_whoever_else_is_in_the_batch() -> None:
     query = torch.randn(3, 4, 32)
     together = torch.empty_like(query)
     lengths = np.array([300, 77, 1], np.int32)
-    batch: Any = SimpleNamespace(decode_lengths=lengths, decode_blocks=blocks)
+    batch = DecodeRows(blocks, lengths)
     paged_decode(query, cache, 0, batch, None, together)
     for row in range(3):
         alone = torch.empty_like(query[:1])
-        batch = SimpleNamespace(decode_lengths=lengths[row : row + 1], decode_blocks=blocks[row : row + 1])
+        batch = DecodeRows(blocks[row : row + 1], lengths[row : row + 1])
         paged_decode(query[row : row + 1], cache, 0, batch, None, alone)
         assert torch.equal(alone[0], together[row])

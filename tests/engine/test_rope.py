@@ -10,7 +10,7 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tokenworks.engine.model_config import RopeConfig
-from tokenworks.engine.rope import rope_frequencies, rotate
+from tokenworks.engine.rope import rope_frequencies
 
 LLAMA31: dict[str, Any] = {
     "factor": 8.0,
@@ -43,9 +43,3 @@ def test_equals_transformers(kind: str, parameters: dict[str, Any], theta: float
     )
     torch.testing.assert_close(ours, expected)
     assert scale == pytest.approx(expected_scale)
-
-
-def test_rotation_keeps_lengths_and_turns_the_two_halves() -> None:
-    x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
-    quarter = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])  # element 0 by 90 degrees, element 1 by 0
-    assert rotate(x, *quarter).tolist() == [[[-3.0, 2.0, 1.0, 4.0]]]

@@ -31,12 +31,13 @@ from tokenworks.contract.config import FleetSettings, GatewaySettings, Settings
 from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
-from tokenworks.gateway.process import Gateway, bind
+from tokenworks.gateway.process import bind, build_gateway
 
 WaitUntil: TypeAlias = Callable[[Callable[[], object]], None]
 MakeRig: TypeAlias = Callable[..., AbstractContextManager["Rig"]]
 
 PATIENCE_S = 20.0
+_NEVER = 1 << 30
 WINDOW = 256
 TEXT = "the quick brown fox jumps over the lazy dog and the dog does not mind at all 你好世界 🙂🙃 "
 TEMPLATE = (
@@ -189,13 +190,17 @@ class ScriptedWorker:
         return any(self._may_step(request_id) for request_id in list(self._active))
 
     def _may_step(self, request_id: str) -> bool:
-        return self.max_steps is None or self._steps[request_id] < self.max_steps
+        most = _NEVER if self.max_steps is None else self.max_steps
+        return self._steps[request_id] < most
 
     def _step(self, main: zmq.Socket[bytes]) -> None:
         outputs = []
         for request_id in [each for each in self._active if self._may_step(each)]:
             self._steps[request_id] += 1
-            output = next(self._active[request_id])
+            output = next(self._active[request_id], None)
+            if output is None:  # the script is over and the request has no end: it waits to be cancelled
+                self._steps[request_id] = _NEVER
+                continue
             outputs.append(output)
             if output.end is not None:
                 del self._active[request_id]
@@ -251,7 +256,7 @@ class RunningGateway:
     async def _serve(self) -> None:
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.gateway = Gateway(self._settings, self._listener)
+        self.gateway = build_gateway(self._settings, self._listener)
         self.address = self.gateway.dispatcher.address
         self._started.set()
         await self.gateway.serve(self._stop, self._hurry)

@@ -12,7 +12,7 @@ import pytest
 from openai import BadRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from tests.gateway.conftest import Rig
+    from tests.gateway.conftest import Rig, WaitUntil
 
 
 PROMPT = [100, 110]
@@ -191,7 +191,8 @@ def test_the_official_client_sees_a_bad_request(rig: Rig) -> None:
         rig.openai.completions.create(model="tiny-echo", prompt="x", temperature=9)
 
 
-def test_a_client_that_hangs_up_while_sending_is_no_error(rig: Rig) -> None:
+def test_a_client_that_hangs_up_while_sending_is_no_error(rig: Rig, wait_until: WaitUntil) -> None:
     host, port = rig.gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    wait_until(lambda: 'outcome="client_gone"' in rig.http.get("/metrics").text)

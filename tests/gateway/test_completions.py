@@ -15,7 +15,7 @@ from tokenworks.contract.request import Scenario
 from tokenworks.contract.wire import SequenceOutput, TokenLogprobs
 
 if TYPE_CHECKING:
-    from tests.gateway.conftest import Rig
+    from tests.gateway.conftest import Rig, WaitUntil
 
 
 MODEL = "tiny-echo"
@@ -122,7 +122,9 @@ def test_characters_that_span_tokens_arrive_whole(rig: Rig, backend: tokenizers.
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_a_stop_string_ends_the_text_before_it_and_cancels_the_worker(rig: Rig, backend: tokenizers.Tokenizer) -> None:
+def test_a_stop_string_ends_the_text_before_it_and_cancels_the_worker(
+    rig: Rig, backend: tokenizers.Tokenizer, wait_until: WaitUntil
+) -> None:
     text = "the quick brown fox"
     ids = [token - 1 for token in backend.encode(text).ids]
     rig.worker.max_steps = len(ids)  # so that it would wait for ever if it were not cancelled
@@ -133,7 +135,7 @@ def test_a_stop_string_ends_the_text_before_it_and_cancels_the_worker(rig: Rig, 
         choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
         assert "".join(choice.text for choice in choices) == "the quick brow"
         assert choices[-1].finish_reason == "stop"
-    assert [request.id for request in rig.worker.submitted] == rig.worker.cancelled
+    wait_until(lambda: [request.id for request in rig.worker.submitted] == rig.worker.cancelled)
 
 
 def test_the_stop_string_is_shown_on_demand(rig: Rig, backend: tokenizers.Tokenizer) -> None:
@@ -196,6 +198,13 @@ def test_streamed_logprobs_join_up_to_the_whole_ones(rig: Rig) -> None:
     pieces = [chunk.choices[0].logprobs for chunk in rig.openai.completions.create(**options, stream=True)]
     for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
         assert list(itertools.chain(*(getattr(piece, name) for piece in pieces))) == getattr(whole, name)
+
+
+def test_a_piece_of_a_character_has_a_name_of_its_own(rig: Rig, backend: tokenizers.Tokenizer) -> None:
+    first = backend.encode("\u2248").ids[0]  # the first byte of a sign that the tokenizer has never seen
+    answer = rig.openai.completions.create(model=MODEL, prompt=[first - 1], max_tokens=1, logprobs=1)
+    assert answer.choices[0].logprobs.tokens == ["bytes:\\xe2"]
+    assert answer.choices[0].text == "\ufffd"
 
 
 def test_a_log_probability_of_minus_infinity_is_a_number(rig: Rig) -> None:

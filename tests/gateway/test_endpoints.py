@@ -9,7 +9,7 @@ import tokenizers
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from tests.gateway.conftest import Rig
+    from tests.gateway.conftest import Rig, WaitUntil
 
 
 MESSAGES = [{"role": "user", "content": "the dog"}]
@@ -80,12 +80,14 @@ def samples(rig: Rig) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics_count_what_happened(bare_rig: Rig) -> None:
+def test_metrics_count_what_happened(bare_rig: Rig, wait_until: WaitUntil) -> None:
     bare_rig.add_worker()
     bare_rig.post("/v1/completions", prompt=[100, 101], max_tokens=4)
     list(bare_rig.openai.completions.create(model="tiny-echo", prompt=[100], max_tokens=3, stream=True))
     bare_rig.post("/v1/completions", prompt=[])
     bare_rig.post("/v1/completions", nonsense=1)
+    wait_until(lambda: samples(bare_rig).get(("tokenworks_requests_total", "/v1/completions", "unsupported_parameter")))
+    wait_until(lambda: samples(bare_rig)["tokenworks_worker_running", "w0"] == 0)
     found = samples(bare_rig)
     assert found["tokenworks_requests_total", "/v1/completions", "ok"] == 2
     assert found["tokenworks_requests_total", "/v1/completions", "invalid_value"] == 1
@@ -98,6 +100,6 @@ def test_metrics_count_what_happened(bare_rig: Rig) -> None:
     assert found["tokenworks_gateway_egress_seconds_count",] == 1
     assert found["tokenworks_workers_ready",] == 1
     assert found["tokenworks_sequences_in_flight",] == 0
-    for name, value in {"running": 0, "waiting": 0, "kv_blocks_used": 10, "kv_blocks": 100}.items():
+    for name, value in {"waiting": 0, "kv_blocks_used": 10, "kv_blocks": 100}.items():
         assert found[f"tokenworks_worker_{name}", "w0"] == value
     assert found["tokenworks_worker_preemptions_total", "w0"] == 3

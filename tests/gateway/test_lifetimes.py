@@ -160,6 +160,22 @@ def test_a_worker_that_dies_before_the_first_token_is_a_502(bare_rig: Rig, wait_
     assert found[0].json()["error"]["code"] == "worker_lost"
 
 
+def test_a_worker_whose_line_is_cut_is_found_out_by_the_next_request(bare_rig: Rig, wait_until: WaitUntil) -> None:
+    def status() -> int:
+        try:
+            return bare_rig.http.post("/v1/completions", json={"prompt": PROMPT}, timeout=1).status_code
+        except httpx.ReadTimeout:  # it went out before the cut was noticed
+            return 0
+
+    bare_rig.add_worker("w0").die()
+    wait_until(lambda: status() == 503)
+    assert len(bare_rig.gateway.gateway.dispatcher.workers) == 0
+    again, other = bare_rig.add_worker("w0"), bare_rig.add_worker("w1")
+    again.die()
+    wait_until(lambda: status() == 200)
+    assert other.submitted
+
+
 def test_two_workers_share_the_load_and_a_prefix_draws(bare_rig: Rig, wait_until: WaitUntil) -> None:
     first, second = bare_rig.add_worker("w0"), bare_rig.add_worker("w1")
     first.max_steps = second.max_steps = 0
@@ -232,6 +248,26 @@ def test_frames_that_do_not_decode_are_counted_and_ignored(bare_rig: Rig, wait_u
         for frame in (b"", b"\x00" * 40, b"\xff", wire.encode(wire.Heartbeat("w", wire.Load(0, 0, 0, 0, 0, 0)))[:-3]):
             line.send(frame)
         wait_until(lambda: bare_rig.gateway.gateway.dispatcher.num_bad_frames == 4)
+    assert bare_rig.post("/v1/completions", prompt=PROMPT).status_code == 200
+
+
+def test_a_flood_of_frames_loses_none_and_stops_nobody(bare_rig: Rig) -> None:
+    bare_rig.add_worker()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as line:
+        line.connect(bare_rig.gateway.address)
+        for _ in range(3000):
+            line.send(wire.encode(wire.StepOutput([])))
+        assert bare_rig.post("/v1/completions", prompt=PROMPT).status_code == 200
+
+
+def test_a_bug_in_handling_one_frame_does_not_stop_the_others(
+    bare_rig: Rig, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = bare_rig.add_worker()
+    with monkeypatch.context() as patch:
+        patch.setattr(bare_rig.gateway.gateway.dispatcher, "_step_output", lambda *frame: 1 // 0)
+        worker.send(wire.StepOutput([]))
+        wait_until(lambda: "this is a bug" in caplog.text)
     assert bare_rig.post("/v1/completions", prompt=PROMPT).status_code == 200
 
 

@@ -19,7 +19,7 @@ from msgspec import inspect
 from tokenworks.contract.config import Settings
 
 ENVIRONMENT_PREFIX: Final = "TOKENWORKS_"
-NOT_SETTINGS: Final = frozenset({"TOKENWORKS_API_KEY"})  # names with our prefix that only `tokenworks bench` reads
+NOT_SETTINGS: Final = frozenset({"TOKENWORKS_API_KEY", "TOKENWORKS_TRACES"})  # read by `tokenworks bench`, by tests
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 _BYTES: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?|)(?:B|b)?", re.ASCII)

@@ -18,9 +18,9 @@ from tokenworks.engine.kv_cache import KVCache
 def attend(query_THD: Tensor, cache: KVCache, layer: int, batch: StepBatch, window: int | None) -> Tensor:
     """Attention of every row to its sequence's KV, which already holds the rows' own: [T, H, D]."""
     out_THD = torch.empty_like(query_THD)
-    if batch.num_decode:
-        rows = slice(0, batch.num_decode)
-        paged_decode(query_THD[rows], cache, layer, batch, window, out_THD[rows])
+    if len(batch.decode):
+        rows = slice(0, len(batch.decode))
+        paged_decode(query_THD[rows], cache, layer, batch.decode, window, out_THD[rows])
     for chunk in batch.prefill:
         rows = slice(chunk.first_row, chunk.first_row + chunk.num_tokens)
         out_THD[rows] = _prefill(query_THD[rows], cache, layer, chunk, window)

@@ -7,7 +7,8 @@ together. The two kinds meet different attention code, so each has its own array
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenworks.policy.scheduler import Chunk, StepPlan
+
+SPLIT_TOKENS: Final = 128
+"""Long enough that merging the pieces costs little, short enough that two cores share one long context evenly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,34 @@ class PrefillChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeRows:
+    """Rows 0..B-1 of the step, one a sequence."""
+
+    blocks: NDArray[np.int32]  # [B, most blocks], padded with 0
+    lengths: NDArray[np.int32]  # [B]: tokens attended to, the row's own included
+    _splits: dict[int | None, Splits] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def splits(self, window: int | None) -> Splits:
+        """The cut for layers with this window; made once a step, not once a layer."""
+        if window not in self._splits:
+            self._splits[window] = cut_into_splits(self.lengths, window)
+        return self._splits[window]
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The decode rows' contexts, cut into pieces for threads to share; a row's pieces follow each other."""
+
+    rows: NDArray[np.int32]  # [pieces]
+    starts: NDArray[np.int32]  # [pieces]: first token
+    ends: NDArray[np.int32]  # [pieces]: one past the last token
+    num_tokens: int  # of all pieces
+
+
+@dataclass(frozen=True, slots=True)
 class StepBatch:
     """One forward pass over `T` rows, `S` of them sampled from."""
 
@@ -35,9 +67,7 @@ class StepBatch:
     positions: Tensor  # int64 [T]
     slots: Tensor  # int64 [T]: where each row's KV is written
     sampled_rows: Tensor  # int64 [S], in the order of the plan's sampled chunks
-    num_decode: int  # rows 0..num_decode-1 are decode rows
-    decode_blocks: NDArray[np.int32]  # [num_decode, most blocks], padded with 0
-    decode_lengths: NDArray[np.int32]  # [num_decode]: tokens attended to, the row's own included
+    decode: DecodeRows
     prefill: tuple[PrefillChunk, ...]
 
 
@@ -48,16 +78,13 @@ def build_batch(plan: StepPlan, block_tokens: int) -> StepBatch:
     ordered = decode + longer
     positions = np.concatenate([np.arange(c.start, c.start + c.num_tokens) for c in ordered])
     slots = np.concatenate([_slots(c, c.start, block_tokens) for c in ordered])
-    blocks, lengths = _decode_tables(decode)
     last_rows = _last_rows(ordered)
     return StepBatch(
         token_ids=torch.tensor([t for c in ordered for t in c.sequence.token_ids[c.start : c.start + c.num_tokens]]),
         positions=torch.from_numpy(positions),
         slots=torch.from_numpy(slots),
         sampled_rows=torch.tensor([last_rows[c.sequence.request.id] for c in plan.sampled], dtype=torch.int64),
-        num_decode=len(decode),
-        decode_blocks=blocks,
-        decode_lengths=lengths,
+        decode=_decode_rows(decode),
         prefill=_prefill_chunks(longer, len(decode), block_tokens),
     )
 
@@ -69,13 +96,24 @@ def _slots(chunk: Chunk, start: int, block_tokens: int) -> NDArray[np.int64]:
     return table[positions // block_tokens] * block_tokens + positions % block_tokens
 
 
-def _decode_tables(decode: Sequence[Chunk]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _decode_rows(decode: Sequence[Chunk]) -> DecodeRows:
     width = max((len(c.sequence.block_table) for c in decode), default=0)
     blocks = np.zeros((len(decode), width), dtype=np.int32)
     for row, chunk in enumerate(decode):
         table = chunk.sequence.block_table
         blocks[row, : len(table)] = table
-    return blocks, np.array([chunk.start + 1 for chunk in decode], dtype=np.int32)
+    return DecodeRows(blocks, np.array([chunk.start + 1 for chunk in decode], dtype=np.int32))
+
+
+def cut_into_splits(lengths: NDArray[np.int32], window: int | None) -> Splits:
+    """Pieces of SPLIT_TOKENS tokens of each row's last `window` tokens. A row's cut depends on that row alone."""
+    firsts = np.zeros_like(lengths) if window is None else np.maximum(lengths - window, 0)
+    counts = -(-(lengths - firsts) // SPLIT_TOKENS)
+    rows = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
+    within = np.arange(len(rows), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts).astype(np.int32)
+    starts = firsts[rows] + within * np.int32(SPLIT_TOKENS)
+    ends = np.minimum(starts + np.int32(SPLIT_TOKENS), lengths[rows])
+    return Splits(rows, starts, ends, int((ends - starts).sum()))
 
 
 def _last_rows(ordered: Sequence[Chunk]) -> dict[str, int]:

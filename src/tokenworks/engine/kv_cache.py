@@ -23,11 +23,6 @@ class KVCache:
         shape = (spec.num_layers, 2, slots, spec.num_kv_heads, spec.head_dim)
         self.data = torch.empty(shape, dtype=getattr(torch, spec.dtype))
 
-    def write(self, layer: int, slots_T: Tensor, key_TKD: Tensor, value_TKD: Tensor) -> None:
-        """Store the keys and values of tokens in their slots."""
-        self.data[layer, 0].index_copy_(0, slots_T, key_TKD)
-        self.data[layer, 1].index_copy_(0, slots_T, value_TKD)
-
     def keys(self, layer: int) -> Tensor:
         """[slot, kv_head, head_dim], shared memory."""
         return self.data[layer, 0]

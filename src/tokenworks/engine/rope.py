@@ -75,9 +75,3 @@ def _yarn_attention_factor(given: Mapping[str, Any], factor: float) -> float:
 
 def _mscale(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads `x` [tokens, heads, head_dim] by their positions' `cos`, `sin` [tokens, 1, head_dim / 2]."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

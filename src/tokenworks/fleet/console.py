@@ -54,9 +54,11 @@ class FleetConsole:
         if self._status is not None:
             self._status.stop()
             self._status = None
+        self._awaited = ()
 
     def show_address(self, settings: Settings) -> None:
-        """How to use what now runs."""
+        """How to use what now runs; the moving line starts anew below it if somebody is still awaited."""
+        self.close()
         print(usage(settings), flush=True)
 
 

@@ -138,24 +138,29 @@ class Lifecycle:
         child = self._children[event.name]
         was_serving = child.is_ready
         delay_s = child.down(now)
-        told: list[Instruction] = []
-        if child.name != GATEWAY:
-            told.append(ReportExit(child.name, describe_exit(event.code)))
         if self.phase is Phase.RUNNING:
-            return told + self._restart_or_fail(child, event, now, delay_s)
-        if self.phase is Phase.DRAINING and child.name == GATEWAY:
-            if event.code != 0 and was_serving:  # one that was still starting has no drain to fail
-                self._finish = Finish(EXIT_FAILED, f"the gateway did not drain: it {describe_exit(event.code)}")
-            return told + self._close(now)
-        return told
+            return self._restart_or_fail(child, event, now + delay_s, f"it restarts in {delay_s:g} s")
+        if self.phase is not Phase.DRAINING:
+            return []
+        if child.name != GATEWAY:
+            return self._report(event)
+        if event.code != 0 and was_serving:  # one that was still starting has no drain to fail
+            self._finish = Finish(EXIT_FAILED, f"the gateway did not drain: it {describe_exit(event.code)}")
+        return self._close(now)
 
-    def _restart_or_fail(self, child: _Child, event: Exited, now: float, delay_s: float) -> list[Instruction]:
+    def _restart_or_fail(self, child: _Child, event: Exited, restart_at: float, then: str) -> list[Instruction]:
         how = describe_exit(event.code)
         if child.was_ready:
-            child.restart_at = now + delay_s
-            return [Say(f"{child.name} {how}; it restarts in {delay_s:g} s")]
+            child.restart_at = restart_at
+            return [*self._report(event), Say(f"{child.name} {how}; {then}")]
         reason = event.last_words or "it said nothing"
         return self._kill_all(Finish(EXIT_CANNOT_START, f"{child.name} could not start (it {how}): {reason}"))
+
+    def _report(self, event: Exited) -> list[Instruction]:
+        """Tell a gateway that runs and goes on running; any other has no request that this could end."""
+        if event.name == GATEWAY or not self._children[GATEWAY].is_up:
+            return []
+        return [ReportExit(event.name, describe_exit(event.code))]
 
     def _on_stop(self, now: float) -> list[Instruction]:
         if self.phase is Phase.KILLING:

@@ -55,6 +55,7 @@ from tokenworks.fleet.lifecycle import EXIT_CANNOT_START, Lifecycle
 
 CommandFor = Callable[[str, Settings, Path], list[str]]
 _POLL_S: Final = 0.2
+_REPORT_TIMEOUT_MS: Final = 1000  # a gateway that has just started may be connected to a moment later
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_SOCKET_PATH: Final = 100  # of 107 characters that Linux allows, with room for the file's name
 
@@ -90,6 +91,7 @@ class Supervisor:
             # Without IMMEDIATE a message would wait for a gateway that is down and reach it after the worker is back.
             self._to_gateway.setsockopt(zmq.IMMEDIATE, 1)
             self._to_gateway.setsockopt(zmq.LINGER, 0)
+            self._to_gateway.setsockopt(zmq.SNDTIMEO, _REPORT_TIMEOUT_MS)
             self._to_gateway.connect(dial_address(self._settings))
             try:
                 return self._loop()
@@ -146,9 +148,9 @@ class Supervisor:
         self._children[name] = Child(name, self._command_for(name), self._console.pass_on, self._events.put, cores)
 
     def _report(self, message: WorkerExited) -> None:
-        # Again: the gateway is down itself, and the one that follows knows of no worker.
+        # Again: the gateway is gone (the next one knows of no worker) or hangs (its lease on the worker will end).
         with suppress(zmq.Again):
-            self._to_gateway.send(encode(message), zmq.NOBLOCK)
+            self._to_gateway.send(encode(message))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

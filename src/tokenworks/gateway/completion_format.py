@@ -100,4 +100,8 @@ def completion_logprobs(positions: Sequence[Position]) -> CompletionLogprobs:
 
 
 def _text(token: bytes) -> str:
-    return token.decode("utf-8", errors="replace")
+    """The token's text; a piece of a character is spelt out as OpenAI does, so that two of them never share a key."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)

@@ -28,7 +28,6 @@ _log = logging.getLogger(__name__)
 
 CHECKS_PER_LEASE: Final = 4
 HELLO_GRACE_S: Final = 0.5  # how long a worker that is heard may be without its hello
-_NO_WORKER: Final = "no worker is ready; the system is starting or recovering, please retry"
 
 
 class Dispatcher:
@@ -93,9 +92,13 @@ class Dispatcher:
         self._socket.close()
 
     def _submit_one(self, request: Request, stream: Stream, names: dict[int, list[BlockName]]) -> None:
+        frame = wire.encode(wire.Submit(request))
         worker = self._pick(request, names)
-        if worker is None or not self._socket.send(worker.identity, wire.encode(wire.Submit(request))):
-            raise Unavailable(_NO_WORKER)
+        while worker is not None and not self._socket.send(worker.identity, frame):
+            self._lose(self.workers.remove(worker.id), "cannot be reached")
+            worker = self._pick(request, names)
+        if worker is None:
+            raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
         self._in_flight[request.id] = (stream, worker)
         worker.open_ids.add(request.id)
 

@@ -18,29 +18,30 @@ from tokenworks.gateway.streams import ClientGone, Stream
 
 async def run(service: Service, exchange: Exchange, job: Job) -> None:
     """Answer one completion or chat request; raises TokenworksError where it ends in an error."""
-    run = _Run(service, exchange, job)
-    watcher = exchange.watch(lambda: run.stream.fail(ClientGone("the client went away")))
+    stream = service.dispatcher.submit(job.requests)
+    service.metrics.ingress.observe(time.monotonic() - exchange.started_s)
+    run = _Run(service, exchange, job, stream)
+    watcher = exchange.watch(lambda: stream.fail(ClientGone("the client went away")))
     try:
         await (run.answer_as_stream() if job.is_stream else run.answer_whole())
     finally:
         watcher.cancel()
-        service.dispatcher.close(run.stream)
+        service.dispatcher.close(stream)
         run.record()
 
 
 class _Run:
     """One job on its way."""
 
-    def __init__(self, service: Service, exchange: Exchange, job: Job) -> None:
+    def __init__(self, service: Service, exchange: Exchange, job: Job, stream: Stream) -> None:
         self._metrics = service.metrics
         self._dispatcher = service.dispatcher
         self._exchange = exchange
         self._job = job
+        self._stream = stream
         self._by_id = dict(zip((request.id for request in job.requests), job.choices, strict=True))
         self._unfinished = len(job.choices)
         self._ttft_s: float | None = None
-        self.stream: Stream = service.dispatcher.submit(job.requests)
-        self._metrics.ingress.observe(time.monotonic() - exchange.started_s)
 
     async def answer_whole(self) -> None:
         """Collect everything, then send it."""
@@ -58,7 +59,7 @@ class _Run:
         opened: set[int] = set()
         while self._unfinished:
             pieces = await self._next_pieces()
-            arrived_s = self.stream.arrived_s
+            arrived_s = self._stream.arrived_s
             events = [self._events(piece, opened) for piece in pieces]
             if not self._unfinished:
                 events += [job.format.usage_event(self._usage()) if job.has_usage else b"", DONE_EVENT]
@@ -84,7 +85,7 @@ class _Run:
 
     async def _next_pieces(self) -> list[Piece]:
         """What arrived since the last call; at least one output, though maybe of a choice that has already ended."""
-        outputs = await self.stream.next_outputs()
+        outputs = await self._stream.next_outputs()
         pieces = []
         for output in outputs:
             choice = self._by_id[output.request_id]
@@ -113,8 +114,8 @@ class _Run:
     def _note_gap(self, index: int) -> None:
         choice = self._job.choices[index]
         if choice.last_token_s:
-            self._metrics.itl.observe(self.stream.arrived_s - choice.last_token_s)
-        choice.last_token_s = self.stream.arrived_s
+            self._metrics.itl.observe(self._stream.arrived_s - choice.last_token_s)
+        choice.last_token_s = self._stream.arrived_s
 
     def _usage(self) -> Usage:
         completion_tokens = sum(choice.num_tokens for choice in self._job.choices)

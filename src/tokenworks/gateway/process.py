@@ -48,24 +48,15 @@ class _Server(uvicorn.Server):
 
 
 class Gateway:
-    """A running gateway. Must be made and used inside one event loop."""
+    """A running gateway; lives inside one event loop."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
-        tokenizer = load_tokenizer(settings.model)
-        own = settings.gateway
-        self._executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
-        self._drain_s = settings.fleet.drain_s
+    def __init__(self, service: Service, listener: socket.socket, executor: ThreadPoolExecutor, drain_s: float) -> None:
+        self.service = service
+        self.dispatcher = service.dispatcher
         self._listener = listener
-        self.dispatcher = Dispatcher(own.worker_address, own.lease_s)
-        self.service = Service(
-            model_name=own.model_name or Path(settings.model).resolve().name,
-            tokenizer=tokenizer,
-            reader=PromptReader(tokenizer, self._executor),
-            dispatcher=self.dispatcher,
-            metrics=Metrics(self.dispatcher),
-            max_body_bytes=own.max_body_bytes,
-        )
-        self._server = _Server(_uvicorn_config(self.service))
+        self._executor = executor
+        self._drain_s = drain_s
+        self._server = _Server(_uvicorn_config(service))
 
     async def serve(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Serve until `stop`, then drain until all is done, time is up, or `hurry`."""
@@ -97,6 +88,23 @@ class Gateway:
     async def _idle(self, hurry: asyncio.Event) -> None:
         while self.service.num_open and not hurry.is_set():
             await asyncio.sleep(_POLL_S)
+
+
+def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
+    """Load the tokenizer, listen for workers, put the parts together. Call it on the event loop that will serve."""
+    tokenizer = load_tokenizer(settings.model)
+    own = settings.gateway
+    executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
+    dispatcher = Dispatcher(own.worker_address, own.lease_s)
+    service = Service(
+        model_name=own.model_name or Path(settings.model).resolve().name,
+        tokenizer=tokenizer,
+        reader=PromptReader(tokenizer, executor),
+        dispatcher=dispatcher,
+        metrics=Metrics(dispatcher),
+        max_body_bytes=own.max_body_bytes,
+    )
+    return Gateway(service, listener, executor, settings.fleet.drain_s)
 
 
 def run_gateway(settings: Settings, on_ready: Callable[[str, int], None] | None = None) -> None:
@@ -135,7 +143,7 @@ async def _main(settings: Settings, listener: socket.socket, on_ready: Callable[
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    gateway = Gateway(settings, listener)
+    gateway = build_gateway(settings, listener)
     host, port = listener.getsockname()[:2]
     _log.info("gateway listens on http://%s:%d, workers dial in at %s", host, port, gateway.dispatcher.address)
     if on_ready is not None:

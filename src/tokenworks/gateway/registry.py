@@ -39,12 +39,16 @@ class Worker:
 
     def candidate(self) -> Candidate:
         """The worker as placement sees it."""
+        running = self.load.running if self.load else 0
+        waiting = self.load.waiting if self.load else 0
+        since = len(self.open_ids) - self._open_at_heartbeat
+        unseen = len(self.open_ids) - running - waiting  # a heartbeat may have left before a request arrived
         return Candidate(
             worker_id=self.id,
             is_ready=not self.is_leaving,
-            running=self.load.running if self.load else 0,
-            waiting=self.load.waiting if self.load else 0,
-            in_flight=len(self.open_ids) - self._open_at_heartbeat,
+            running=running,
+            waiting=waiting,
+            in_flight=max(since, unseen),
             held_blocks=self.held_blocks,
         )
 

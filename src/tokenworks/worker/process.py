@@ -38,7 +38,14 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
     engine = load_engine(directory, settings)
     started = time.monotonic()
     card = measure_card(engine, settings.engine, threads)
-    log.info("card measured in %.1f s: %s", time.monotonic() - started, card)
+    log.info(
+        "card measured in %.1f s: a step takes %.1f ms for 1 sequence, %.1f ms for 8, %.0f ms for %d prompt tokens",
+        time.monotonic() - started,
+        card.decode_s(1, 256) * 1e3,
+        card.decode_s(8, 256) * 1e3,
+        card.prefill_s(settings.engine.max_step_tokens, 0) * 1e3,
+        settings.engine.max_step_tokens,
+    )
     hello = Hello(
         protocol=PROTOCOL,
         worker_id=worker_id,

@@ -8,68 +8,45 @@ half of a float32's), and all sums are float32. Floor: the bytes of the rows' KV
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numba
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenworks.engine.batch import StepBatch
+from tokenworks.engine.batch import DecodeRows
+from tokenworks.engine.kernels.bits import Array, bits_of, narrow, shift_of, widen
 from tokenworks.engine.kv_cache import KVCache
 
-SPLIT_TOKENS: Final = 128
+SERIAL_ELEMENTS: Final = 1 << 16  # of keys: below this, waking another thread costs more than it does
 _LOWEST: Final = -1e30  # below any score; no infinities, which fast maths may not see
-
-Array = NDArray[Any]
 
 
 def paged_decode(
-    query_THD: Tensor, cache: KVCache, layer: int, batch: StepBatch, window: int | None, out_THD: Tensor
+    query_THD: Tensor, cache: KVCache, layer: int, decode: DecodeRows, window: int | None, out_THD: Tensor
 ) -> None:
     """Attention of decode rows [T, H, D] into `out_THD`; row t attends to its last `window` tokens (all where None)."""
-    lengths = batch.decode_lengths
-    firsts = np.zeros_like(lengths) if window is None else np.maximum(lengths - window, 0)
-    rows, starts = _items(firsts, lengths)
+    splits = decode.splits(window)
     num_heads, head_dim = query_THD.shape[1:]
-    partial_values = np.empty((len(rows), num_heads, head_dim), np.float32)
-    partial_stats = np.empty((len(rows), num_heads, 2), np.float32)
-    out = np.empty(query_THD.shape, np.float32)
-    _partials(
-        (query_THD.float() * head_dim**-0.5).numpy(),
-        _bits(cache.keys(layer)),
-        _bits(cache.values(layer)),
-        np.uint32(16 if cache.data.dtype == torch.bfloat16 else 0),
-        batch.decode_blocks,
+    shift = shift_of(query_THD.dtype)
+    partial_values = np.empty((len(splits.rows), num_heads, head_dim), np.float32)
+    partial_stats = np.empty((len(splits.rows), num_heads, 2), np.float32)
+    is_small = splits.num_tokens * cache.spec.num_kv_heads * head_dim <= SERIAL_ELEMENTS
+    kernel = _partials_serial if is_small else _partials_parallel
+    kernel(
+        bits_of(query_THD),
+        bits_of(cache.keys(layer)),
+        bits_of(cache.values(layer)),
+        shift,
+        decode.blocks,
         cache.spec.block_tokens,
-        rows,
-        starts,
-        np.minimum(starts + SPLIT_TOKENS, lengths[rows]),
+        splits.rows,
+        splits.starts,
+        splits.ends,
         partial_values,
         partial_stats,
     )
-    _merge(rows, partial_values, partial_stats, out)
-    out_THD.copy_(torch.from_numpy(out))
-
-
-def _bits(tensor: Tensor) -> Array:
-    """The tensor's memory as unsigned integers of its element size."""
-    return tensor.view(torch.uint16 if tensor.element_size() == 2 else torch.uint32).numpy()
-
-
-def _items(firsts: Array, lengths: Array) -> tuple[Array, Array]:
-    """Row and first token of every split; a row's splits follow each other."""
-    counts = -(-(lengths - firsts) // SPLIT_TOKENS)
-    rows = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
-    within = np.arange(len(rows), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts).astype(np.int32)
-    return rows, firsts[rows] + within * np.int32(SPLIT_TOKENS)
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _widen(bits: Array, shift: np.uint32, into: Array) -> None:
-    for d in range(bits.shape[0]):
-        into[d] = np.uint32(bits[d]) << shift
+    _merge(splits.rows, partial_values, partial_stats, shift, bits_of(out_THD))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -110,23 +87,38 @@ def _one_split(
     groups = num_heads // num_kv_heads
     bits = np.empty(head_dim, np.uint32)
     wide = bits.view(np.float32)
+    scaled_bits = np.empty((num_heads, head_dim), np.uint32)
+    scaled = scaled_bits.view(np.float32)
+    for h in range(num_heads):
+        widen(query[h], shift, scaled_bits[h])
+        for d in range(head_dim):
+            scaled[h, d] /= np.float32(np.sqrt(head_dim))
     scores = np.empty((num_heads, slots.shape[0]), np.float32)
     for t in range(slots.shape[0]):
         for k in range(num_kv_heads):
-            _widen(keys[slots[t], k], shift, bits)
+            widen(keys[slots[t], k], shift, bits)
             for h in range(k * groups, (k + 1) * groups):
-                scores[h, t] = _dot(query[h], wide)
+                scores[h, t] = _dot(scaled[h], wide)
     _softmax_in_place(scores, stats)
     out[:] = 0
     for t in range(slots.shape[0]):
         for k in range(num_kv_heads):
-            _widen(values[slots[t], k], shift, bits)
+            widen(values[slots[t], k], shift, bits)
             for h in range(k * groups, (k + 1) * groups):
                 _add_scaled(out[h], wide, scores[h, t])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, parallel=True)
-def _partials(
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _slots(table: Array, start: int, end: int, block_tokens: int) -> Array:
+    """Where tokens [start, end) of a sequence lie."""
+    slots = np.empty(end - start, np.int64)
+    for t in range(end - start):
+        slots[t] = table[(start + t) // block_tokens] * np.int64(block_tokens) + (start + t) % block_tokens
+    return slots
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _partials_serial(
     query: Array,
     keys: Array,
     values: Array,
@@ -139,35 +131,58 @@ def _partials(
     out: Array,
     stats: Array,
 ) -> None:
-    """Every item's partial attention: out [items, H, D], stats [items, H, 2]."""
-    for item in numba.prange(rows.shape[0]):
-        table = blocks[rows[item]]
-        slots = np.empty(ends[item] - starts[item], np.int64)
-        for t in range(slots.shape[0]):
-            position = starts[item] + t
-            slots[t] = table[position // block_tokens] * np.int64(block_tokens) + position % block_tokens
-        _one_split(query[rows[item]], keys, values, shift, slots, out[item], stats[item])
+    """Every piece's partial attention: out [pieces, H, D], stats [pieces, H, 2]."""
+    for i in range(rows.shape[0]):
+        slots = _slots(blocks[rows[i]], starts[i], ends[i], block_tokens)
+        _one_split(query[rows[i]], keys, values, shift, slots, out[i], stats[i])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, parallel=True)
+def _partials_parallel(
+    query: Array,
+    keys: Array,
+    values: Array,
+    shift: np.uint32,
+    blocks: Array,
+    block_tokens: int,
+    rows: Array,
+    starts: Array,
+    ends: Array,
+    out: Array,
+    stats: Array,
+) -> None:
+    """The same, shared by the threads."""
+    for i in numba.prange(rows.shape[0]):
+        slots = _slots(blocks[rows[i]], starts[i], ends[i], block_tokens)
+        _one_split(query[rows[i]], keys, values, shift, slots, out[i], stats[i])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _merge(rows: Array, partial: Array, stats: Array, out: Array) -> None:
+def _merge_head(partial: Array, stats: Array, merged: Array) -> None:
+    top = np.float32(_LOWEST)
+    for i in range(stats.shape[0]):
+        top = max(top, stats[i, 0])
+    total = np.float32(0)
+    merged[:] = 0
+    for i in range(stats.shape[0]):
+        weight = np.exp(stats[i, 0] - top)
+        total += weight * stats[i, 1]
+        _add_scaled(merged, partial[i], weight)
+    for d in range(merged.shape[0]):
+        merged[d] /= total
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _merge(rows: Array, partial: Array, stats: Array, shift: np.uint32, out: Array) -> None:
     """Combine the splits of each row into out [T, H, D]."""
+    bits = np.empty(out.shape[2], np.uint32)
+    merged = bits.view(np.float32)
     first = 0
     while first < rows.shape[0]:
         last = first
         while last < rows.shape[0] and rows[last] == rows[first]:
             last += 1
         for h in range(out.shape[1]):
-            top = np.float32(_LOWEST)
-            for i in range(first, last):
-                top = max(top, stats[i, h, 0])
-            total = np.float32(0)
-            merged = out[rows[first], h]
-            merged[:] = 0
-            for i in range(first, last):
-                weight = np.exp(stats[i, h, 0] - top)
-                total += weight * stats[i, h, 1]
-                _add_scaled(merged, partial[i, h], weight)
-            for d in range(merged.shape[0]):
-                merged[d] /= total
+            _merge_head(partial[first:last, h], stats[first:last, h], merged)
+            narrow(bits, shift, out[rows[first], h])
         first = last

@@ -20,10 +20,11 @@ from torch import Tensor
 from tokenworks.engine.attention import attend
 from tokenworks.engine.batch import StepBatch
 from tokenworks.engine.checkpoint import Checkpoint
+from tokenworks.engine.kernels.rows import HeadPreparation, add_rms_norm, rms_norm
 from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
 from tokenworks.engine.model_config import ModelConfig
-from tokenworks.engine.rope import rope_table, rotate
+from tokenworks.engine.rope import rope_table
 
 Progress = Callable[[int, int], None]  # (layers done, layers in all)
 
@@ -31,12 +32,17 @@ Progress = Callable[[int, int], None]  # (layers done, layers in all)
 class Norm:
     """Root-mean-square norm over the last dimension."""
 
-    def __init__(self, weight: Tensor, eps: float, dtype: torch.dtype) -> None:
-        self.weight = weight.to(dtype, copy=True)
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight = weight.to(torch.float32, copy=True)
         self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        """The norm of rows."""
+        return rms_norm(x, self.weight, self.eps)
+
+    def after_adding(self, delta: Tensor, x: Tensor) -> Tensor:
+        """Add `delta` to `x` in place, and return the norm of the sum."""
+        return add_rms_norm(x, delta, self.weight, self.eps)
 
 
 class Layer:
@@ -53,7 +59,7 @@ class Layer:
             return Linear(weights, [tensors[f"{prefix}{name}.bias"] for name in names] if has_bias else None, dtype)
 
         def norm(name: str) -> Norm:
-            return Norm(tensors[f"{prefix}{name}.weight"], config.rms_norm_eps, dtype)
+            return Norm(tensors[f"{prefix}{name}.weight"], config.rms_norm_eps)
 
         self.qkv = linear(config.has_qkv_bias, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         self.out = linear(config.has_output_bias, "self_attn.o_proj")
@@ -61,24 +67,19 @@ class Layer:
         self.down = linear(config.has_mlp_bias, "mlp.down_proj")
         self.input_norm = norm("input_layernorm")
         self.post_norm = norm("post_attention_layernorm")
-        self.query_norm = norm("self_attn.q_norm") if config.has_qk_norm else None
-        self.key_norm = norm("self_attn.k_norm") if config.has_qk_norm else None
+        head_norms = (norm("self_attn.q_norm").weight, norm("self_attn.k_norm").weight) if config.has_qk_norm else None
+        self.prepare_heads = HeadPreparation(config.num_heads, head_norms, config.rms_norm_eps)
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
-        x = x + self.out(self._attention(self.input_norm(x), cos, sin, cache, batch))
-        gate, up = self.gate_up(self.post_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+    def __call__(self, x: Tensor, delta: Tensor, rope: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
+        """Add `delta`, the layer before's last product, to the residual `x` in place; returns this layer's."""
+        attention = self._attention(self.input_norm.after_adding(delta, x), rope, cache, batch)
+        gate, up = self.gate_up(self.post_norm.after_adding(self.out(attention), x)).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
 
-    def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
-        config = self.config
-        heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
-        qkv = self.qkv(x).view(x.shape[0], -1, config.head_dim)
-        query_THD, key_TKD, value_TKD = torch.split(qkv, heads, dim=1)
-        if self.query_norm and self.key_norm:
-            query_THD, key_TKD = self.query_norm(query_THD), self.key_norm(key_TKD)
-        query_THD, key_TKD = rotate(query_THD, cos, sin), rotate(key_TKD, cos, sin)
-        cache.write(self.index, batch.slots, key_TKD, value_TKD)
-        return attend(query_THD, cache, self.index, batch, config.windows[self.index]).flatten(1)
+    def _attention(self, x: Tensor, rope: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
+        keys, values = cache.keys(self.index), cache.values(self.index)
+        query_THD = self.prepare_heads(self.qkv(x), rope, batch.positions, batch.slots, keys, values)
+        return attend(query_THD, cache, self.index, batch, self.config.windows[self.index]).flatten(1)
 
     @property
     def num_bytes(self) -> int:
@@ -126,10 +127,10 @@ class Decoder:
         for index in range(config.num_layers):
             self.layers.append(Layer(index, config, checkpoint, dtype))
             progress(index + 1, config.num_layers)
-        self.norm = Norm(_read_one(checkpoint, "model.norm.weight", table[1:]), config.rms_norm_eps, dtype)
+        self.norm = Norm(_read_one(checkpoint, "model.norm.weight", table[1:]), config.rms_norm_eps)
         head = self.embedding if config.is_tied else _read_one(checkpoint, "lm_head.weight", table)
         self.head = Linear([head], None, dtype)
-        self._rope = rope_table(config, max_tokens).to(dtype)
+        self._rope = rope_table(config, max_tokens)
 
     @property
     def num_bytes(self) -> int:
@@ -139,10 +140,11 @@ class Decoder:
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
         """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
         x = F.embedding(batch.token_ids, self.embedding).to(self.dtype)
-        cos, sin = self._rope[batch.positions].unsqueeze(2).unbind(1)
+        delta = torch.zeros_like(x)
         for layer in self.layers:
-            x = layer(x, cos, sin, cache, batch)
-        return self.head(self.norm(x[batch.sampled_rows])).float()
+            delta = layer(x, delta, self._rope, cache, batch)
+        rows = batch.sampled_rows
+        return self.head(self.norm(x[rows] + delta[rows])).float()
 
 
 def _read_one(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Tensor:
