@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,8 @@ from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.fleet.launch import check_address, resolve_model
 from tokenworks.fleet.lifeline import die_with
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _parent = click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
 
@@ -76,5 +78,5 @@ def _begin(parent: int | None, options: dict[str, Any]) -> Settings:
         die_with(parent)
     settings = resolve_model(settings_from(options))
     level = settings.fleet.log_level.upper()
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=level, stream=sys.stderr, format=LOG_FORMAT)
     return settings
