@@ -34,13 +34,13 @@ def _prefill(query_NHD: Tensor, cache: KVCache, layer: int, chunk: PrefillChunk,
     value_LKD = cache.values(layer)[slots[first:]]
     is_plain = chunk.context_tokens == 0 and (window is None or chunk.num_tokens <= window)
     mask = None if is_plain else _mask(chunk, first, window)
-    groups = query_NHD.shape[1] // key_LKD.shape[1]
     out_HND = F.scaled_dot_product_attention(
         query_NHD.transpose(0, 1)[None],
-        key_LKD.repeat_interleave(groups, dim=1).transpose(0, 1)[None],
-        value_LKD.repeat_interleave(groups, dim=1).transpose(0, 1)[None],
+        key_LKD.transpose(0, 1)[None],
+        value_LKD.transpose(0, 1)[None],
         attn_mask=mask,
         is_causal=is_plain,
+        enable_gqa=True,
     )
     return out_HND[0].transpose(0, 1)
 

@@ -1,15 +1,21 @@
 """Process-wide settings of the thread pool, which must stand before torch is loaded. Imports nothing.
 
-OpenMP's threads spin between operators unless told otherwise. Where anything else runs on the same cores (the gateway,
-a load client, another service), a spinning thread keeps the thread that it waits for off its core: measured on 2 cores
-with one busy neighbour, a step took 5 to 10 times as long as with sleeping threads.
+OpenMP's threads spin between operators, with libgomp's defaults for milliseconds. Where anything else runs on the same
+cores (the gateway, a load client, another service), a spinning thread keeps the one that it waits for off its core:
+with one busy neighbour on 2 cores a decode step of a 0.6 B model took 256 ms instead of 68. Threads that sleep at once
+take 94 ms there, but 10 to 20 % more than spinning ones on a quiet machine. A short spin covers the gaps inside a step
+and gives way soon after: 120 ms busy, and no measurable loss quiet.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Final
+
+SPIN_ITERATIONS: Final = 5000
 
 
 def prepare_environment() -> None:
-    """Let waiting threads sleep; what the user has set already stands."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Let waiting threads spin briefly, then sleep; what the user has set already stands."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_ITERATIONS))
