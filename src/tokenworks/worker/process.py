@@ -6,12 +6,14 @@ exit message. SIGTERM and SIGINT drain.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -70,7 +72,14 @@ def load_engine(directory: Path, settings: Settings) -> Engine:
         engine = build_engine(directory, settings.engine, settings.fleet.workers, progress)
     gc.collect()
     gc.freeze()  # what was loaded stays; the collector need not walk it between steps
+    return_free_memory()
     return engine
+
+
+def return_free_memory() -> None:
+    """Give the system back what loading has freed; only glibc keeps it, so elsewhere there is nothing to do."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def serve(engine: Engine, hello: Hello, gateways: Sequence[str]) -> None:

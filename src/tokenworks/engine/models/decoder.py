@@ -12,6 +12,7 @@ touches a few rows of it, and where it doubles as the output projection, only th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.rope import rope_table
+
+_EMBEDDING: Final = "model.embed_tokens.weight"
 
 Progress = Callable[[int, int], None]  # (layers done, layers in all)
 
@@ -122,14 +125,16 @@ class Decoder:
         self.config = config
         self.dtype = dtype
         table = (config.vocab_size, config.hidden_size)
-        self.embedding = checkpoint.read({"model.embed_tokens.weight": table})["model.embed_tokens.weight"]
         self.layers: list[Layer] = []
         for index in range(config.num_layers):
             self.layers.append(Layer(index, config, checkpoint, dtype))
             progress(index + 1, config.num_layers)
         self.norm = Norm(_read_one(checkpoint, "model.norm.weight", table[1:]), config.rms_norm_eps)
-        head = self.embedding if config.is_tied else _read_one(checkpoint, "lm_head.weight", table)
-        self.head = Linear([head], None, dtype)
+        self.head = Linear(
+            [_read_one(checkpoint, _EMBEDDING if config.is_tied else "lm_head.weight", table)], None, dtype
+        )
+        _read_one(checkpoint, _EMBEDDING, table)  # to be hashed; the mapping that is kept has touched no page yet
+        self.embedding = _read_one(checkpoint, _EMBEDDING, table)
         self._rope = rope_table(config, max_tokens)
 
     @property
