@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any, Final
 
 import zmq
@@ -39,21 +40,6 @@ from tokenworks.text.tokenizer import Tokenizer, load_tokenizer
 EMBEDDED: Final = Path(__file__).resolve().parents[1] / "src/tokenworks/embedded"
 WINDOW: Final = 1 << 16
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
-WORDS: Final = [
-    "the",
-    "people",
-    "of",
-    "this",
-    "small",
-    "town",
-    "have",
-    "always",
-    "known",
-    "that",
-    "water",
-    "comes",
-    "from",
-]
 
 
 def main() -> None:
@@ -133,12 +119,10 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def prompt_forms(tokenizer: Tokenizer, num_tokens: int) -> dict[str, Any]:
-    """A prompt of that many tokens, as text and as ids."""
-    words: list[str] = []
-    while len(tokenizer.encode(" ".join(words))) < num_tokens:
-        words += WORDS[: max(1, (num_tokens - len(tokenizer.encode(" ".join(words)))) // 8)]
-    text = " ".join(words)
-    return {"text": text, "token ids": tokenizer.encode(text)[:num_tokens]}
+    """A prompt of that many tokens of English prose, as text and as ids."""
+    prose = "\n".join(topics.values())
+    token_ids = tokenizer.encode(prose[: 10 * num_tokens], add_special_tokens=False)[:num_tokens]
+    return {"text": tokenizer.decode(token_ids), "token ids": token_ids}
 
 
 def measure_form(

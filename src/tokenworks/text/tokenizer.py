@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import tokenizers
 
 from tokenworks.contract.errors import CheckpointError, InvalidRequest
+from tokenworks.text.byte_bpe import ByteBpe, Description, byte_bpe
 from tokenworks.text.chat_template import ChatTemplate
 from tokenworks.text.detokenizer import Detokenizer
 from tokenworks.text.model_files import ModelFiles, decode_json, read_bytes, read_model_files
 from tokenworks.text.token_bytes import TokenBytes, decoder_spec
 
 
-class _TokenizerFile(msgspec.Struct, frozen=True):
+class _TokenizerFile(Description, frozen=True):
     """The part of `tokenizer.json` that the library does not show."""
 
     decoder: dict[str, Any] | None = None
@@ -32,8 +32,11 @@ class _TokenizerFile(msgspec.Struct, frozen=True):
 class Tokenizer:
     """Text to token ids and back. `vocab_size` is the model's: the ids that a prompt may contain."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, token_bytes: TokenBytes, files: ModelFiles) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, fast: ByteBpe | None, token_bytes: TokenBytes, files: ModelFiles
+    ) -> None:
         self._backend = backend
+        self._fast = fast
         self.token_bytes = token_bytes
         self.files = files
         added = backend.get_added_tokens_decoder()
@@ -44,6 +47,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""
+        if self._fast and (found := self._fast.encode(text, add_special_tokens=add_special_tokens)) is not None:
+            return found
         ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
@@ -76,11 +81,12 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     files = read_model_files(directory)
     path = Path(directory) / "tokenizer.json"
     content = read_bytes(path)
-    spec = decoder_spec(decode_json(path, content, _TokenizerFile).decoder)
+    description = decode_json(path, content, _TokenizerFile)
+    spec = decoder_spec(description.decoder)
     try:
         backend = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception for whatever it cannot read
         raise CheckpointError(f"{path} is malformed: {error}; copy or download the file again") from error
     backend.no_truncation()
     backend.no_padding()
-    return Tokenizer(backend, TokenBytes(spec, backend.id_to_token), files)
+    return Tokenizer(backend, byte_bpe(description, backend), TokenBytes(spec, backend.id_to_token), files)
