@@ -1,13 +1,14 @@
 """Writes the pages of `docs/reference/` that are made from the code: `python -m tokenworks.cli.reference [FOLDER]`.
 
-Flags come from the settings structs and the commands, errors from the error tree; a test holds that the committed pages
-are what this writes.
+Flags come from the settings structs and the commands, errors from the error tree, metrics from a gateway's registry; a
+test holds that the committed pages are what this writes.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ from tokenworks.cli.options import SettingOption, metavar
 from tokenworks.contract import errors
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.setting import Setting, all_settings, section_types
+from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.registry import WorkerRegistry
 
 NOTICE: Final = "<!-- Made by `make reference`; change the code instead. -->"
 
@@ -59,7 +62,35 @@ def errors_page() -> str:
     return "\n".join([*head, *_table(("code", "HTTP status", "type", "meaning"), rows)]) + "\n"
 
 
-PAGES: Final = {"flags.md": flags_page, "errors.md": errors_page}
+@dataclass(frozen=True)
+class _NothingYet:
+    """What a gateway has seen before anything has happened."""
+
+    workers: WorkerRegistry = field(default_factory=WorkerRegistry)
+    num_in_flight: int = 0
+    num_lost_workers: int = 0
+    num_bad_frames: int = 0
+
+
+def metrics_page() -> str:
+    """Every metric that a gateway exposes."""
+    families = Metrics(_NothingYet()).registry.collect()
+    rows = [
+        (f"`{family.name}{'_total' if family.type == 'counter' else ''}`", family.type, family.documentation)
+        for family in families
+    ]
+    head = [
+        NOTICE,
+        "# Metrics",
+        "",
+        "`GET /metrics` of a gateway, in Prometheus' text format. A histogram has `_bucket`, `_sum` and `_count`.",
+        "Those named `tokenworks_worker_*` have the label `worker`: what each worker said in its last heartbeat.",
+        "",
+    ]
+    return "\n".join([*head, *_table(("metric", "type", "meaning"), rows)]) + "\n"
+
+
+PAGES: Final = {"flags.md": flags_page, "errors.md": errors_page, "metrics.md": metrics_page}
 
 
 def write(folder: Path) -> None:

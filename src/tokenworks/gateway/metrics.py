@@ -8,7 +8,7 @@ the first token's leaving, ITL each gap between token events, E2E from arrival t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,7 +16,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tokenworks.gateway.dispatch import Dispatcher
+from tokenworks.gateway.registry import WorkerRegistry
 
 _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -24,10 +24,30 @@ _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 _TOKENS: Final = tuple(float(1 << power) for power in range(0, 18, 1))
 
 
+class Observed(Protocol):
+    """What is read of the dispatcher at each scrape."""
+
+    @property
+    def workers(self) -> WorkerRegistry:
+        """The workers that have said hello."""
+
+    @property
+    def num_in_flight(self) -> int:
+        """Sequences that have not ended."""
+
+    @property
+    def num_lost_workers(self) -> int:
+        """Workers that died or fell silent."""
+
+    @property
+    def num_bad_frames(self) -> int:
+        """Frames that did not decode."""
+
+
 class Metrics:
     """Everything that `/metrics` shows."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Observed) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "tokenworks_requests",
@@ -62,7 +82,7 @@ class Metrics:
 class _WorkerCollector(Collector):
     """What the dispatcher knows at the moment of the scrape."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Observed) -> None:
         self._dispatcher = dispatcher
 
     def collect(self) -> Iterable[Metric]:
