@@ -24,6 +24,7 @@ MAX_STOP_TOKEN_IDS: Final = 1024
 MAX_N: Final = 128
 MAX_LOGPROBS: Final = 20
 _SEED_RANGE: Final = 1 << 63
+_SEED_STRIDE: Final = 0x9E3779B97F4A7C15  # odd, so that no two choices share a seed
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -113,8 +114,8 @@ def sampling(
 
 
 def for_choice(first: Sampling, index: int) -> Sampling:
-    """The sampling of choice `index`: the seeds of one request's choices follow one another."""
-    return msgspec.structs.replace(first, seed=(first.seed + index) % _SEED_RANGE) if index else first
+    """The sampling of choice `index`; its seed is far from any that a client would try next, such as seed + 1."""
+    return msgspec.structs.replace(first, seed=(first.seed + index * _SEED_STRIDE) % _SEED_RANGE) if index else first
 
 
 def _stop_token_ids(body: GenerationBody, eos_token_ids: Sequence[int]) -> tuple[int, ...]:
