@@ -50,14 +50,6 @@ def paged_decode(
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _dot(a: Array, b: Array) -> np.float32:
-    total = np.float32(0)
-    for d in range(a.shape[0]):
-        total += a[d] * b[d]
-    return total
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
 def _add_scaled(total: Array, a: Array, scale: np.float32) -> None:
     for d in range(total.shape[0]):
         total[d] += scale * a[d]
@@ -78,34 +70,55 @@ def _softmax_in_place(scores: Array, stats: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
+def _scaled_query(query: Array, shift: np.uint32, out: Array) -> None:
+    """One row's heads [H, D] as float32, divided by sqrt(D)."""
+    num_heads, head_dim = query.shape
+    bits = np.empty(head_dim, np.uint32)
+    wide = bits.view(np.float32)
+    scale = np.float32(1 / np.sqrt(head_dim))
+    for h in range(num_heads):
+        widen(query[h], shift, bits)
+        for d in range(head_dim):
+            out[h, d] = wide[d] * scale
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _one_split(
     query: Array, keys: Array, values: Array, shift: np.uint32, slots: Array, out: Array, stats: Array
 ) -> None:
-    """Partial attention of one row [H, D] over the tokens in `slots`."""
+    """Partial attention of one row [H, D] over the tokens in `slots`.
+
+    The two loops over tokens index whole arrays: a slice per token and head would cost more than the arithmetic.
+    """
     num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[1]
     groups = num_heads // num_kv_heads
+    scaled = np.empty((num_heads, head_dim), np.float32)
+    _scaled_query(query, shift, scaled)
     bits = np.empty(head_dim, np.uint32)
     wide = bits.view(np.float32)
-    scaled_bits = np.empty((num_heads, head_dim), np.uint32)
-    scaled = scaled_bits.view(np.float32)
-    for h in range(num_heads):
-        widen(query[h], shift, scaled_bits[h])
-        for d in range(head_dim):
-            scaled[h, d] /= np.float32(np.sqrt(head_dim))
     scores = np.empty((num_heads, slots.shape[0]), np.float32)
     for t in range(slots.shape[0]):
+        token = keys[slots[t]]
         for k in range(num_kv_heads):
-            widen(keys[slots[t], k], shift, bits)
+            for d in range(head_dim):
+                bits[d] = np.uint32(token[k, d]) << shift
             for h in range(k * groups, (k + 1) * groups):
-                scores[h, t] = _dot(scaled[h], wide)
+                total = np.float32(0)
+                for d in range(head_dim):
+                    total += scaled[h, d] * wide[d]
+                scores[h, t] = total
     _softmax_in_place(scores, stats)
     out[:] = 0
     for t in range(slots.shape[0]):
+        token = values[slots[t]]
         for k in range(num_kv_heads):
-            widen(values[slots[t], k], shift, bits)
+            for d in range(head_dim):
+                bits[d] = np.uint32(token[k, d]) << shift
             for h in range(k * groups, (k + 1) * groups):
-                _add_scaled(out[h], wide, scores[h, t])
+                weight = scores[h, t]
+                for d in range(head_dim):
+                    out[h, d] += weight * wide[d]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
