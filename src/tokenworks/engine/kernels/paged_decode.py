@@ -83,21 +83,16 @@ def _scaled_query(query: Array, shift: np.uint32, out: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _one_split(
-    query: Array, keys: Array, values: Array, shift: np.uint32, slots: Array, out: Array, stats: Array
-) -> None:
-    """Partial attention of one row [H, D] over the tokens in `slots`.
+def _scores(query: Array, keys: Array, shift: np.uint32, slots: Array, scores: Array) -> None:
+    """Products of float32 query heads [H, D] with the keys in `slots`, to scores [H, tokens].
 
-    The two loops over tokens index whole arrays: a slice per token and head would cost more than the arithmetic.
+    Indexes a token's heads as a whole: a slice per token and head would cost more than the arithmetic.
     """
-    num_heads, head_dim = query.shape
+    head_dim = query.shape[1]
     num_kv_heads = keys.shape[1]
-    groups = num_heads // num_kv_heads
-    scaled = np.empty((num_heads, head_dim), np.float32)
-    _scaled_query(query, shift, scaled)
+    groups = query.shape[0] // num_kv_heads
     bits = np.empty(head_dim, np.uint32)
     wide = bits.view(np.float32)
-    scores = np.empty((num_heads, slots.shape[0]), np.float32)
     for t in range(slots.shape[0]):
         token = keys[slots[t]]
         for k in range(num_kv_heads):
@@ -106,9 +101,18 @@ def _one_split(
             for h in range(k * groups, (k + 1) * groups):
                 total = np.float32(0)
                 for d in range(head_dim):
-                    total += scaled[h, d] * wide[d]
+                    total += query[h, d] * wide[d]
                 scores[h, t] = total
-    _softmax_in_place(scores, stats)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _weighted_values(scores: Array, values: Array, shift: np.uint32, slots: Array, out: Array) -> None:
+    """Sum of the values in `slots`, weighted by scores [H, tokens], to out [H, D]."""
+    head_dim = out.shape[1]
+    num_kv_heads = values.shape[1]
+    groups = out.shape[0] // num_kv_heads
+    bits = np.empty(head_dim, np.uint32)
+    wide = bits.view(np.float32)
     out[:] = 0
     for t in range(slots.shape[0]):
         token = values[slots[t]]
@@ -119,6 +123,19 @@ def _one_split(
                 weight = scores[h, t]
                 for d in range(head_dim):
                     out[h, d] += weight * wide[d]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _one_split(
+    query: Array, keys: Array, values: Array, shift: np.uint32, slots: Array, out: Array, stats: Array
+) -> None:
+    """Partial attention of one row [H, D] over the tokens in `slots`."""
+    scaled = np.empty(query.shape, np.float32)
+    scores = np.empty((query.shape[0], slots.shape[0]), np.float32)
+    _scaled_query(query, shift, scaled)
+    _scores(scaled, keys, shift, slots, scores)
+    _softmax_in_place(scores, stats)
+    _weighted_values(scores, values, shift, slots, out)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
