@@ -38,6 +38,7 @@ def run_ours(checkpoint: Path) -> None:
     from tokenworks.contract.request import Request, Sampling
     from tokenworks.engine.build import build_engine
     from tokenworks.engine.kernels.threads import set_threads
+    from tokenworks.worker.measure import measure_card
     from tokenworks.worker.process import choose_threads
 
     settings = EngineSettings(max_context_tokens=4096)
@@ -53,7 +54,7 @@ def run_ours(checkpoint: Path) -> None:
             engine.step()
         return time.perf_counter() - start
 
-    run(1, 64, 8)
+    measure_card(engine, settings, choose_threads(settings))  # as every worker does at start; it builds the kernels
     for batch, length in PREFILL:
         print(f"prefill {batch}x{length}: {batch * length / run(batch, length, 1):.1f} tok/s", flush=True)
     for batch, length in DECODE:
