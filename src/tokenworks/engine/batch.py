@@ -56,6 +56,7 @@ class Splits:
     rows: NDArray[np.int32]  # [pieces]
     starts: NDArray[np.int32]  # [pieces]: first token
     ends: NDArray[np.int32]  # [pieces]: one past the last token
+    first_of: NDArray[np.int32]  # [B + 1]: each row's first piece
     num_tokens: int  # of all pieces
 
 
@@ -113,7 +114,8 @@ def cut_into_splits(lengths: NDArray[np.int32], window: int | None) -> Splits:
     within = np.arange(len(rows), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts).astype(np.int32)
     starts = firsts[rows] + within * np.int32(SPLIT_TOKENS)
     ends = np.minimum(starts + np.int32(SPLIT_TOKENS), lengths[rows])
-    return Splits(rows, starts, ends, int((ends - starts).sum()))
+    first_of = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return Splits(rows, starts, ends, first_of, int((ends - starts).sum()))
 
 
 def _last_rows(ordered: Sequence[Chunk]) -> dict[str, int]:

@@ -39,6 +39,7 @@ class HeadPreparation:
     """Splits a row of merged query, key and value heads; norms and rotates the first two; stores key and value."""
 
     def __init__(self, num_heads: int, norms: tuple[Tensor, Tensor] | None, eps: float) -> None:
+        self.norms = norms
         self._num_heads = num_heads
         self._has_norm = norms is not None
         nothing = torch.zeros(0)

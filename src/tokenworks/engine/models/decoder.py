@@ -135,7 +135,7 @@ class Decoder:
         )
         _read_one(checkpoint, _EMBEDDING, table)  # to be hashed; the mapping that is kept has touched no page yet
         self.embedding = _read_one(checkpoint, _EMBEDDING, table)
-        self._rope = rope_table(config, max_tokens)
+        self.rope = rope_table(config, max_tokens)
 
     @property
     def num_bytes(self) -> int:
@@ -147,7 +147,7 @@ class Decoder:
         x = F.embedding(batch.token_ids, self.embedding).to(self.dtype)
         delta = torch.zeros_like(x)
         for layer in self.layers:
-            delta = layer(x, delta, self._rope, cache, batch)
+            delta = layer(x, delta, self.rope, cache, batch)
         rows = batch.sampled_rows
         return self.head(self.norm(x[rows] + delta[rows])).float()
 

@@ -1,0 +1,117 @@
+// One forward pass over the step's rows, on one team of threads from the first layer to the logits.
+
+#include "attention.h"
+#include "linear.h"
+#include "moe.h"
+#include "rows.h"
+
+namespace tokenworks {
+namespace {
+
+class Step {
+public:
+    Step(Team& team, const Model& model, const KV& kv, const Batch& batch, const Workspace& space)
+        : team_(team), model_(model), kv_(kv), batch_(batch), space_(space),
+          codes_{space.codes, space.code_scales, space.code_sums} {}
+
+    void run(float* logits) {
+        for (int layer = 0; layer < model_.num_layers; ++layer) {
+            attention(layer);
+            feed_forward(model_.layers[layer]);
+        }
+        head(logits);
+    }
+
+private:
+    void norm(const float* weight) {
+        const int width = model_.hidden;
+        team_.split(batch_.num_rows, [&](long begin, long end) {
+            for (long t = begin; t < end; ++t)
+                norm_row(space_.residual + t * width, weight, width, model_.eps, space_.normed + t * width);
+        });
+    }
+
+    Input input(const Linear& linear, const bf16* data, long rows) {
+        return prepare(team_, linear, data, linear.in, rows, codes_);
+    }
+
+    Output residual() { return {Output::kAddFloat, space_.residual, model_.hidden, nullptr}; }
+
+    void attention(int index) {
+        const Layer& layer = model_.layers[index];
+        norm(layer.input_norm);
+        multiply(
+            team_, layer.qkv, input(layer.qkv, space_.normed, batch_.num_rows), batch_.num_rows,
+            {Output::kStoreBf16, space_.qkv, layer.qkv.out, nullptr});
+        prepare_heads(team_, model_, index, kv_, batch_, space_);
+        if (batch_.num_decode_rows) attend_decode(team_, model_, index, kv_, batch_, space_);
+        attend_prefill(team_, model_, index, kv_, batch_, space_);
+        multiply(team_, layer.out, input(layer.out, space_.attention, batch_.num_rows), batch_.num_rows, residual());
+    }
+
+    void feed_forward(const Layer& layer) {
+        norm(layer.post_norm);
+        if (layer.router) return apply_experts(team_, model_, layer, batch_.num_rows, space_);
+        multiply_gated(
+            team_, layer.gate_up, input(layer.gate_up, space_.normed, batch_.num_rows), batch_.num_rows,
+            {Output::kStoreBf16, space_.inner, model_.inner, nullptr});
+        multiply(team_, layer.down, input(layer.down, space_.inner, batch_.num_rows), batch_.num_rows, residual());
+    }
+
+    void head(float* logits) {
+        const int width = model_.hidden;
+        const long rows = batch_.num_sampled;
+        team_.split(rows, [&](long begin, long end) {
+            for (long i = begin; i < end; ++i)
+                norm_row(
+                    space_.residual + batch_.sampled_rows[i] * width, model_.final_norm, width, model_.eps,
+                    space_.normed + i * width);
+        });
+        const Linear& linear = model_.head;
+        multiply(
+            team_, linear, input(linear, space_.normed, rows), rows, {Output::kStoreFloat, logits, linear.out, nullptr});
+    }
+
+    Team& team_;
+    const Model& model_;
+    const KV& kv_;
+    const Batch& batch_;
+    const Workspace& space_;
+    const CodeSpace codes_;
+};
+
+}  // namespace
+}  // namespace tokenworks
+
+using namespace tokenworks;
+
+extern "C" {
+
+void tw_forward(
+    const Model* model, const KV* kv, const Batch* batch, const Workspace* space, float* logits, int32_t num_threads) {
+    run_team(num_threads, [&](Team& team) { Step(team, *model, *kv, *batch, *space).run(logits); });
+}
+
+void tw_linear(
+    const Linear* linear, const uint16_t* x, int64_t rows, uint16_t* out, const Workspace* space, int32_t num_threads) {
+    run_team(num_threads, [&](Team& team) {
+        const CodeSpace codes{space->codes, space->code_scales, space->code_sums};
+        const Input input = prepare(team, *linear, x, linear->in, rows, codes);
+        multiply(team, *linear, input, rows, {Output::kStoreBf16, out, linear->out, nullptr});
+    });
+}
+
+void tw_heads(
+    const Model* model, const KV* kv, const Batch* batch, const Workspace* space, int32_t layer, int32_t num_threads) {
+    run_team(num_threads, [&](Team& team) { prepare_heads(team, *model, layer, *kv, *batch, *space); });
+}
+
+void tw_attend(
+    const Model* model, const KV* kv, const Batch* batch, const Workspace* space, int32_t layer, int32_t num_threads) {
+    run_team(num_threads, [&](Team& team) {
+        if (batch->num_decode_rows) attend_decode(team, *model, layer, *kv, *batch, *space);
+        attend_prefill(team, *model, layer, *kv, *batch, *space);
+    });
+}
+
+}

@@ -1,0 +1,171 @@
+"""The decoder's forward step through the compiled library: same weights, same KV, same results up to rounding.
+
+Built from a `Decoder`, whose packed weights it reads in place. One call computes the step: nothing between the layers
+returns to Python. The residual stays in float32; what the products read is bf16 (or quantised from it).
+
+Invariant: a model that the library cannot compute (`unsupported` says why) is left to the decoder, which is the oracle.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import byref
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenworks.engine.batch import Splits, StepBatch
+from tokenworks.engine.kv_cache import KVCache
+from tokenworks.engine.linear import Linear
+from tokenworks.engine.model_config import ModelConfig
+from tokenworks.engine.models.decoder import Decoder, Layer
+from tokenworks.engine.native import library
+from tokenworks.engine.native.library import (
+    BatchStruct,
+    ChunkStruct,
+    KVStruct,
+    LayerStruct,
+    LinearStruct,
+    ModelStruct,
+    PiecesStruct,
+    pointer,
+)
+from tokenworks.engine.native.workspace import Workspace
+
+WIDEST_HEAD: Final = 256
+MOST_HEADS: Final = 128
+MOST_HEADS_PER_KV_HEAD: Final = 16
+
+
+class NativeDecoder:
+    """A decoder whose steps run in the library. Keeps every tensor alive whose address it handed over."""
+
+    def __init__(self, decoder: Decoder, num_threads: int) -> None:
+        self.decoder = decoder
+        self.config = decoder.config
+        self.num_bytes = decoder.num_bytes
+        self._num_threads = num_threads
+        self._kept: list[Any] = []
+        self._windows = tuple(dict.fromkeys(self.config.windows))
+        self._layers = (LayerStruct * self.config.num_layers)(*map(self._layer, decoder.layers))
+        self._model = self._model_struct()
+        self._workspace = Workspace(self.config)
+        self._forward = library.load().tw_forward
+
+    def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
+        """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
+        pieces = [batch.decode.splits(window) for window in self._windows]
+        space = self._workspace.of(len(batch.token_ids), max(len(piece.rows) for piece in pieces))
+        self._workspace.residual[: len(batch.token_ids)] = F.embedding(batch.token_ids, self.decoder.embedding)
+        logits = torch.empty(len(batch.sampled_rows), self.config.vocab_size)
+        kv, rows = kv_struct(cache), batch_struct(batch, pieces)
+        self._forward(byref(self._model), byref(kv), byref(rows), byref(space), logits.data_ptr(), self._num_threads)
+        return logits
+
+    def _model_struct(self) -> ModelStruct:
+        config, decoder = self.config, self.decoder
+        return ModelStruct(
+            num_layers=config.num_layers,
+            hidden=config.hidden_size,
+            inner=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            eps=config.rms_norm_eps,
+            rope=pointer(decoder.rope),
+            final_norm=pointer(decoder.norm.weight),
+            layers=self._layers,
+            head=self._linear(decoder.head),
+        )
+
+    def _layer(self, layer: Layer) -> LayerStruct:
+        norms = layer.prepare_heads.norms or (None, None)
+        window = self.config.windows[layer.index]
+        return LayerStruct(
+            input_norm=pointer(layer.input_norm.weight),
+            post_norm=pointer(layer.post_norm.weight),
+            query_norm=pointer(norms[0]),
+            key_norm=pointer(norms[1]),
+            qkv=self._linear(layer.qkv),
+            out=self._linear(layer.out),
+            gate_up=self._linear(layer.gate_up),
+            down=self._linear(layer.down),
+            window_index=self._windows.index(window),
+            window=window or 0,
+        )
+
+    def _linear(self, linear: Linear) -> LinearStruct:
+        bias = None if linear.bias is None else linear.bias.float()
+        self._kept.append(bias)
+        return LinearStruct(
+            kind=0,
+            out_features=linear.out_features,
+            in_features=linear.in_features,
+            weights=linear.blocked_address,
+            bias=pointer(bias),
+        )
+
+
+def unsupported(decoder: Decoder) -> str | None:
+    """Why the library cannot run this model on this machine; None where it can."""
+    if not library.can_run():
+        return "the native library was not built, or this CPU lacks AVX-512 with VNNI and BF16"
+    if decoder.dtype != torch.bfloat16:
+        return f"it computes in bfloat16, not {decoder.dtype}"
+    return _unsupported_shape(decoder.config) or _unsupported_layout(decoder)
+
+
+def _unsupported_shape(config: ModelConfig) -> str | None:
+    if config.head_dim % 32 or config.head_dim > WIDEST_HEAD:
+        return f"head_dim {config.head_dim} is no multiple of 32 up to {WIDEST_HEAD}"
+    if config.num_heads > MOST_HEADS or config.num_heads // config.num_kv_heads > MOST_HEADS_PER_KV_HEAD:
+        return f"{config.num_heads} query heads on {config.num_kv_heads} are too many"
+    if config.hidden_size % 32 or config.intermediate_size % 64:
+        return "hidden_size must be a multiple of 32 and intermediate_size of 64"
+    return None
+
+
+def _unsupported_layout(decoder: Decoder) -> str | None:
+    layers = decoder.layers
+    linears = [decoder.head, *(linear for n in layers for linear in (n.qkv, n.out, n.gate_up, n.down))]
+    return None if all(linear.blocked_address for linear in linears) else "oneDNN packs weights in another layout here"
+
+
+def kv_struct(cache: KVCache) -> KVStruct:
+    """The cache's memory."""
+    return KVStruct(
+        data=cache.data.data_ptr(), num_slots=cache.data.shape[2], block_tokens=cache.spec.block_tokens, scales=None
+    )
+
+
+def batch_struct(batch: StepBatch, pieces: Sequence[Splits]) -> BatchStruct:
+    """The batch's arrays; `pieces` has the decode rows' cut for each distinct window."""
+    chunks = [
+        ChunkStruct(chunk.first_row, chunk.num_tokens, chunk.context_tokens, chunk.slots.data_ptr())
+        for chunk in batch.prefill
+    ]
+    cuts = [
+        PiecesStruct(len(cut.rows), *(_address(a) for a in (cut.rows, cut.starts, cut.ends, cut.first_of)))
+        for cut in pieces
+    ]
+    return BatchStruct(
+        num_rows=len(batch.token_ids),
+        num_decode_rows=len(batch.decode),
+        num_chunks=len(chunks),
+        num_sampled=len(batch.sampled_rows),
+        table_width=batch.decode.blocks.shape[1],
+        positions=batch.positions.data_ptr(),
+        slots=batch.slots.data_ptr(),
+        blocks=_address(batch.decode.blocks),
+        pieces=(PiecesStruct * len(cuts))(*cuts),
+        chunks=(ChunkStruct * len(chunks))(*chunks),
+        sampled_rows=batch.sampled_rows.data_ptr(),
+    )
+
+
+def _address(array: np.ndarray[Any, Any]) -> int:
+    return int(array.__array_interface__["data"][0])

@@ -1,0 +1,60 @@
+"""Memory that the native step uses between its operations, grown to the largest step so far and kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokenworks.engine.model_config import ModelConfig
+from tokenworks.engine.native.library import WorkspaceStruct
+
+
+class Workspace:
+    """Buffers for one model; see `csrc/api.h` for what each holds."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._rows = self._pieces = 0
+        self._buffers: dict[str, Tensor] = {}
+        self._struct = WorkspaceStruct()
+
+    @property
+    def residual(self) -> Tensor:
+        """float32 [rows, hidden]: a step's embeddings on entry."""
+        return self._buffers["residual"]
+
+    def of(self, rows: int, pieces: int) -> WorkspaceStruct:
+        """The buffers, large enough for a step of `rows` rows whose decode contexts are cut into `pieces` pieces."""
+        if rows > self._rows or pieces > self._pieces:
+            self._rows, self._pieces = max(rows, self._rows), max(pieces, self._pieces)
+            self._buffers.update(self._row_buffers(self._rows))
+            self._buffers.update(self._piece_buffers(self._pieces))
+            self._struct = WorkspaceStruct(**{name: buffer.data_ptr() for name, buffer in self._buffers.items()})
+        return self._struct
+
+    def _row_buffers(self, rows: int) -> dict[str, Tensor]:
+        config = self._config
+        query = config.num_heads * config.head_dim
+        widest = max(config.hidden_size, query, config.intermediate_size)
+
+        def half(width: int) -> Tensor:
+            return torch.empty(rows, width, dtype=torch.bfloat16)
+
+        return {
+            "residual": torch.empty(rows, config.hidden_size),
+            "normed": half(config.hidden_size),
+            "qkv": half(query + 2 * config.num_kv_heads * config.head_dim),
+            "query": half(query),
+            "attention": half(query),
+            "inner": half(config.intermediate_size),
+            "codes": torch.empty(rows, widest, dtype=torch.int8),
+            "code_scales": torch.empty(rows, widest // 32),
+            "code_sums": torch.empty(rows, widest // 32, dtype=torch.int32),
+        }
+
+    def _piece_buffers(self, pieces: int) -> dict[str, Tensor]:
+        heads = self._config.num_heads
+        return {
+            "partial_values": torch.empty(pieces, heads, self._config.head_dim),
+            "partial_stats": torch.empty(pieces, heads, 2),
+        }
