@@ -18,9 +18,10 @@ from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.kv import KVSpec
 from tokenworks.engine.checkpoint import Checkpoint
-from tokenworks.engine.engine import Engine
+from tokenworks.engine.engine import Engine, Model
 from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Decoder, Progress
+from tokenworks.engine.native.step import NativeDecoder, unsupported
 from tokenworks.policy.scheduler import Limits
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def build_engine(directory: Path, settings: EngineSettings, num_workers: int, pr
     dtype = choose_dtype(settings.dtype, config)
     checkpoint = Checkpoint(directory)
     window = min(settings.max_context_tokens or config.max_context_tokens, config.max_context_tokens)
-    model = Decoder(config, checkpoint, dtype, window, progress)
+    model = choose_kernels(settings.kernels, Decoder(config, checkpoint, dtype, window, progress))
     spec = KVSpec(
         fingerprint=checkpoint.fingerprint(str(dtype)),
         num_layers=config.num_layers,
@@ -73,6 +74,18 @@ def choose_dtype(wanted: str, config: ModelConfig) -> torch.dtype:
         is_half = config.dtype in ("bfloat16", "float16")
         return torch.bfloat16 if is_half and has_fast_bf16() else torch.float32
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def choose_kernels(wanted: str, decoder: Decoder) -> Model:
+    """The decoder, or its native form; raises ConfigError where that is wanted and cannot be had."""
+    reason = unsupported(decoder)
+    if wanted == "native" and reason:
+        raise ConfigError(f"kernels = native cannot be had: {reason}. Use auto or portable")
+    if wanted == "portable" or reason:
+        log.info("kernels: portable%s", f", for {reason}" if reason else "")
+        return decoder
+    log.info("kernels: native")
+    return NativeDecoder(decoder, torch.get_num_threads())
 
 
 def has_fast_bf16() -> bool:

@@ -7,16 +7,18 @@ ends the sequences that were in it, with the reason, and the engine goes on.
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.kv import BlockName, KVSpec
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, Load, SequenceOutput, TokenLogprobs
-from tokenworks.engine.batch import build_batch
+from tokenworks.engine.batch import StepBatch, build_batch
 from tokenworks.engine.kv_cache import KVCache
-from tokenworks.engine.models.decoder import Decoder
+from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.sampler import Sampled, sample
 from tokenworks.policy.block_pool import BlockPool
 from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
@@ -24,10 +26,23 @@ from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
 log = logging.getLogger(__name__)
 
 
+class Model(Protocol):
+    """What computes a step: PyTorch's operators and Numba's loops, or the native library."""
+
+    config: ModelConfig
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of packed weights: what a decode step reads."""
+
+    def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
+        """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
+
+
 class Engine:
     """Runs sequences of one model on one device slice."""
 
-    def __init__(self, model: Decoder, spec: KVSpec, num_blocks: int, limits: Limits) -> None:
+    def __init__(self, model: Model, spec: KVSpec, num_blocks: int, limits: Limits) -> None:
         self.model = model
         self.spec = spec
         self.limits = limits

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 BLOCK: Final = 64
 """Outputs of a block of packed weights."""
 
@@ -28,9 +27,9 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 def _blocked_address(packed: Tensor, weight: Tensor) -> int | None:
-    """Address of oneDNN's packed bf16 weights where they lie as [out / 64, in / 2, 64, 2], which the native library reads.
+    """Address of oneDNN's packed bf16 weights where they lie as [out / 64, in / 2, 64, 2], as the native library reads.
 
-    That layout is oneDNN's choice and no promise: the first and the last block are compared with the weights themselves.
+    That layout is oneDNN's choice and no promise: the first and the last block are compared with the weights.
     """
     rows, columns = weight.shape
     if weight.dtype != torch.bfloat16 or rows < BLOCK or columns % 32:

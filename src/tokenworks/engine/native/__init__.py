@@ -1,1 +1,1 @@
-"""The forward step in C++ for CPUs with AVX-512 (VNNI, BF16): one team of threads from the first layer to the logits."""
+"""The forward step in C++ for CPUs with AVX-512 (VNNI, BF16): one team of threads from first layer to logits."""

@@ -8,7 +8,6 @@ Invariant: a model that the library cannot compute (`unsupported` says why) is l
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from ctypes import byref
 from typing import Any, Final

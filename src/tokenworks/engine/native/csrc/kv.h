@@ -15,8 +15,9 @@ struct Plane {
     int num_kv_heads, head_dim;
 
     long at(long slot, int head) const { return slot * num_kv_heads + head; }
-    bf16* wide(long head) const { return reinterpret_cast<bf16*>(data) + head * head_dim; }
-    int8_t* codes(long head) const { return reinterpret_cast<int8_t*>(data) + head * head_dim; }
+    long head_bytes() const { return scales ? head_dim : 2L * head_dim; }
+    bf16* wide(long head) const { return reinterpret_cast<bf16*>(data + head * head_bytes()); }
+    int8_t* codes(long head) const { return reinterpret_cast<int8_t*>(data + head * head_bytes()); }
 };
 
 inline Plane plane_of(const KV& kv, const Model& model, int layer, bool is_value) {
@@ -42,6 +43,14 @@ inline void write_head(const Plane& plane, long head, const float* x) {
             reinterpret_cast<__m128i*>(plane.codes(head) + i),
             _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor))));
     plane.scales[head] = most / 127.0f;
+}
+
+// 32 codes as bf16, exactly: their scale is left to the reader.
+inline __m512i widened(const int8_t* codes) {
+    const __m128i* at = reinterpret_cast<const __m128i*>(codes);
+    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at)));
+    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at + 1)));
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
 // 32 values of a head as 32 bf16.

@@ -7,9 +7,9 @@ namespace tokenworks {
 namespace {
 
 constexpr int kTileRows = 6;     // rows whose sums fit the registers next to four vectors of weights
-constexpr int kPanelRows = 48;   // rows that share a stretch of weights while it is in the first-level cache
-constexpr int kStretch = 256;    // inputs of that stretch: 32 KiB of bf16
-constexpr int kPrefetch = 4096;  // bytes ahead of the weights that are being read
+constexpr int kPanelRows = 48;   // rows that share a stretch of weights while it is in the second-level cache
+constexpr int kStretch = 512;    // inputs of that stretch: 64 KiB of bf16
+constexpr int kNear = 4096;      // bytes to ask memory for ahead of the weights being read, by the only tile of a panel
 
 template <int N>
 using Count = std::integral_constant<int, N>;
@@ -54,19 +54,19 @@ struct Bf16Weights {
     Bf16Weights(const Linear& linear, long index)
         : block(static_cast<const bf16*>(linear.weights) + index * kBlock * linear.in) {}
 
-    template <int R>
-    void tile(const Input& input, long first_row, int from, int to, Sums& out, int first) const {
+    // `Lines` cache lines of each 4 are asked for, `ahead` bytes before they are needed.
+    template <int R, int Lines>
+    void tile(const Input& input, long first_row, int from, int to, Sums& out, int first, long ahead) const {
         const bf16* rows[R];
         for (int r = 0; r < R; ++r) rows[r] = input.data + input.row(first_row + r) * input.stride;
         __m512 sums[R][4];
         load(sums, out, first, 0);
         const bf16* w = block + long(from) * kBlock;
-        for (int i = from; i < to; i += 2, w += 2 * kBlock) {
+        const char* soon = reinterpret_cast<const char*>(w) + ahead;
+        for (int i = from; i < to; i += 2, w += 2 * kBlock, soon += 4 * kBlock) {
             __m512i weights[4];
-            for (int v = 0; v < 4; ++v) {
-                weights[v] = load_pairs(w + 32 * v);
-                if (R <= 4) _mm_prefetch(reinterpret_cast<const char*>(w + 32 * v) + kPrefetch, _MM_HINT_T0);
-            }
+            for (int v = 0; v < 4; ++v) weights[v] = load_pairs(w + 32 * v);
+            for (int v = 0; v < Lines; ++v) _mm_prefetch(soon + 64 * v, Lines == 4 ? _MM_HINT_T0 : _MM_HINT_T1);
             for (int r = 0; r < R; ++r) {
                 const __m512i pair = broadcast_pair(rows[r] + i);
                 for (int v = 0; v < 4; ++v) sums[r][v] = dot_pairs(sums[r][v], pair, weights[v]);
@@ -75,9 +75,19 @@ struct Bf16Weights {
         store(sums, out, first, 0);
     }
 
+    // The tiles of a panel read the same weights: while one comes from memory, the next stretch is asked for by all.
     void panel(const Input& input, long first_row, int rows, int from, int to, Sums& out) const {
+        const int tiles = (rows + kTileRows - 1) / kTileRows;
+        const long stretch = long(to - from) * kBlock * 2;
+        int index = 0;
         for_tiles<kTileRows>(rows, [&](auto size, int first) {
-            tile<decltype(size)::value>(input, first_row + first, from, to, out, first);
+            constexpr int R = decltype(size)::value;
+            const long row = first_row + first;
+            const int t = index++;
+            if (tiles == 1) tile<R, 4>(input, row, from, to, out, first, kNear);
+            else if (tiles < 4 && t < 2) tile<R, 2>(input, row, from, to, out, first, stretch + 128 * t);
+            else if (tiles >= 4 && t < 4) tile<R, 1>(input, row, from, to, out, first, stretch + 64 * t);
+            else tile<R, 0>(input, row, from, to, out, first, 0);
         });
     }
 };
@@ -136,7 +146,7 @@ struct QuantizedWeights {
                 __m512i weights[V];
                 for (int v = 0; v < V; ++v) {
                     weights[v] = _mm512_loadu_si512(w + 64 * v);
-                    if (R <= 3) _mm_prefetch(reinterpret_cast<const char*>(w) + 64 * v + kPrefetch, _MM_HINT_T0);
+                    if (R <= 3) _mm_prefetch(reinterpret_cast<const char*>(w) + 64 * v + kNear, _MM_HINT_T0);
                 }
                 if constexpr (Bits == 8) {
                     add_quad(exact, weights, rows, i);
