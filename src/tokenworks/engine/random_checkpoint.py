@@ -146,7 +146,7 @@ def _shape_groups(config: ModelConfig) -> Iterator[dict[str, tuple[int, ...]]]:
     table = (config.vocab_size, config.hidden_size)
     yield {"model.embed_tokens.weight": table}
     for index in range(config.num_layers):
-        yield {f"model.layers.{index}.{name}": shape for name, shape in layer_shapes(config).items()}
+        yield {f"model.layers.{index}.{name}": shape for name, shape in layer_shapes(config, index).items()}
     head = {} if config.is_tied else {"lm_head.weight": table}
     yield {"model.norm.weight": table[1:], **head}
 
