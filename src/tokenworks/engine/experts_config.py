@@ -17,7 +17,7 @@ from tokenworks.contract.errors import CheckpointError
 
 
 class ExpertNames(msgspec.Struct, frozen=True):
-    """Tensor names of a sparse layer on disk: the router is `{block}.gate.weight`, then `{block}.experts.N.{up}.weight`."""
+    """What a sparse layer's tensors are called on disk: `{block}.gate.weight`, `{block}.experts.N.{gate}.weight` ..."""
 
     block: str
     gate: str
@@ -34,6 +34,11 @@ class ExpertsConfig(msgspec.Struct, frozen=True):
     is_normed: bool  # a token's weights are divided by their sum
     is_sparse: tuple[bool, ...]  # per layer; the others have one feed-forward network as ever
     names: ExpertNames
+
+    def num_resting_parameters(self, hidden_size: int) -> int:
+        """Parameters of all layers' experts that one token does not pass through."""
+        num_resting = sum(self.is_sparse) * (self.num_experts - self.num_per_token)
+        return num_resting * 3 * hidden_size * self.intermediate_size
 
 
 QWEN3_MOE: Final = "Qwen3MoeForCausalLM"
@@ -77,6 +82,8 @@ def _num_experts(raw: Mapping[str, Any]) -> int:
 def _sparse_layers(raw: Mapping[str, Any]) -> tuple[bool, ...]:
     """Qwen3-MoE: every `decoder_sparse_step`-th layer, but for those that `mlp_only_layers` names."""
     step = int(raw.get("decoder_sparse_step", 1))
+    if step < 1:
+        raise CheckpointError(f"decoder_sparse_step is {step}; it must be at least 1")
     dense = set(raw.get("mlp_only_layers") or ())
     has_experts = _num_experts(raw) > 0
     return tuple(

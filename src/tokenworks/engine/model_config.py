@@ -29,6 +29,9 @@ ARCHITECTURES: Final = (
 )
 ROPE_TYPES: Final = ("default", "linear", "llama3", "yarn")
 
+_FAMILY_DEFAULTS: Final[dict[str, dict[str, Any]]] = {MIXTRAL: {"rope_theta": 1e6, "rms_norm_eps": 1e-5}}
+"""What `transformers` takes where a config of the family is silent, and the other families have another value."""
+
 
 class RopeConfig(msgspec.Struct, frozen=True):
     """Rotary embedding: base frequency and, where the checkpoint stretches its window, how."""
@@ -85,7 +88,7 @@ def read_model_config(directory: Path) -> ModelConfig:
     raw = read_json(path)
     architecture = _architecture(raw, path)
     try:
-        return _build(raw, architecture)
+        return _build({**_FAMILY_DEFAULTS.get(architecture, {}), **raw}, architecture)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}: it is no complete {architecture} config") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
