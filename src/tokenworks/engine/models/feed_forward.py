@@ -73,7 +73,9 @@ class SparseFeedForward:
         """[rows, hidden] -> [rows, hidden]."""
         weights_Tk, chosen_Tk = choose_experts(self.router(x), self.num_per_token, self.is_normed)
         groups = group_by_expert(chosen_Tk)
-        results = [self.experts[e](x[rows]) for e, rows in zip(groups.experts, groups.rows, strict=True)]
+        results = [
+            self.experts[e](x.index_select(0, rows)) for e, rows in zip(groups.experts, groups.rows, strict=True)
+        ]
         return combine(torch.cat(results), groups.positions_Tk, weights_Tk)
 
     @property

@@ -7,6 +7,7 @@ Experts are packed one by one from the mapped file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -79,15 +80,13 @@ def _sparse_shapes(hidden: int, experts: ExpertsConfig) -> Shapes:
 def _pack_sparse(tensors: dict[str, Tensor], experts: ExpertsConfig, dtype: torch.dtype) -> SparseFeedForward:
     names = experts.names
 
-    def expert(number: int) -> DenseFeedForward:
-        gate, up, down = (
-            tensors[f"{names.block}.experts.{number}.{name}.weight"] for name in (names.gate, names.up, names.down)
-        )
-        return DenseFeedForward(Linear([gate, up], None, dtype), Linear([down], None, dtype))
+    def stored(*parts: str) -> list[list[Tensor]]:
+        numbers = range(experts.num_experts)
+        return [[tensors[f"{names.block}.experts.{n}.{part}.weight"] for part in parts] for n in numbers]
 
     router = Linear([tensors[f"{names.block}.gate.weight"]], None, dtype)
-    packed = [expert(number) for number in range(experts.num_experts)]
-    return SparseFeedForward(router, packed, experts.num_per_token, experts.is_normed)
+    gate_ups, downs = stored(names.gate, names.up), stored(names.down)
+    return _mixture(router, _pack_each(gate_ups, dtype), _pack_each(downs, dtype), experts)
 
 
 def _fused_shapes(hidden: int, experts: ExpertsConfig) -> Shapes:
@@ -101,8 +100,23 @@ def _fused_shapes(hidden: int, experts: ExpertsConfig) -> Shapes:
 
 def _pack_fused(tensors: dict[str, Tensor], experts: ExpertsConfig, dtype: torch.dtype) -> SparseFeedForward:
     router = Linear([tensors[_FUSED_ROUTER]], None, dtype)
-    packed = [
-        DenseFeedForward(Linear([gate_up], None, dtype), Linear([down], None, dtype))
-        for gate_up, down in zip(tensors[_FUSED_GATE_UP], tensors[_FUSED_DOWN], strict=True)
-    ]
+    gate_ups, downs = ([[weight] for weight in tensors[name]] for name in (_FUSED_GATE_UP, _FUSED_DOWN))
+    return _mixture(router, _pack_each(gate_ups, dtype), _pack_each(downs, dtype), experts)
+
+
+def _pack_each(matrices: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[Linear]:
+    """The product of each expert's weights, all of one shape, merged and cast in the same memory one after the other.
+
+    A merged copy for each would leave a hole beside each packed weight: glibc does not fill the hole of an aligned
+    block with an aligned block of the same size. A 1.5 B model of 32 experts kept 0.8 GB of holes.
+    """
+    rows, columns = sum(len(weight) for weight in matrices[0]), matrices[0][0].shape[1]
+    merged = torch.empty(rows, columns, dtype=dtype)
+    return [Linear([torch.cat(list(weights), out=merged)], None, dtype) for weights in matrices]
+
+
+def _mixture(
+    router: Linear, gate_ups: Sequence[Linear], downs: Sequence[Linear], experts: ExpertsConfig
+) -> SparseFeedForward:
+    packed = [DenseFeedForward(*pair) for pair in zip(gate_ups, downs, strict=True)]
     return SparseFeedForward(router, packed, experts.num_per_token, experts.is_normed)
