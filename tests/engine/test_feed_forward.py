@@ -133,7 +133,7 @@ def test_groups_hold_each_pair_once_in_order(seed: int) -> None:
     num_experts = rng.randrange(1, 40)
     num_per_token = rng.randrange(1, num_experts + 1)
     chosen = [rng.sample(range(num_experts), num_per_token) for _ in range(rng.randrange(1, 30))]
-    groups = group_by_expert(torch.tensor(chosen))
+    groups = group_by_expert(torch.tensor(chosen), num_experts)
     expected = {e: [t for t, own in enumerate(chosen) if e in own] for e in range(num_experts)}
     assert groups.experts == [e for e in range(num_experts) if expected[e]]
     assert [rows.tolist() for rows in groups.rows] == [expected[e] for e in groups.experts]

@@ -4,8 +4,7 @@
     sparse:  y = sum over the token's experts e of  weight_e * dense_e(x)
 
 A sparse layer sorts its (row, expert) pairs by expert once, so that each expert that has rows computes all of them in
-one go, without padding; an expert that has none is not touched. Shape suffixes: T rows, E experts, k experts a token,
-P = T * k pairs.
+one go, without padding; an expert that has none is not touched. Shape suffixes: T rows, E experts, k experts a token.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenworks.engine.kernels.combine import combine
+from tokenworks.engine.kernels.experts import combine, sort_by_expert
 from tokenworks.engine.linear import Linear
 
 
@@ -72,7 +71,7 @@ class SparseFeedForward:
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]."""
         weights_Tk, chosen_Tk = choose_experts(self.router(x), self.num_per_token, self.is_normed)
-        groups = group_by_expert(chosen_Tk)
+        groups = group_by_expert(chosen_Tk, len(self.experts))
         results = [
             self.experts[e](x.index_select(0, rows)) for e, rows in zip(groups.experts, groups.rows, strict=True)
         ]
@@ -112,11 +111,9 @@ class ExpertGroups:
     positions_Tk: Tensor  # int64
 
 
-def group_by_expert(chosen_Tk: Tensor) -> ExpertGroups:
-    """Sort (row, expert) pairs by expert; O(P log P), however many experts there are."""
-    sorted_P, order_P = chosen_Tk.flatten().sort(stable=True)
-    experts, counts = torch.unique_consecutive(sorted_P, return_counts=True)
-    positions_P = torch.empty_like(order_P)
-    positions_P[order_P] = torch.arange(len(order_P))
-    rows = torch.split(order_P // chosen_Tk.shape[1], counts.tolist())
-    return ExpertGroups(experts.tolist(), rows, positions_P.view_as(chosen_Tk))
+def group_by_expert(chosen_Tk: Tensor, num_experts: int) -> ExpertGroups:
+    """Sort (row, expert) pairs by expert."""
+    rows_P, positions_Tk, starts = sort_by_expert(chosen_Tk, num_experts)
+    experts = [e for e in range(num_experts) if starts[e] < starts[e + 1]]
+    rows = tuple(rows_P[starts[e] : starts[e + 1]] for e in experts)
+    return ExpertGroups(experts, rows, positions_Tk)

@@ -1,7 +1,9 @@
-"""Brings the results of a mixture of experts back to the rows that they are for.
+"""Sorts the rows of a mixture of experts by expert, and brings the experts' results back to the rows.
 
-A row's results are added in the order of its experts' weights, in float32, and rounded once: what a row gets does not
-depend on how its results lie among those of other rows. One pass, where `index_add_` would take one for each expert.
+Both are one call where PyTorch takes a dozen operators, which cost 0.2 ms a layer at one row: as much as reading 2 MB
+of weights. A row's results are added in the order of its experts' weights, in float32, and rounded once: what a row gets
+does not depend on how its results lie among those of other rows. Shape suffixes: T rows, E experts, k experts a row,
+P = T * k pairs of a row and an expert.
 """
 
 from __future__ import annotations
@@ -15,6 +17,19 @@ from tokenworks.engine.kernels.bits import Array, bits_of, narrow, shift_of, wid
 from tokenworks.engine.kernels.rows import PARALLEL_ELEMENTS
 
 
+def sort_by_expert(chosen_Tk: Tensor, num_experts: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Pairs sorted by expert, then by row: a counting sort, O(P + E).
+
+    Returns each sorted pair's row, int64 [P]; where each pair of `chosen_Tk` went, int64 [T, k]; and where each
+    expert's pairs start, E + 1 numbers.
+    """
+    positions_Tk = torch.empty_like(chosen_Tk)
+    rows_P = torch.empty(chosen_Tk.numel(), dtype=torch.int64)
+    starts = np.zeros(num_experts + 1, np.int64)
+    _sort(chosen_Tk.numpy(), starts, rows_P.numpy(), positions_Tk.numpy())
+    return rows_P, positions_Tk, starts.tolist()
+
+
 def combine(results: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
     """Rows [T, width]: row t is the sum over j of `weights[t, j] * results[positions[t, j]]`.
 
@@ -24,6 +39,23 @@ def combine(results: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
     kernel = _combine_parallel if results.numel() > PARALLEL_ELEMENTS else _combine_serial
     kernel(bits_of(results), positions.numpy(), weights.numpy(), shift_of(results.dtype), bits_of(out))
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort(chosen: Array, starts: Array, rows: Array, positions: Array) -> None:
+    num_rows, num_per_row = chosen.shape
+    for t in range(num_rows):
+        for j in range(num_per_row):
+            starts[chosen[t, j] + 1] += 1
+    for e in range(starts.shape[0] - 1):
+        starts[e + 1] += starts[e]
+    free = starts[:-1].copy()
+    for t in range(num_rows):
+        for j in range(num_per_row):
+            position = free[chosen[t, j]]
+            free[chosen[t, j]] += 1
+            rows[position] = t
+            positions[t, j] = position
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
