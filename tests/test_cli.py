@@ -140,6 +140,16 @@ def test_inspect_says_what_a_checkpoint_is(checkpoint: Path) -> None:
     assert f"{2 * 3 * 2 * 2 * 2} bytes in bfloat16, {2 * 3 * 2 * 2 * 4} bytes in float32" in result.output
 
 
+def test_inspect_says_what_a_token_uses_of_a_mixture_of_experts(checkpoint: Path) -> None:
+    experts = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 2, "mlp_only_layers": [1]}
+    config = json.loads((checkpoint / "config.json").read_text())
+    config |= {"architectures": ["Qwen3MoeForCausalLM"], **experts}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    output = invoke("model", "inspect", str(checkpoint)).output
+    assert "4, 1 a token, in 2 of 3 layers" in output
+    assert f"1,060, of which a token uses {1060 - 2 * 3 * (3 * 8 * 2)}" in output
+
+
 def test_inspect_sees_a_chat_template(checkpoint: Path) -> None:
     (checkpoint / "tokenizer_config.json").write_text('{"chat_template": "x"}')
     assert "none: completions only" not in invoke("model", "inspect", str(checkpoint)).output

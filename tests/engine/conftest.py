@@ -40,6 +40,12 @@ LLAMA3_ROPE = {
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+EXPERTS: dict[str, Any] = {
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 48,
+    "head_dim": 32,
+}
 
 CONFIGS: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     "llama3": lambda: transformers.LlamaConfig(**SHAPE, rope_parameters=LLAMA3_ROPE),
@@ -53,6 +59,22 @@ CONFIGS: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     "qwen3-tied": lambda: transformers.Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True),
     "qwen3-yarn": lambda: transformers.Qwen3Config(**SHAPE, head_dim=32, rope_parameters=YARN_ROPE),
     "mistral-sliding": lambda: transformers.MistralConfig(**SHAPE, sliding_window=16),
+    "qwen3-moe": lambda: transformers.Qwen3MoeConfig(**SHAPE, **EXPERTS, norm_topk_prob=True),
+    "qwen3-moe-unnormed-biases": lambda: transformers.Qwen3MoeConfig(
+        **SHAPE, **EXPERTS, norm_topk_prob=False, attention_bias=True
+    ),
+    "qwen3-moe-some-layers-sliding": lambda: transformers.Qwen3MoeConfig(
+        **{**SHAPE, "num_hidden_layers": 4},
+        **EXPERTS,
+        mlp_only_layers=[1],
+        decoder_sparse_step=2,
+        use_sliding_window=True,
+        sliding_window=16,
+    ),
+    "mixtral": lambda: transformers.MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2),
+    "mixtral-sliding": lambda: transformers.MixtralConfig(
+        **SHAPE, num_local_experts=5, num_experts_per_tok=3, sliding_window=16
+    ),
 }
 
 

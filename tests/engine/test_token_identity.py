@@ -18,6 +18,11 @@ NAMES = [
     "qwen3-tied",
     "qwen3-yarn",
     "mistral-sliding",
+    "qwen3-moe",
+    "qwen3-moe-unnormed-biases",
+    "qwen3-moe-some-layers-sliding",
+    "mixtral",
+    "mixtral-sliding",
 ]
 NEW_TOKENS = 24
 GREEDY = Sampling(max_tokens=NEW_TOKENS, temperature=0)
@@ -81,7 +86,7 @@ def test_after_preemption(case: Any, run_requests: Run, tokens_of: Any) -> None:
     assert engine.load.free_blocks == engine.load.total_blocks
 
 
-@pytest.mark.parametrize("name", ["qwen3-tied", "mistral-sliding"])
+@pytest.mark.parametrize("name", ["qwen3-tied", "mistral-sliding", "qwen3-moe"])
 def test_output_does_not_depend_on_who_else_is_in_the_batch(
     name: str, references: Any, run_requests: Run, tokens_of: Any
 ) -> None:

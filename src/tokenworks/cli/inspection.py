@@ -43,6 +43,13 @@ class Inspection(msgspec.Struct, frozen=True):
     has_chat_template: bool
     problems: tuple[str, ...]  # empty: it can be served
 
+    @property
+    def num_active_parameters(self) -> int | None:
+        """Parameters that one token passes through; None where it passes through all, or they are not known."""
+        if self.config is None or self.config.experts is None or self.num_parameters is None:
+            return None
+        return self.num_parameters - self.config.experts.num_resting_parameters(self.config.hidden_size)
+
     def kv_bytes_per_token(self, dtype: str) -> int | None:
         """Bytes that one token's keys and values take in `dtype`."""
         if self.config is None:

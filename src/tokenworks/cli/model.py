@@ -14,6 +14,7 @@ from tokenworks.contract.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenworks.cli.inspection import Inspection
+    from tokenworks.engine.experts_config import ExpertsConfig
     from tokenworks.engine.model_config import ModelConfig
 
 
@@ -74,7 +75,7 @@ def _table(found: Inspection) -> Table:
 def _rows(found: Inspection) -> list[tuple[str, str | None]]:
     return [
         *(_shape_rows(found, found.config) if found.config else []),
-        ("parameters", None if found.num_parameters is None else f"{found.num_parameters:,}"),
+        ("parameters", _parameters(found)),
         ("weights", None if found.weight_bytes is None else f"{found.weight_bytes:,} bytes"),
         ("stored as", ", ".join(found.dtypes) or None),
         ("tokenizer", "yes" if found.has_tokenizer else "missing"),
@@ -83,11 +84,24 @@ def _rows(found: Inspection) -> list[tuple[str, str | None]]:
     ]
 
 
+def _parameters(found: Inspection) -> str | None:
+    if found.num_parameters is None:
+        return None
+    active = found.num_active_parameters
+    return f"{found.num_parameters:,}" + (f", of which a token uses {active:,}" if active is not None else "")
+
+
+def _expert_rows(experts: ExpertsConfig) -> list[tuple[str, str | None]]:
+    layers = f"{sum(experts.is_sparse)} of {len(experts.is_sparse)} layers"
+    return [("experts", f"{experts.num_experts}, {experts.num_per_token} a token, in {layers}")]
+
+
 def _shape_rows(found: Inspection, shape: ModelConfig) -> list[tuple[str, str | None]]:
     kv = [f"{found.kv_bytes_per_token(dtype):,} bytes in {dtype}" for dtype in ("bfloat16", "float32")]
     return [
         ("architecture", shape.architecture),
         ("layers, hidden size", f"{shape.num_layers}, {shape.hidden_size}"),
+        *(_expert_rows(shape.experts) if shape.experts else []),
         ("heads, KV heads, head size", f"{shape.num_heads}, {shape.num_kv_heads}, {shape.head_dim}"),
         ("window", f"{shape.max_context_tokens:,} tokens"),
         ("KV of one token", ", ".join(kv)),

@@ -21,7 +21,7 @@ from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.kv import BlockName, KVSpec
 from tokenworks.contract.request import Request
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, omit_defaults=True):

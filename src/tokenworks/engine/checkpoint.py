@@ -35,6 +35,9 @@ class Checkpoint:
         self._shard_of = _shards_by_tensor(directory)
         self._digests: dict[str, str] = {}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._shard_of
+
     def read(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """The named tensors, checked against `shapes`; views of the mapped files, to be dropped soon."""
         by_shard: dict[str, list[str]] = defaultdict(list)

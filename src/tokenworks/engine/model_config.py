@@ -1,7 +1,7 @@
 """What the decoder needs to know of a checkpoint, read from Hugging Face's `config.json`.
 
-One struct for Llama 3, Qwen2/2.5, Qwen3 and Mistral: where the families differ (biases, query/key norms, sliding
-windows, rope scaling), the difference becomes a field here, so that the decoder has no family names in it.
+One struct for Llama 3, Qwen2/2.5, Qwen3, Qwen3-MoE, Mistral and Mixtral: where the families differ (biases, query/key
+norms, sliding windows, rope scaling, experts), the difference becomes a field, so that the decoder has no family names.
 Both spellings of rope settings are read: `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (5).
 
 Invariant: a config that this engine would compute wrongly is refused by name, never approximated.
@@ -17,9 +17,20 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.contract.errors import CheckpointError
+from tokenworks.engine.experts_config import MIXTRAL, QWEN3_MOE, ExpertsConfig, read_experts
 
-ARCHITECTURES: Final = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+ARCHITECTURES: Final = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    QWEN3_MOE,
+    MIXTRAL,
+)
 ROPE_TYPES: Final = ("default", "linear", "llama3", "yarn")
+
+_FAMILY_DEFAULTS: Final[dict[str, dict[str, Any]]] = {MIXTRAL: {"rope_theta": 1e6, "rms_norm_eps": 1e-5}}
+"""What `transformers` takes where a config of the family is silent, and the other families have another value."""
 
 
 class RopeConfig(msgspec.Struct, frozen=True):
@@ -51,6 +62,11 @@ class ModelConfig(msgspec.Struct, frozen=True):
     has_qk_norm: bool
     windows: tuple[int | None, ...]  # per layer: how many last tokens it attends to; None is all
     dtype: str  # of the stored weights
+    experts: ExpertsConfig | None = None  # where there are sparse layers
+
+    def experts_of(self, layer: int) -> ExpertsConfig | None:
+        """The experts of a sparse layer, None for a dense one."""
+        return self.experts if self.experts and self.experts.is_sparse[layer] else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -72,7 +88,7 @@ def read_model_config(directory: Path) -> ModelConfig:
     raw = read_json(path)
     architecture = _architecture(raw, path)
     try:
-        return _build(raw, architecture)
+        return _build({**_FAMILY_DEFAULTS.get(architecture, {}), **raw}, architecture)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}: it is no complete {architecture} config") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -113,9 +129,10 @@ def _build(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
         has_qkv_bias=is_qwen2 or has_bias,
         has_output_bias=has_bias and not is_qwen2,
         has_mlp_bias=bool(raw.get("mlp_bias", False)),
-        has_qk_norm=architecture == "Qwen3ForCausalLM",
+        has_qk_norm=architecture in ("Qwen3ForCausalLM", QWEN3_MOE),
         windows=_windows(raw, architecture),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+        experts=read_experts(raw, architecture),
     )
 
 
@@ -131,15 +148,19 @@ def _rope(raw: Mapping[str, Any]) -> RopeConfig:
 
 
 def _windows(raw: Mapping[str, Any], architecture: str) -> tuple[int | None, ...]:
-    """Mistral slides in every layer; Qwen only where `use_sliding_window` is set, in the layers it names."""
+    """Mistral and Mixtral slide in every layer; Qwen only where `use_sliding_window` is set, in the layers it names.
+
+    Qwen3-MoE names none: `transformers` then slides in every layer, whatever `max_window_layers` says.
+    """
     num_layers = int(raw["num_hidden_layers"])
     window = raw.get("sliding_window")
     if window is None or architecture == "LlamaForCausalLM":
         return (None,) * num_layers
-    if architecture == "MistralForCausalLM":
-        return (int(window),) * num_layers
-    if not raw.get("use_sliding_window", False):
+    is_mistral = architecture in ("MistralForCausalLM", MIXTRAL)
+    if not is_mistral and not raw.get("use_sliding_window", False):
         return (None,) * num_layers
+    if is_mistral or architecture == QWEN3_MOE:
+        return (int(window),) * num_layers
     first = int(raw.get("max_window_layers", 28))
     kinds = raw.get("layer_types") or [
         "sliding_attention" if i >= first else "full_attention" for i in range(num_layers)

@@ -59,9 +59,41 @@ _QWEN3_SMALL: Final[dict[str, Any]] = {
     "rope_theta": 1e6,
     "tie_word_embeddings": True,
 }
+_QWEN3_MOE: Final[dict[str, Any]] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "max_position_embeddings": 40_960,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+}
+_QWEN3_MOE_SMALL: Final[dict[str, Any]] = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "moe_intermediate_size": 512,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_experts": 32,
+    "num_experts_per_tok": 4,
+    "tie_word_embeddings": True,
+}
 SHAPES: Final[dict[str, dict[str, Any]]] = {
     "qwen3-0.6b": _QWEN3_SMALL,
     "qwen3-1.7b": {**_QWEN3_SMALL, "hidden_size": 2048, "intermediate_size": 6144},
+    "qwen3-moe-1.5b": {**_QWEN3_MOE, **_QWEN3_MOE_SMALL},
+    "qwen3-30b-a3b": _QWEN3_MOE,
     "qwen2.5-0.5b": {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -105,8 +137,26 @@ SHAPES: Final[dict[str, dict[str, Any]]] = {
         "rope_theta": 10_000.0,
         "tie_word_embeddings": False,
     },
+    "mixtral-8x7b": {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 32_768,
+        "sliding_window": None,
+        "rope_theta": 1e6,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
 }
-"""Hugging Face configs of well-known models, by the name that `--like` takes."""
+"""Hugging Face configs of well-known models, by the name that `--like` takes; qwen3-moe-1.5b has the 30B's layers, but
+fewer and smaller ones, so that a mixture of experts can be measured where 60 GB do not fit."""
 
 
 def write_random_checkpoint(
@@ -146,7 +196,7 @@ def _shape_groups(config: ModelConfig) -> Iterator[dict[str, tuple[int, ...]]]:
     table = (config.vocab_size, config.hidden_size)
     yield {"model.embed_tokens.weight": table}
     for index in range(config.num_layers):
-        yield {f"model.layers.{index}.{name}": shape for name, shape in layer_shapes(config).items()}
+        yield {f"model.layers.{index}.{name}": shape for name, shape in layer_shapes(config, index).items()}
     head = {} if config.is_tied else {"lm_head.weight": table}
     yield {"model.norm.weight": table[1:], **head}
 

@@ -90,6 +90,7 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
         threads=threads,
         dtype=engine.spec.dtype,
         weight_bytes=engine.model.num_bytes,
+        active_weight_bytes=engine.model.step_bytes(1),
         kv_bytes_per_token=engine.spec.bytes_per_token,
         kv_capacity_tokens=engine.load.total_blocks * engine.spec.block_tokens,
         prefill_points=tuple(measurement.prefill_points),

@@ -1,11 +1,11 @@
-"""One decoder for Llama 3, Qwen2/2.5, Qwen3 and Mistral.
+"""One decoder for Llama 3, Qwen2/2.5, Qwen3, Qwen3-MoE, Mistral and Mixtral.
 
     x = embedding[tokens]
-    for each layer:  x = x + attention(norm(x));  x = x + down(silu(gate(norm(x))) * up(norm(x)))
+    for each layer:  x = x + attention(norm(x));  x = x + feed_forward(norm(x))
     logits = head(norm(x))           only for the rows that a token is sampled from
 
 What differs between the families is in ModelConfig. Shape suffixes: T rows, H query heads, K kv heads, D head_dim.
-Query, key and value are one product, gate and up another. The embedding table stays mapped from its file: a step
+Query, key and value are one product. The embedding table stays mapped from its file: a step
 touches a few rows of it, and where it doubles as the output projection, only the packed form lives in memory.
 """
 
@@ -25,6 +25,7 @@ from tokenworks.engine.kernels.rows import HeadPreparation, add_rms_norm, rms_no
 from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
 from tokenworks.engine.model_config import ModelConfig
+from tokenworks.engine.models.feed_forward_weights import feed_forward_shapes, read_feed_forward
 from tokenworks.engine.rope import rope_table
 
 _EMBEDDING: Final = "model.embed_tokens.weight"
@@ -55,7 +56,7 @@ class Layer:
         self.index = index
         self.config = config
         prefix = f"model.layers.{index}."
-        tensors = checkpoint.read({prefix + name: shape for name, shape in layer_shapes(config).items()})
+        tensors = checkpoint.read({prefix + name: shape for name, shape in _attention_shapes(config).items()})
 
         def linear(has_bias: bool, *names: str) -> Linear:
             weights = [tensors[f"{prefix}{name}.weight"] for name in names]
@@ -66,8 +67,7 @@ class Layer:
 
         self.qkv = linear(config.has_qkv_bias, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         self.out = linear(config.has_output_bias, "self_attn.o_proj")
-        self.gate_up = linear(config.has_mlp_bias, "mlp.gate_proj", "mlp.up_proj")
-        self.down = linear(config.has_mlp_bias, "mlp.down_proj")
+        self.feed_forward = read_feed_forward(config, index, checkpoint, dtype)
         self.input_norm = norm("input_layernorm")
         self.post_norm = norm("post_attention_layernorm")
         head_norms = (norm("self_attn.q_norm").weight, norm("self_attn.k_norm").weight) if config.has_qk_norm else None
@@ -76,8 +76,7 @@ class Layer:
     def __call__(self, x: Tensor, delta: Tensor, rope: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
         """Add `delta`, the layer before's last product, to the residual `x` in place; returns this layer's."""
         attention = self._attention(self.input_norm.after_adding(delta, x), rope, cache, batch)
-        gate, up = self.gate_up(self.post_norm.after_adding(self.out(attention), x)).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.feed_forward(self.post_norm.after_adding(self.out(attention), x))
 
     def _attention(self, x: Tensor, rope: Tensor, cache: KVCache, batch: StepBatch) -> Tensor:
         keys, values = cache.keys(self.index), cache.values(self.index)
@@ -87,12 +86,21 @@ class Layer:
     @property
     def num_bytes(self) -> int:
         """Bytes of packed weights."""
-        return sum(linear.num_bytes for linear in (self.qkv, self.out, self.gate_up, self.down))
+        return self.qkv.num_bytes + self.out.num_bytes + self.feed_forward.num_bytes
+
+    def step_bytes(self, num_rows: int) -> int:
+        """Bytes of packed weights that a step over `num_rows` rows reads."""
+        return self.qkv.num_bytes + self.out.num_bytes + self.feed_forward.step_bytes(num_rows)
 
 
-def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Tensor names, below `model.layers.N.`, and shapes of one layer."""
-    hidden, inner = config.hidden_size, config.intermediate_size
+def layer_shapes(config: ModelConfig, index: int) -> dict[str, tuple[int, ...]]:
+    """Tensor names, below `model.layers.N.`, and shapes of layer `index`."""
+    return {**_attention_shapes(config), **feed_forward_shapes(config, index)}
+
+
+def _attention_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Of the attention and of both norms."""
+    hidden = config.hidden_size
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {
         "input_layernorm.weight": (hidden,),
@@ -103,9 +111,6 @@ def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "self_attn.k_proj": (key, hidden, config.has_qkv_bias),
         "self_attn.v_proj": (key, hidden, config.has_qkv_bias),
         "self_attn.o_proj": (hidden, query, config.has_output_bias),
-        "mlp.gate_proj": (inner, hidden, config.has_mlp_bias),
-        "mlp.up_proj": (inner, hidden, config.has_mlp_bias),
-        "mlp.down_proj": (hidden, inner, config.has_mlp_bias),
     }
     for name, (rows, columns, has_bias) in products.items():
         shapes[f"{name}.weight"] = (rows, columns)
@@ -139,8 +144,15 @@ class Decoder:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of packed weights: what a decode step reads."""
+        """Bytes of packed weights."""
         return sum(layer.num_bytes for layer in self.layers) + self.head.num_bytes
+
+    def step_bytes(self, num_rows: int) -> int:
+        """Bytes of packed weights that a step over `num_rows` rows reads: all, but for the experts that rest.
+
+        Exact for one row; for more, what a router that spreads them evenly would be expected to read.
+        """
+        return sum(layer.step_bytes(num_rows) for layer in self.layers) + self.head.num_bytes
 
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
         """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
