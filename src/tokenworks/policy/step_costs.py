@@ -1,8 +1,9 @@
 """What a step costs, in seconds, as a function of its rows: a small table, learnt from the steps that were run.
 
 Rows are nearly free while a step waits for memory and dear once it waits for arithmetic; where the bend lies depends on
-device, model and precision, so it is measured. Between the table's points the cost is a straight line, beyond the last
-it goes on as between the last two. The caller reads the clock; nothing here does.
+device, model and precision, so it is measured. Between the table's points the cost is a straight line, beyond them it
+goes on as between the outer two, down to no less than a proportional share. The caller reads the clock; nothing here
+does. Where little is known, few rows are thought cheap rather than dear: then the plain step is taken, and measured.
 
 A step is often slower than it must be (a neighbour, a page fault, a kernel being built) and never faster: estimates
 follow shorter times quickly and longer ones slowly. A point that was not measured for long is forgotten, so that a cost
@@ -78,12 +79,12 @@ def bucket_of(num_rows: int) -> int:
 
 
 def _line(left: _Point, right: _Point, num_rows: int) -> float:
-    """Between two points, straight; outside them as well, but more rows never cost less there."""
-    if right.rows == left.rows:
-        return left.seconds
-    slope = (right.seconds - left.seconds) / (right.rows - left.rows)
+    """Between two points, straight; outside them as well, but there more rows never cost less, nor more each."""
+    slope = (right.seconds - left.seconds) / (right.rows - left.rows) if right.rows > left.rows else 0.0
     if num_rows > right.rows:
         return right.seconds + max(0.0, slope) * (num_rows - right.rows)
-    if num_rows < left.rows:
-        return left.seconds
-    return left.seconds + slope * (num_rows - left.rows)
+    line = left.seconds + slope * (num_rows - left.rows)
+    if num_rows >= left.rows:
+        return line
+    proportion = left.seconds * num_rows / left.rows
+    return proportion if left is right else min(max(line, proportion), left.seconds)
