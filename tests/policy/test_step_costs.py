@@ -29,8 +29,9 @@ def test_below_the_first_point_the_line_goes_on_but_each_row_gets_no_cheaper() -
     assert costs_of((4, 10.0), (6, 24.0)).seconds(3) == 7.5  # not 3
 
 
-def test_outside_the_points_more_rows_are_never_thought_cheaper() -> None:
-    assert [costs_of((4, 10.0), (6, 9.0)).seconds(rows) for rows in (2, 8)] == [10.0, 9.0]
+def test_rows_are_never_thought_dearer_than_more_rows_were() -> None:
+    costs = costs_of((1, 2.0), (4, 10.0), (6, 5.0), (8, 6.0))
+    assert [costs.seconds(rows) for rows in (1, 2, 4, 6, 8, 10)] == [2, 3, 5, 5, 6, 7]
 
 
 def test_one_point_is_a_proportion_below_and_no_reason_to_fear_more() -> None:
