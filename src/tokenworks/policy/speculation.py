@@ -8,7 +8,7 @@ What pays: a step over `n` sequences with `c` drafts among `r` rows gives `n + (
 `T(n) + T(r + c) - T(r)` seconds, where T is the measured cost by rows (`step_costs`) and rows that are not decoded (a
 prompt's) count only by making further rows dearer. A draft's chance is the product of the acceptance estimates along
 its chain (`acceptance`). Chances fall along each chain, so the best `c` drafts are the `c` likeliest of all; the number
-is the one with most tokens per second. Where not even a certain draft would pay, nothing is looked up.
+is the one with most tokens per second. Where not even an almost certain draft would pay, nothing is looked up.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ MAX_DRAFTS: Final = 15
 
 LEAST_GAIN: Final = 1.02
 """Tokens per second over those of the plain step below which the difference is noise."""
+
+SUREST_CHANCE: Final = 0.9
+"""Where a draft pays only if it is surer than this, it is not worth looking for."""
 
 
 class Speculator:
@@ -54,9 +57,9 @@ class Speculator:
 
 
 def can_pay(costs: StepCosts, num_sequences: int, num_rows: int) -> bool:
-    """Whether one draft that is certainly right would be worth its row."""
-    plain = num_sequences / costs.seconds(num_sequences)
-    return _speed(costs, num_sequences, num_rows, 1, 1.0) > LEAST_GAIN * plain
+    """Whether one more row costs clearly less than a token does, so that a draft that is almost certain is worth it."""
+    extra_s = costs.seconds(num_rows + 1) - costs.seconds(num_rows)
+    return extra_s < SUREST_CHANCE * costs.seconds(num_sequences) / num_sequences
 
 
 def choose(costs: StepCosts, chains: list[list[float]], num_rows: int, most: int) -> list[int]:
@@ -75,5 +78,5 @@ def choose(costs: StepCosts, chains: list[list[float]], num_rows: int, most: int
 
 def _speed(costs: StepCosts, num_sequences: int, num_rows: int, num_drafts: int, gain: float) -> float:
     """Tokens per second of decoding with drafts of which `gain` are expected to be right."""
-    extra_s = max(0.0, costs.seconds(num_rows + num_drafts) - costs.seconds(num_rows))
+    extra_s = costs.seconds(num_rows + num_drafts) - costs.seconds(num_rows)
     return (num_sequences + gain) / (costs.seconds(num_sequences) + extra_s)
