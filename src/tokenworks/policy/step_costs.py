@@ -7,8 +7,8 @@ does. Where little is known, few rows are thought cheap rather than dear: then t
 
 A step is often slower than it must be (a neighbour, a page fault, a kernel being built) and never faster: estimates
 follow shorter times quickly and longer ones slowly, and no number of rows is thought to cost more than a larger one
-did. A point that was not measured for long is forgotten, so that a cost that kept something from being tried cannot
-keep it so for ever.
+did. What a point costs above the one before it is believed less the longer ago it was measured, so that one bad moment
+cannot keep something from being tried again; tried once, the point is believed in full again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ DOWN: Final = 0.5
 UP: Final = 1 / 8
 """Share of the difference that an estimate goes towards a shorter and a longer time."""
 
-MAX_AGE_STEPS: Final = 1000
+HALF_LIFE_STEPS: Final = 256
+"""Of the belief in what a point costs more than fewer rows. A retry that disappoints so costs one step in hundreds."""
 
 
 @dataclass(slots=True)
@@ -52,19 +53,18 @@ class StepCosts:
         point.seconds += (DOWN if seconds < point.seconds else UP) * (seconds - point.seconds)
         point.rows += UP * (num_rows - point.rows)
         point.step = self._steps
-        if self._steps % MAX_AGE_STEPS == 0:
-            self._forget_old()
         self._draw_line()
-
-    def _forget_old(self) -> None:
-        oldest = self._steps - MAX_AGE_STEPS
-        self._points = {bucket: point for bucket, point in self._points.items() if point.step > oldest}
 
     def _draw_line(self) -> None:
         """Some twenty points at most."""
         points = sorted(self._points.values(), key=lambda point: point.rows)
+        believed: list[float] = []
+        for point in points:
+            below = believed[-1] if believed else point.seconds
+            belief = 0.5 ** ((self._steps - point.step) / HALF_LIFE_STEPS) if point.seconds > below else 1.0
+            believed.append(below + belief * (point.seconds - below))
         self._rows = [point.rows for point in points]
-        self._seconds = list(accumulate((point.seconds for point in reversed(points)), min))[::-1]
+        self._seconds = list(accumulate(reversed(believed), min))[::-1]
 
     def seconds(self, num_rows: int) -> float:
         """Predicted seconds of a step, never falling with its rows; in units of any step while nothing is known."""
