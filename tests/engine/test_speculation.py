@@ -184,6 +184,20 @@ def test_the_real_speculator_saves_steps_and_no_token_changes(
     assert engine.load.steps < plain.load.steps
 
 
+def test_no_sequence_runs_ahead_in_plain_steps(
+    references: Any, run_requests: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "Speculator", Fearless)
+    for speculation in ("auto", "off"):
+        engine = references("qwen2").engine(speculation=speculation)
+        request = {"a": ([5] * 40, Sampling(8, temperature=0))}
+        with engine.plain_steps():
+            run_requests(engine, request)
+        assert engine.load.draft_tokens == 0
+        run_requests(engine, request)
+        assert (engine.load.draft_tokens > 0) == (speculation == "auto")
+
+
 def test_step_times_come_from_the_clock_that_the_engine_is_given(references: Any, run_requests: Run) -> None:
     engine = references("qwen2").engine()
     times = iter(range(10**6))

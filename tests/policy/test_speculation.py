@@ -119,6 +119,12 @@ def test_nothing_is_looked_up_where_nothing_can_pay() -> None:
     assert sequence.drafting is None
 
 
+def test_nothing_is_drafted_while_paused() -> None:
+    speculator = Speculator()
+    speculator.is_paused = True
+    assert speculator.draft([make_sequence([5] * 40)], 1, 99) == [[]]
+
+
 def test_drafts_leave_a_token_for_the_step_itself() -> None:
     """Two tokens may come still: one draft, and what is sampled behind it."""
     for max_tokens, count in ((1, 0), (2, 1), (100, MAX_DRAFTS)):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -78,6 +79,18 @@ class Engine:
     def held_blocks(self) -> list[BlockName]:
         """Names of all blocks in the prefix cache."""
         return self._pool.held_names()
+
+    @contextmanager
+    def plain_steps(self) -> Iterator[None]:
+        """Meanwhile no sequence runs ahead: each step gives one token to each. Step times are still learnt from."""
+        if self._speculator is None:
+            yield
+            return
+        self._speculator.is_paused = True
+        try:
+            yield
+        finally:
+            self._speculator.is_paused = False
 
     def reset_cache(self) -> None:
         """Forget every cached block; only while nothing runs."""

@@ -36,11 +36,12 @@ class Speculator:
 
     def __init__(self) -> None:
         self.costs = StepCosts()
+        self.is_paused = False
         self._acceptance = Acceptance()
 
     def draft(self, sequences: list[Sequence], num_rows: int, most: int) -> list[list[int]]:
         """Drafts for each of the sequences that decode in a step of `num_rows` rows: at most `most` of them in all."""
-        if most < 1 or not sequences or not can_pay(self.costs, len(sequences), num_rows):
+        if self.is_paused or most < 1 or not sequences or not can_pay(self.costs, len(sequences), num_rows):
             return [[] for _ in sequences]
         proposals = [self._propose(sequence) for sequence in sequences]
         counts = choose(self.costs, [chances for _, chances in proposals], num_rows, most)
