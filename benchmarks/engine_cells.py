@@ -41,7 +41,7 @@ def run_ours(checkpoint: Path) -> None:
     from tokenworks.worker.measure import measure_card
     from tokenworks.worker.process import choose_threads
 
-    settings = EngineSettings(max_context_tokens=4096)
+    settings = EngineSettings(max_context_tokens=4096, speculation="off")  # a step gives one token a sequence
     set_threads(choose_threads(settings))
     engine = build_engine(checkpoint, settings, 1, lambda done, total: None)
 

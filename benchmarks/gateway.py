@@ -75,7 +75,7 @@ def be_worker(options: argparse.Namespace) -> None:
     while True:
         if time.monotonic() - last_beat_s > 1:
             last_beat_s = time.monotonic()
-            line.send(wire.encode(wire.Heartbeat("w0", wire.Load(0, 0, 1, 1, 0, 0))))
+            line.send(wire.encode(wire.Heartbeat("w0", wire.Load(0, 0, 1, 1, 0, 0, 0, 0))))
         if line.poll(1000):
             message = wire.decode_to_worker(line.recv())
             if isinstance(message, wire.Submit):

@@ -59,7 +59,19 @@ KV = KVSpec("f" * 32, num_layers=28, num_kv_heads=8, head_dim=128, block_tokens=
 SAMPLING = Sampling(max_tokens=16, temperature=0.5, seed=2**63 - 1, stop_token_ids=(1, 2), num_logprobs=0)
 TO_GATEWAY: list[Message] = [
     Hello(PROTOCOL, "w0", 4242, "modèle", 4096, KV, CARD),
-    Heartbeat("w0", Load(running=1, waiting=2, free_blocks=3, total_blocks=4, steps=5, preemptions=6)),
+    Heartbeat(
+        "w0",
+        Load(
+            running=1,
+            waiting=2,
+            free_blocks=3,
+            total_blocks=4,
+            steps=5,
+            preemptions=6,
+            draft_tokens=8,
+            accepted_tokens=7,
+        ),
+    ),
     StepOutput(
         [
             SequenceOutput("a", [7, 8], [TokenLogprobs(-0.5, [7], [-0.5]), TokenLogprobs(-2.0, [], [])], 64),

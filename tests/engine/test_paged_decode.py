@@ -45,7 +45,7 @@ def test_equals_dense_attention(
     blocks = np.random.default_rng(0).permutation(cache.num_blocks).astype(np.int32).reshape(len(lengths), width)
     query = torch.randn(len(lengths), heads, head_dim).to(cache.data.dtype)
     out = torch.empty_like(query)
-    batch = DecodeRows(blocks, lengths)
+    batch = DecodeRows(blocks, lengths, np.arange(len(lengths), dtype=np.int32))
     paged_decode(query, cache, 1, batch, window, out)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(
@@ -63,10 +63,10 @@ def test_a_row_is_the_same_bit_for_bit_whoever_else_is_in_the_batch() -> None:
     query = torch.randn(3, 4, 32)
     together = torch.empty_like(query)
     lengths = np.array([300, 77, 1], np.int32)
-    batch = DecodeRows(blocks, lengths)
+    batch = DecodeRows(blocks, lengths, np.arange(len(lengths), dtype=np.int32))
     paged_decode(query, cache, 0, batch, None, together)
     for row in range(3):
         alone = torch.empty_like(query[:1])
-        batch = DecodeRows(blocks[row : row + 1], lengths[row : row + 1])
+        batch = DecodeRows(blocks[row : row + 1], lengths[row : row + 1], np.zeros(1, dtype=np.int32))
         paged_decode(query[row : row + 1], cache, 0, batch, None, alone)
         assert torch.equal(alone[0], together[row])

@@ -10,24 +10,33 @@ import torch
 
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.sampler import sample, uniform_at
+from tokenworks.policy.scheduler import Chunk
 from tokenworks.policy.sequence import Sequence
 
 
-def sequence_of(prompt: list[int], output: list[int] | None = None, **sampling: Any) -> Sequence:
+def chunk_of(
+    prompt: list[int], output: list[int] | None = None, drafts: tuple[int, ...] = (), **sampling: Any
+) -> Chunk:
+    """The decode of a sequence with that output so far."""
     sequence = Sequence(Request("r", "m", prompt, Sampling(max_tokens=100, **sampling)), 16, "f")
     sequence.token_ids += output or []
-    return sequence
+    return Chunk(sequence, len(sequence.token_ids) - 1, 1 + len(drafts), 1 + len(drafts), drafts)
+
+
+def tokens(logits: torch.Tensor, chunks: list[Chunk]) -> list[int]:
+    """One token of each chunk."""
+    return [token_id for (token_id,) in sample(logits, chunks).token_ids]
 
 
 def draw(logits: torch.Tensor, **sampling: Any) -> Counter[int]:
     """Frequencies of 4000 draws with different seeds."""
-    rows = [sequence_of([0], seed=seed, **sampling) for seed in range(4000)]
-    return Counter(sample(logits.expand(len(rows), -1), rows).token_ids)
+    rows = [chunk_of([0], seed=seed, **sampling) for seed in range(4000)]
+    return Counter(tokens(logits.expand(len(rows), -1), rows))
 
 
 def test_greedy_is_the_largest_logit() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
-    assert sample(logits, [sequence_of([0], temperature=0)] * 2).token_ids == [1, 0]
+    assert tokens(logits, [chunk_of([0], temperature=0)] * 2) == [1, 0]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -70,9 +79,9 @@ def test_top_p_over_a_flat_vocabulary_larger_than_the_candidates_is_exact() -> N
 
 def test_a_draw_depends_on_seed_and_position_only() -> None:
     logits = torch.randn(1, 1000)
-    first = sample(logits, [sequence_of([1, 2], [3], seed=5)]).token_ids
-    assert sample(logits, [sequence_of([7], [9], seed=5)]).token_ids == first
-    many = {sample(logits, [sequence_of([1], [0] * n, seed=5)]).token_ids[0] for n in range(20)}
+    first = tokens(logits, [chunk_of([1, 2], [3], seed=5)])
+    assert tokens(logits, [chunk_of([7], [9], seed=5)]) == first
+    many = {tokens(logits, [chunk_of([1], [0] * n, seed=5)])[0] for n in range(20)}
     assert len(many) > 5
     values = [uniform_at(seed, position) for seed in (0, -1, 2**63) for position in range(100)]
     assert len(set(values)) == 300
@@ -81,36 +90,67 @@ def test_a_draw_depends_on_seed_and_position_only() -> None:
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_seen_tokens() -> None:
     logits = torch.tensor([[2.0, 1.5, -0.1]])
-    assert sample(logits, [sequence_of([0], temperature=0, repetition_penalty=2.0)]).token_ids == [1]
-    assert sample(-logits, [sequence_of([2], temperature=0, repetition_penalty=1.5)]).token_ids == [2]
+    assert tokens(logits, [chunk_of([0], temperature=0, repetition_penalty=2.0)]) == [1]
+    assert tokens(-logits, [chunk_of([2], temperature=0, repetition_penalty=1.5)]) == [2]
     logits = torch.tensor([[-1.0, -1.1]])
-    assert sample(logits, [sequence_of([0], temperature=0, repetition_penalty=1.2)]).token_ids == [1]
+    assert tokens(logits, [chunk_of([0], temperature=0, repetition_penalty=1.2)]) == [1]
 
 
 def test_presence_and_frequency_count_the_output_only() -> None:
     logits = torch.tensor([[2.0, 1.4]])
-    assert sample(logits, [sequence_of([0, 0, 0], temperature=0, presence_penalty=1.0)]).token_ids == [0]
-    assert sample(logits, [sequence_of([1], [0], temperature=0, presence_penalty=1.0)]).token_ids == [1]
-    assert sample(logits, [sequence_of([1], [0], temperature=0, frequency_penalty=0.4)]).token_ids == [0]
-    assert sample(logits, [sequence_of([1], [0, 0], temperature=0, frequency_penalty=0.4)]).token_ids == [1]
+    assert tokens(logits, [chunk_of([0, 0, 0], temperature=0, presence_penalty=1.0)]) == [0]
+    assert tokens(logits, [chunk_of([1], [0], temperature=0, presence_penalty=1.0)]) == [1]
+    assert tokens(logits, [chunk_of([1], [0], temperature=0, frequency_penalty=0.4)]) == [0]
+    assert tokens(logits, [chunk_of([1], [0, 0], temperature=0, frequency_penalty=0.4)]) == [1]
 
 
 def test_penalties_do_not_touch_other_rows() -> None:
     logits = torch.tensor([[2.0, 1.9], [2.0, 1.9]])
-    rows = [sequence_of([0], temperature=0, repetition_penalty=3.0), sequence_of([0], temperature=0)]
-    assert sample(logits, rows).token_ids == [1, 0]
+    rows = [chunk_of([0], temperature=0, repetition_penalty=3.0), chunk_of([0], temperature=0)]
+    assert tokens(logits, rows) == [1, 0]
 
 
 def test_logprobs_are_of_the_raw_logits() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0]])
-    row = sequence_of([0], temperature=0.3, num_logprobs=2, seed=1)
-    result = sample(logits, [row]).logprobs[0]
-    assert result is not None
+    row = chunk_of([0], temperature=0.3, num_logprobs=2, seed=1)
+    (result,) = sample(logits, [row]).logprobs[0] or []
     expected = logits[0].log_softmax(-1)
     assert result.top_token_ids == [0, 1]
     assert result.top_logprobs == pytest.approx(expected[:2].tolist())
-    assert result.chosen == pytest.approx(float(expected[sample(logits, [row]).token_ids[0]]))
-    assert sample(logits, [sequence_of([0])]).logprobs == [None]
-    only_chosen = sample(logits, [sequence_of([0], temperature=0, num_logprobs=0)]).logprobs[0]
-    assert only_chosen is not None
+    assert result.chosen == pytest.approx(float(expected[tokens(logits, [row])[0]]))
+    assert sample(logits, [chunk_of([0])]).logprobs == [None]
+    (only_chosen,) = sample(logits, [chunk_of([0], temperature=0, num_logprobs=0)]).logprobs[0] or []
     assert only_chosen.top_token_ids == []
+
+
+def test_greedy_rows_count_up_to_the_first_wrong_draft() -> None:
+    logits = torch.eye(4)[[1, 2, 3, 0]]
+    right, wrong = chunk_of([0], drafts=(1, 2, 3), temperature=0), chunk_of([0], drafts=(1, 0, 3), temperature=0)
+    plain = chunk_of([0], temperature=0, num_logprobs=0)
+    result = sample(torch.cat((logits, logits[:1], logits)), [right, plain, wrong])
+    assert result.token_ids == [[1, 2, 3, 0], [1], [1, 2]]
+    assert [None if found is None else len(found) for found in result.logprobs] == [None, 1, None]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.0, "seed": 3},
+        {"temperature": 1.0, "seed": 4, "top_p": 0.9, "num_logprobs": 2},
+        {"temperature": 0.0, "repetition_penalty": 1.7},
+        {"temperature": 0.7, "presence_penalty": 0.5, "frequency_penalty": 0.4, "num_logprobs": 0},
+    ],
+)
+def test_a_row_behind_drafts_is_sampled_as_if_they_had_been_output(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 12)
+    output, logprobs = [5], []
+    for row in range(6):
+        result = sample(logits[row : row + 1], [chunk_of([1, 2], output, **settings)])
+        output += result.token_ids[0]
+        logprobs += result.logprobs[0] or []
+    ahead = sample(logits, [chunk_of([1, 2], [5], tuple(output[1:6]), **settings)])
+    assert ahead.token_ids == [output[1:]]
+    assert (ahead.logprobs[0] or []) == logprobs
+    wrong = (output[1], output[2], (output[3] + 1) % 12, 0, 0)
+    assert sample(logits, [chunk_of([1, 2], [5], wrong, **settings)]).token_ids == [output[1:4]]

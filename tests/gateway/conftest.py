@@ -171,7 +171,7 @@ class ScriptedWorker:
         main.send(wire.encode(self._hello))
 
     def _load(self) -> wire.Load:
-        return wire.Load(len(self._active), 0, 90, 100, 7, 3)
+        return wire.Load(len(self._active), 0, 90, 100, 7, 3, 20, 15)
 
     def _receive(self, message: wire.ToWorker, main: zmq.Socket[bytes]) -> None:
         match message:

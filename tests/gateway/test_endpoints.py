@@ -103,3 +103,5 @@ def test_metrics_count_what_happened(bare_rig: Rig, wait_until: WaitUntil) -> No
     for name, value in {"waiting": 0, "kv_blocks_used": 10, "kv_blocks": 100}.items():
         assert found[f"tokenworks_worker_{name}", "w0"] == value
     assert found["tokenworks_worker_preemptions_total", "w0"] == 3
+    assert found["tokenworks_worker_draft_tokens_total", "w0"] == 20
+    assert found["tokenworks_worker_accepted_tokens_total", "w0"] == 15

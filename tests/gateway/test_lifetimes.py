@@ -230,7 +230,7 @@ def test_a_stranger_is_asked_to_rejoin_once(bare_rig: Rig) -> None:
     """A second `Rejoin` would make the worker drop what it was given after the first."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as line:
         line.connect(bare_rig.gateway.address)
-        heartbeat = wire.encode(wire.Heartbeat("stranger", wire.Load(0, 0, 0, 0, 0, 0)))
+        heartbeat = wire.encode(wire.Heartbeat("stranger", wire.Load(0, 0, 0, 0, 0, 0, 0, 0)))
         line.send(wire.encode(wire.StepOutput([])))
         line.send(heartbeat)
         while not line.poll(100):
@@ -245,7 +245,12 @@ def test_frames_that_do_not_decode_are_counted_and_ignored(bare_rig: Rig, wait_u
     bare_rig.add_worker()
     with zmq.Context() as context, context.socket(zmq.DEALER) as line:
         line.connect(bare_rig.gateway.address)
-        for frame in (b"", b"\x00" * 40, b"\xff", wire.encode(wire.Heartbeat("w", wire.Load(0, 0, 0, 0, 0, 0)))[:-3]):
+        for frame in (
+            b"",
+            b"\x00" * 40,
+            b"\xff",
+            wire.encode(wire.Heartbeat("w", wire.Load(0, 0, 0, 0, 0, 0, 0, 0)))[:-3],
+        ):
             line.send(frame)
         wait_until(lambda: bare_rig.gateway.gateway.dispatcher.num_bad_frames == 4)
     assert bare_rig.post("/v1/completions", prompt=PROMPT).status_code == 200

@@ -44,14 +44,14 @@ def step(scheduler: Scheduler, token_id: int = 7) -> list[tuple[str, int, int]]:
     plan = scheduler.plan()
     assert plan is not None
     planned = shape(plan)
-    scheduler.apply(plan, [token_id] * len(plan.sampled))
+    scheduler.apply(plan, [[token_id]] * len(plan.sampled))
     return planned
 
 
 def outcomes(scheduler: Scheduler, *token_ids: int) -> list[Outcome]:
     plan = scheduler.plan()
     assert plan is not None
-    return scheduler.apply(plan, token_ids)
+    return scheduler.apply(plan, [[token_id] for token_id in token_ids])
 
 
 def run_out(scheduler: Scheduler) -> None:
@@ -64,7 +64,7 @@ def sequences(scheduler: Scheduler) -> dict[str, Sequence]:
     plan = scheduler.plan()
     assert plan is not None
     running = {chunk.sequence.request.id: chunk.sequence for chunk in plan.chunks}
-    scheduler.apply(plan, [7] * len(plan.sampled))
+    scheduler.apply(plan, [[7]] * len(plan.sampled))
     return running
 
 
@@ -95,7 +95,7 @@ def test_a_result_with_too_few_tokens_changes_nothing() -> None:
     plan = scheduler.plan()
     assert plan is not None
     with pytest.raises(ValueError, match="zip"):
-        scheduler.apply(plan, [7])
+        scheduler.apply(plan, [[7]])
     assert [chunk.sequence.num_output for chunk in plan.sampled] == [0, 0]
 
 
@@ -168,7 +168,7 @@ def test_only_a_chunk_that_reaches_the_last_token_is_sampled() -> None:
     scheduler.add(make_request("b", 2))
     plan = scheduler.plan()
     assert plan is not None
-    assert [chunk.is_sampled for chunk in plan.chunks] == [True, False]
+    assert [chunk.num_sampled for chunk in plan.chunks] == [1, 0]
     assert plan.sampled == [plan.chunks[0]]
 
 
@@ -198,7 +198,7 @@ def test_a_block_table_covers_just_the_planned_tokens() -> None:
         plan = scheduler.plan()
         assert plan is not None
         sizes.append(len(plan.chunks[0].sequence.block_table))
-        scheduler.apply(plan, [7] * len(plan.sampled))
+        scheduler.apply(plan, [[7]] * len(plan.sampled))
     assert sizes == [2, 3, 3]  # of 5, 9 and 10 tokens
 
 
@@ -207,7 +207,9 @@ def test_the_load_is_what_runs_waits_and_is_free() -> None:
     scheduler.add(make_request("a", 5))
     scheduler.add(make_request("b", 5))
     step(scheduler)
-    assert scheduler.load(steps=1) == Load(running=1, waiting=1, free_blocks=6, total_blocks=8, steps=1, preemptions=0)
+    assert scheduler.load(steps=1) == Load(
+        1, 1, free_blocks=6, total_blocks=8, steps=1, preemptions=0, draft_tokens=0, accepted_tokens=0
+    )
 
 
 # Ends
@@ -219,7 +221,7 @@ def test_a_stop_token_ends_a_sequence_and_is_part_of_its_output() -> None:
     first, second = outcomes(scheduler, 49), outcomes(scheduler, 51)
     assert [outcome.end for outcome in first + second] == [None, EndReason.STOP]
     assert second[0].sequence.token_ids[-2:] == [49, 51]
-    assert second[0].token_id == 51
+    assert second[0].token_ids == [51]
     assert second[0].sequence.num_output == 2
     assert not scheduler.has_work
     assert scheduler.pool.num_free == 16
@@ -243,7 +245,11 @@ def test_outcomes_come_in_the_order_of_the_sampled_chunks() -> None:
     for name in "abc":
         scheduler.add(make_request(name, 3, max_tokens=2, stop=(50,)))
     ended = outcomes(scheduler, 1, 50, 3)
-    assert [(outcome.sequence.request.id, outcome.token_id) for outcome in ended] == [("a", 1), ("b", 50), ("c", 3)]
+    assert [(outcome.sequence.request.id, outcome.token_ids) for outcome in ended] == [
+        ("a", [1]),
+        ("b", [50]),
+        ("c", [3]),
+    ]
     assert step(scheduler) == [("a", 3, 1), ("c", 3, 1)]
 
 
@@ -380,7 +386,9 @@ def test_the_sequence_admitted_last_is_preempted_and_goes_to_the_head() -> None:
     scheduler.add(make_request("c", 1, max_tokens=1))
     assert step(scheduler, 71) == [("a", 0, 2), ("b", 0, 2)]
     assert step(scheduler, 72) == [("a", 2, 1)]  # the third block is a's: b makes way
-    assert scheduler.load(2) == Load(running=1, waiting=2, free_blocks=1, total_blocks=3, steps=2, preemptions=1)
+    assert scheduler.load(2) == Load(
+        1, 2, free_blocks=1, total_blocks=3, steps=2, preemptions=1, draft_tokens=0, accepted_tokens=0
+    )
     assert step(scheduler, 73) == [("a", 3, 1)]
     assert step(scheduler, 74) == [("a", 4, 1)]
     plan = scheduler.plan()

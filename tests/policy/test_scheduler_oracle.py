@@ -3,8 +3,10 @@
 The KV of a token depends on all tokens before it, so the fake KV of a position is a hash of the salt and the prefix
 that ends there, and the next token follows from the hash of the last position as it is read back through the block
 table. A step writes all its slots before it reads any, as a layer of a model does. Whatever is added, cancelled,
-preempted or lost to a failed step, every slot that a sequence can reach must then hold the hash of its own prefix,
-and every request must end once, with the tokens that it gets when it runs alone.
+preempted, guessed ahead or lost to a failed step, every slot that a sequence can reach must then hold the hash of its
+own prefix, and every request must end once, with the tokens that it gets when it runs alone.
+
+In half of the trials the sequences run ahead on guesses of a drafter that knows what is right and errs at random.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from tokenworks.contract.wire import EndReason
 from tokenworks.policy.block_pool import BlockPool
 from tokenworks.policy.scheduler import Chunk, Limits, Outcome, Scheduler, StepPlan
 from tokenworks.policy.sequence import Sequence
+from tokenworks.policy.speculation import Speculator
 
 FINGERPRINT = "fake model"
 VOCABULARY = 5
@@ -96,13 +99,13 @@ class Device:
     seen: Counter[str]
     written: dict[tuple[int, int], Sequence] = field(default_factory=dict)  # in this step, by whom
 
-    def run(self, plan: StepPlan) -> list[int]:
-        """The sampled tokens."""
+    def run(self, plan: StepPlan) -> list[list[int]]:
+        """The sampled tokens, those behind wrong drafts included."""
         self.written.clear()
         for chunk in plan.chunks:
             self.write(chunk)
-        last = {chunk: self.read(chunk) for chunk in plan.chunks}
-        return [next_token(last[chunk]) for chunk in plan.sampled]
+        read = {chunk: self.read(chunk) for chunk in plan.chunks}
+        return [[next_token(kv) for kv in read[chunk]] for chunk in plan.sampled]
 
     def scribble(self, plan: StepPlan) -> None:
         """A step that fails halfway: what it was to write is rubbish."""
@@ -116,27 +119,56 @@ class Device:
         return sequence.block_table[index], slot
 
     def write(self, chunk: Chunk) -> None:
-        hashes = list(prefix_hashes(chunk.sequence.request.salt, chunk.sequence.token_ids))
+        hashes = list(prefix_hashes(chunk.sequence.request.salt, tokens_of(chunk)))
         for position in range(chunk.start, chunk.start + chunk.num_tokens):
             block, slot = self.slot(chunk.sequence, position)
             assert (block, slot) not in self.written, "a slot is written twice in one step"
             self.written[block, slot] = chunk.sequence
             self.memory[block][slot] = hashes[position]
 
-    def read(self, chunk: Chunk) -> int:
-        """The chunk's last KV; checks that its whole context is that of its own tokens."""
-        self.check_context(chunk.sequence, chunk.start + chunk.num_tokens)
-        slots = [self.slot(chunk.sequence, position) for position in range(chunk.start + chunk.num_tokens)]
+    def read(self, chunk: Chunk) -> list[int]:
+        """KV of the chunk's sampled rows; checks that its whole context is that of its own tokens."""
+        end = chunk.start + chunk.num_tokens
+        found = self.check_context(chunk.sequence, tokens_of(chunk)[:end])
+        slots = [self.slot(chunk.sequence, position) for position in range(end)]
         self.seen["shared in a step"] += any(self.written.get(at, chunk.sequence) is not chunk.sequence for at in slots)
-        block, slot = slots[-1]
-        last = self.memory[block][slot]
-        assert last is not None
-        return last
+        return found[end - chunk.num_sampled :]
 
-    def check_context(self, sequence: Sequence, num_tokens: int) -> None:
-        expected = list(prefix_hashes(sequence.request.salt, sequence.token_ids[:num_tokens]))
-        blocks = [self.slot(sequence, position) for position in range(num_tokens)]
-        assert [self.memory[block][slot] for block, slot in blocks] == expected
+    def check_context(self, sequence: Sequence, token_ids: list[int]) -> list[int]:
+        """The KV of the sequence's positions, which must be that of these tokens."""
+        slots = [self.slot(sequence, position) for position in range(len(token_ids))]
+        expected = list(prefix_hashes(sequence.request.salt, token_ids))
+        assert [self.memory[block][slot] for block, slot in slots] == expected
+        return expected
+
+
+def tokens_of(chunk: Chunk) -> list[int]:
+    """All tokens up to the end of the chunk."""
+    assert chunk.token_ids == [*chunk.sequence.token_ids, *chunk.drafts][chunk.start :][: chunk.num_tokens]
+    return [*chunk.sequence.token_ids, *chunk.drafts]
+
+
+class Drafter(Speculator):
+    """Guesses with what the fake model will say, wrong now and then, and too much at times."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self.random = rng
+
+    def draft(self, sequences: list[Sequence], num_rows: int, most: int) -> list[list[int]]:
+        found = []
+        for sequence in sequences:
+            count = self.random.randint(0, min(6, most))
+            most -= count
+            found.append(self.guess(sequence, count))
+        return found
+
+    def guess(self, sequence: Sequence, count: int) -> list[int]:
+        tokens = list(sequence.token_ids)
+        for _ in range(count):
+            *_, last = prefix_hashes(sequence.request.salt, tokens)
+            tokens.append(next_token(last) if self.random.random() < 0.8 else self.random.randrange(VOCABULARY))
+        return tokens[len(sequence.token_ids) :]
 
 
 class Trial:
@@ -155,7 +187,8 @@ class Trial:
         )
         self.max_tokens = min(self.limits.max_context_tokens, num_blocks * block_tokens)  # of one sequence
         self.pool = BlockPool(num_blocks)
-        self.scheduler = Scheduler(self.limits, self.pool, FINGERPRINT)
+        speculator = Drafter(self.random) if self.random.random() < 0.5 else None
+        self.scheduler = Scheduler(self.limits, self.pool, FINGERPRINT, speculator)
         self.seen: Counter[str] = Counter()
         self.device = Device([[None] * block_tokens for _ in range(num_blocks)], self.seen)
         self.live: dict[str, Client] = {}  # in order of arrival
@@ -247,17 +280,41 @@ class Trial:
 
     def finish(self, plan: StepPlan) -> None:
         token_ids = self.device.run(plan)
-        sampled = [chunk.sequence for chunk in plan.sampled]
-        outcomes = self.scheduler.apply(plan, token_ids)
-        assert [(outcome.sequence, outcome.token_id) for outcome in outcomes] == list(
-            zip(sampled, token_ids, strict=True)
-        )
-        for outcome in outcomes:
+        drafted, accepted = self.scheduler.draft_tokens, self.scheduler.accepted_tokens
+        outcomes = self.scheduler.apply(plan, self.shortened(plan, token_ids))
+        assert self.scheduler.draft_tokens == drafted
+        assert self.scheduler.accepted_tokens - accepted == sum(len(one.token_ids) - 1 for one in outcomes)
+        for chunk, sampled, outcome in zip(plan.sampled, token_ids, outcomes, strict=True):
+            assert outcome.sequence is chunk.sequence
+            assert 1 <= len(outcome.token_ids) <= chunk.num_sampled
+            assert outcome.token_ids == sampled[: len(outcome.token_ids)]
+            self.note_drafts(chunk, outcome)
             self.receive(outcome)
+
+    def shortened(self, plan: StepPlan, token_ids: list[list[int]]) -> list[list[int]]:
+        """Some of the lists up to their first wrong draft: what is behind it need not be told."""
+        found = []
+        for chunk, sampled in zip(plan.sampled, token_ids, strict=True):
+            right = [draft == token for draft, token in zip(chunk.drafts, sampled, strict=False)]
+            wrong = right.index(False) + 1 if False in right else len(sampled)
+            found.append(sampled[:wrong] if self.random.random() < 0.5 else sampled)
+        return found
+
+    def note_drafts(self, chunk: Chunk, outcome: Outcome) -> None:
+        num_right = len(outcome.token_ids) - 1
+        self.seen["all drafts right"] += 0 < num_right == len(chunk.drafts)
+        self.seen["some drafts right"] += 0 < num_right < len(chunk.drafts)
+        self.seen["no draft right"] += 0 == num_right < len(chunk.drafts)
+        self.seen["ended among drafts"] += num_right > 0 and outcome.end is not None
+        filled = (
+            outcome.sequence.num_computed // self.limits.block_tokens > (chunk.start + 1) // self.limits.block_tokens
+        )
+        self.seen["block filled by drafts"] += filled and bool(chunk.drafts)
 
     def receive(self, outcome: Outcome) -> None:
         client = self.live[outcome.sequence.request.id]
-        client.tokens.append(outcome.token_id)
+        client.tokens += outcome.token_ids
+        self.note_content(client)
         assert outcome.sequence.token_ids == client.tokens
         if outcome.end is None:
             return
@@ -281,15 +338,19 @@ class Trial:
         sequences = [chunk.sequence for chunk in plan.chunks]
         assert [sequence.request.id for sequence in sequences] == list(self.live)[: len(sequences)], "not in order"
         assert 1 <= len(sequences) <= self.limits.max_running
+        assert plan.num_tokens <= self.limits.max_step_tokens
         budget = self.limits.max_step_tokens
         for chunk in plan.chunks:
-            assert chunk.num_tokens == min(len(chunk.sequence.token_ids) - chunk.start, budget) > 0
-            budget -= chunk.num_tokens
+            num_known = chunk.num_tokens - len(chunk.drafts)
+            assert num_known == min(len(chunk.sequence.token_ids) - chunk.start, budget) > 0
+            assert chunk.num_sampled == (chunk.start + num_known == len(chunk.sequence.token_ids)) + len(chunk.drafts)
+            assert num_known == 1 or not chunk.drafts
+            budget -= num_known
             self.check_start(chunk)
         assert len(self.scheduler._running) == len(sequences), "a running sequence is not advanced"
-        assert all(chunk.is_sampled for chunk in plan.chunks[:-1]), "a decode waits for a prefill"
+        assert all(chunk.num_sampled for chunk in plan.chunks[:-1]), "a decode waits for a prefill"
         if budget and len(sequences) < self.limits.max_running:
-            assert not self.could_admit()
+            assert not self.could_admit(plan)
 
     def check_start(self, chunk: Chunk) -> None:
         """Computation starts where it was left, or behind a cached prefix; the first time, that prefix is reported."""
@@ -297,7 +358,7 @@ class Trial:
         assert sequence.request is client.request
         assert sequence.token_ids == client.tokens
         assert chunk.start == sequence.num_computed
-        self.seen["prompt in pieces"] += not chunk.is_sampled
+        self.seen["prompt in pieces"] += not chunk.num_sampled
         if client.cached_tokens is None:
             client.cached_tokens = chunk.start
             self.seen["found in the cache"] += chunk.start > 0
@@ -321,13 +382,16 @@ class Trial:
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.limits.block_tokens)
 
-    def could_admit(self) -> bool:
-        """Whether the first in the queue would fit beside the running ones, counted anew."""
+    def could_admit(self, plan: StepPlan) -> bool:
+        """Whether the first in the queue would fit beside the running ones, counted anew and without their drafts."""
         waiting = list(self.live.values())[len(self.scheduler._running) :]
         if not waiting:
             return False
         names = self.names_of(waiting[0])[: (len(waiting[0].tokens) - 1) // self.limits.block_tokens]
-        in_use = {block for sequence in self.scheduler._running for block in sequence.block_table}
+        in_use: set[int] = set()
+        for chunk in plan.chunks:
+            num_known = chunk.start + chunk.num_tokens - len(chunk.drafts)
+            in_use.update(chunk.sequence.block_table[: self.blocks_for(num_known)])
         num_blocks = self.blocks_for(len(waiting[0].tokens)) - len(in_use & set(self.pool.match(names)))
         return len(in_use) + num_blocks + len(self.scheduler._running) <= self.pool.num_blocks
 
@@ -354,7 +418,7 @@ class Trial:
         for sequence in self.scheduler._running:
             assert len(set(sequence.block_table)) == len(sequence.block_table)
             assert len(sequence.block_table) == self.blocks_for(sequence.num_computed)
-            self.device.check_context(sequence, sequence.num_computed)
+            self.device.check_context(sequence, sequence.token_ids[: sequence.num_computed])
         holders = Counter(block for sequence in self.scheduler._running for block in sequence.block_table)
         blocks = range(self.pool.num_blocks)
         assert self.pool._references == [holders[block] for block in blocks]
@@ -363,14 +427,17 @@ class Trial:
 
     def check_names(self) -> None:
         for client in self.live.values():
-            names, size = self.names_of(client), self.limits.block_tokens
-            hashes = list(prefix_hashes(client.request.salt, client.tokens))
-            self.content.update({name: hashes[size * at : size * (at + 1)] for at, name in enumerate(names)})
+            self.note_content(client)
         held = self.pool.held_names()
         blocks = self.pool.match(held)
         assert len(set(held)) == len(held) == len(set(blocks))
         for name, block in zip(held, blocks, strict=True):
             assert self.device.memory[block] == self.content[name]
+
+    def note_content(self, client: Client) -> None:
+        names, size = self.names_of(client), self.limits.block_tokens
+        hashes = list(prefix_hashes(client.request.salt, client.tokens))
+        self.content.update({name: hashes[size * at : size * (at + 1)] for at, name in enumerate(names)})
 
     def drain(self) -> None:
         while self.live:
@@ -399,16 +466,21 @@ def test_the_trials_reach_everything_that_can_happen() -> None:
     for regime in REGIMES:
         seen += run_trial("reach", regime).seen
     assert set(seen) == {
+        "all drafts right",
+        "block filled by drafts",
         "cancelled after the first token",
         "cancelled before",
         "ended after preemption",
+        "ended among drafts",
         "evicted",
         "failed",
         "found in the cache",
         "length",
+        "no draft right",
         "outlived a failed step",
         "preempted",
         "prompt in pieces",
         "shared in a step",
+        "some drafts right",
         "stop",
     }

@@ -52,6 +52,10 @@ class EngineSettings(_Section, frozen=True):
         Literal["auto", "native", "portable"],
         Meta(description="Code of the forward step; auto: native (C++, AVX-512) where it was built and can run."),
     ] = "auto"
+    speculation: Annotated[
+        Literal["auto", "off"],
+        Meta(description="Guess ahead from the text so far, verified token by token; auto: while measured to pay."),
+    ] = "auto"
     threads: Annotated[int, Meta(ge=0, description="CPU threads per worker; 0: the cores shared out evenly.")] = 0
     price_per_hour: Annotated[
         float, Meta(ge=0, description="What a worker costs per hour, for its card; 0: not stated.")

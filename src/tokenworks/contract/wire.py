@@ -73,6 +73,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total_blocks: int
     steps: int  # steps run since start
     preemptions: int  # since start
+    draft_tokens: int  # guessed ahead and computed, since start
+    accepted_tokens: int  # of those, right
 
 
 class Hello(Message, frozen=True):

@@ -1,13 +1,15 @@
 """A step plan turned into the arrays that a forward pass reads. Built once per step, with no per-token Python.
 
-Rows are the step's tokens: first every chunk of one token (decode), then the longer chunks (prefill), each chunk's rows
-together. The two kinds meet different attention code, so each has its own arrays.
+Rows are the step's tokens: first the chunks that decode (one token, and drafts behind it), then the longer ones
+(prefill), each chunk's rows together. The two kinds meet different attention code, so each has its own arrays. A draft
+is a decode row like any other, so that it is computed just as it would be in a step of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -33,10 +35,11 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRows:
-    """Rows 0..B-1 of the step, one a sequence."""
+    """Rows 0..B-1 of the step; those of one sequence follow each other, each a token longer than the one before."""
 
     blocks: NDArray[np.int32]  # [B, most blocks], padded with 0
     lengths: NDArray[np.int32]  # [B]: tokens attended to, the row's own included
+    sequences: NDArray[np.int32]  # [B]: 0, 1, ... in order; rows with the same number share their blocks
     _splits: dict[int | None, Splits] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -62,7 +65,7 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """One forward pass over `T` rows, `S` of them sampled from."""
+    """One forward pass over `T` rows, `S` of them sampled from: one or more a sampled chunk."""
 
     token_ids: Tensor  # int64 [T]
     positions: Tensor  # int64 [T]
@@ -74,20 +77,23 @@ class StepBatch:
 
 def build_batch(plan: StepPlan, block_tokens: int) -> StepBatch:
     """The arrays for `plan`."""
-    decode = [chunk for chunk in plan.chunks if chunk.num_tokens == 1]
-    longer = [chunk for chunk in plan.chunks if chunk.num_tokens > 1]
+    decode = [chunk for chunk in plan.chunks if _is_decode(chunk)]
+    longer = [chunk for chunk in plan.chunks if not _is_decode(chunk)]
     ordered = decode + longer
     positions = np.concatenate([np.arange(c.start, c.start + c.num_tokens) for c in ordered])
     slots = np.concatenate([_slots(c, c.start, block_tokens) for c in ordered])
-    last_rows = _last_rows(ordered)
     return StepBatch(
-        token_ids=torch.tensor([t for c in ordered for t in c.sequence.token_ids[c.start : c.start + c.num_tokens]]),
+        token_ids=torch.tensor([t for c in ordered for t in c.token_ids]),
         positions=torch.from_numpy(positions),
         slots=torch.from_numpy(slots),
-        sampled_rows=torch.tensor([last_rows[c.sequence.request.id] for c in plan.sampled], dtype=torch.int64),
+        sampled_rows=torch.tensor(_sampled_rows(plan, ordered), dtype=torch.int64),
         decode=_decode_rows(decode),
-        prefill=_prefill_chunks(longer, len(decode), block_tokens),
+        prefill=_prefill_chunks(longer, sum(c.num_tokens for c in decode), block_tokens),
     )
+
+
+def _is_decode(chunk: Chunk) -> bool:
+    return chunk.num_tokens == 1 or bool(chunk.drafts)
 
 
 def _slots(chunk: Chunk, start: int, block_tokens: int) -> NDArray[np.int64]:
@@ -99,11 +105,13 @@ def _slots(chunk: Chunk, start: int, block_tokens: int) -> NDArray[np.int64]:
 
 def _decode_rows(decode: Sequence[Chunk]) -> DecodeRows:
     width = max((len(c.sequence.block_table) for c in decode), default=0)
-    blocks = np.zeros((len(decode), width), dtype=np.int32)
-    for row, chunk in enumerate(decode):
+    tables = np.zeros((len(decode), width), dtype=np.int32)
+    for index, chunk in enumerate(decode):
         table = chunk.sequence.block_table
-        blocks[row, : len(table)] = table
-    return DecodeRows(blocks, np.array([chunk.start + 1 for chunk in decode], dtype=np.int32))
+        tables[index, : len(table)] = table
+    lengths = [length for chunk in decode for length in range(chunk.start + 1, chunk.start + 1 + chunk.num_tokens)]
+    sequences = np.repeat(np.arange(len(decode), dtype=np.int32), [chunk.num_tokens for chunk in decode])
+    return DecodeRows(tables[sequences], np.array(lengths, dtype=np.int32), sequences)
 
 
 def cut_into_splits(lengths: NDArray[np.int32], window: int | None) -> Splits:
@@ -118,9 +126,11 @@ def cut_into_splits(lengths: NDArray[np.int32], window: int | None) -> Splits:
     return Splits(rows, starts, ends, first_of, int((ends - starts).sum()))
 
 
-def _last_rows(ordered: Sequence[Chunk]) -> dict[str, int]:
-    ends = np.cumsum([chunk.num_tokens for chunk in ordered]) - 1
-    return {chunk.sequence.request.id: int(row) for chunk, row in zip(ordered, ends, strict=True)}
+def _sampled_rows(plan: StepPlan, ordered: Sequence[Chunk]) -> list[int]:
+    """The last rows of each sampled chunk, in the plan's order."""
+    ends = dict(zip((c.sequence.request.id for c in ordered), accumulate(c.num_tokens for c in ordered), strict=True))
+    spans = ((ends[c.sequence.request.id], c.num_sampled) for c in plan.sampled)
+    return [row for end, count in spans for row in range(end - count, end)]
 
 
 def _prefill_chunks(longer: Sequence[Chunk], first_row: int, block_tokens: int) -> tuple[PrefillChunk, ...]:

@@ -23,6 +23,7 @@ from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Decoder, Progress
 from tokenworks.engine.native.step import NativeDecoder, unsupported
 from tokenworks.policy.scheduler import Limits
+from tokenworks.policy.speculation import Speculator
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def build_engine(directory: Path, settings: EngineSettings, num_workers: int, pr
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
     limits = _limits(settings, capacity)
     log.info("KV: %d blocks of %d tokens; window %d", capacity.num_blocks, spec.block_tokens, limits.max_context_tokens)
-    return Engine(model, spec, capacity.num_blocks, limits)
+    speculator = None if settings.speculation == "off" else Speculator()
+    return Engine(model, spec, capacity.num_blocks, limits, speculator)
 
 
 def _limits(settings: EngineSettings, capacity: Capacity) -> Limits:

@@ -1,12 +1,16 @@
 """One engine: a scheduler that decides, a decoder that computes, a sampler that chooses. One call is one step.
 
-The engine knows nothing of processes, sockets or clocks: it is given requests and gives outputs. A step that raises
-ends the sequences that were in it, with the reason, and the engine goes on.
+The engine knows nothing of processes and sockets: it is given requests and gives outputs. It reads the clock that it is
+handed for one thing: with speculation it tells how long each step took, so that guessing ahead is chosen by its gain.
+A step that raises ends the sequences that were in it, with the reason, and the engine goes on.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -22,6 +26,7 @@ from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.sampler import Sampled, sample
 from tokenworks.policy.block_pool import BlockPool
 from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
+from tokenworks.policy.speculation import Speculator
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +38,10 @@ class Model(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of packed weights: what a decode step reads."""
+        """Bytes of packed weights."""
+
+    def step_bytes(self, num_rows: int) -> int:
+        """Bytes of packed weights that a step over `num_rows` rows reads."""
 
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
         """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
@@ -42,14 +50,24 @@ class Model(Protocol):
 class Engine:
     """Runs sequences of one model on one device slice."""
 
-    def __init__(self, model: Model, spec: KVSpec, num_blocks: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        model: Model,
+        spec: KVSpec,
+        num_blocks: int,
+        limits: Limits,
+        speculator: Speculator | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.model = model
         self.spec = spec
         self.limits = limits
         self.steps = 0
         self._cache = KVCache(spec, num_blocks)
         self._pool = BlockPool(num_blocks)
-        self._scheduler = Scheduler(limits, self._pool, spec.fingerprint)
+        self._speculator = speculator
+        self._clock = clock
+        self._scheduler = Scheduler(limits, self._pool, spec.fingerprint, speculator)
 
     @property
     def has_work(self) -> bool:
@@ -80,6 +98,18 @@ class Engine:
         """Names of all blocks in the prefix cache."""
         return self._pool.held_names()
 
+    @contextmanager
+    def plain_steps(self) -> Iterator[None]:
+        """Meanwhile no sequence runs ahead: each step gives one token to each. Step times are still learnt from."""
+        if self._speculator is None:
+            yield
+            return
+        self._speculator.is_paused = True
+        try:
+            yield
+        finally:
+            self._speculator.is_paused = False
+
     def reset_cache(self) -> None:
         """Forget every cached block; only while nothing runs."""
         assert not self.has_work, "the cache is in use"
@@ -100,26 +130,33 @@ class Engine:
         outcomes = self._scheduler.apply(plan, sampled.token_ids)
         return [_output(*pair) for pair in zip(outcomes, sampled.logprobs, strict=True)]
 
-    @torch.inference_mode()
     def _compute(self, plan: StepPlan) -> Sampled:
+        start_s = self._clock()
+        sampled = self._forward(plan)
+        if self._speculator is not None:
+            self._speculator.costs.observe(plan.num_tokens, self._clock() - start_s)
+        return sampled
+
+    @torch.inference_mode()
+    def _forward(self, plan: StepPlan) -> Sampled:
         logits = self.model(build_batch(plan, self.spec.block_tokens), self._cache)
-        return sample(logits, [chunk.sequence for chunk in plan.sampled])
+        return sample(logits, plan.sampled)
 
     def _abandon(self, plan: StepPlan, error: str) -> list[SequenceOutput]:
         end = End(reason=EndReason.FAILED, error=error)
         return [SequenceOutput(s.request.id, end=end) for s in self._scheduler.abandon(plan)]
 
 
-def _output(outcome: Outcome, logprobs: TokenLogprobs | None) -> SequenceOutput:
-    sequence = outcome.sequence
+def _output(outcome: Outcome, logprobs: list[TokenLogprobs] | None) -> SequenceOutput:
+    sequence, token_ids = outcome.sequence, outcome.token_ids
     end = None
     if outcome.end is not None:
-        stop = outcome.token_id if outcome.end is EndReason.STOP else None
+        stop = token_ids[-1] if outcome.end is EndReason.STOP else None
         end = End(reason=outcome.end, stop_token_id=stop, preemptions=sequence.preemptions)
     return SequenceOutput(
         request_id=sequence.request.id,
-        token_ids=[outcome.token_id],
-        logprobs=None if logprobs is None else [logprobs],
-        cached_tokens=sequence.cached_tokens if sequence.num_output == 1 else None,
+        token_ids=token_ids,
+        logprobs=None if logprobs is None else logprobs[: len(token_ids)],
+        cached_tokens=sequence.cached_tokens if sequence.num_output == len(token_ids) else None,
         end=end,
     )

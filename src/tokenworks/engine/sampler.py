@@ -4,6 +4,9 @@ Order, as users of vLLM know it: penalties, temperature, min-p, top-k, top-p, th
 sampling with one uniform number that is a hash of (seed, output position): no generator state, so a request gives the
 same tokens whoever else is in the batch, after a preemption, and on another worker. Log probabilities are those of the
 raw logits. Greedy rows without penalties never leave the batched arg-max.
+
+The row behind a draft is sampled as if the draft had been output: at that position's uniform number, with penalties
+that count it. So a draft that equals the token sampled before it changes nothing, and one that does not ends the chunk.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from tokenworks.contract.request import Sampling
 from tokenworks.contract.wire import TokenLogprobs
+from tokenworks.policy.scheduler import Chunk
 from tokenworks.policy.sequence import Sequence
 
 _CANDIDATES: Final = 512
@@ -27,34 +31,48 @@ _CANDIDATES: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One token for each row, and its log probabilities where the request wants them."""
+    """For each chunk, its tokens up to the first that is not the draft in its place, and their log probabilities."""
 
-    token_ids: list[int]
-    logprobs: list[TokenLogprobs | None]
+    token_ids: list[list[int]]
+    logprobs: list[list[TokenLogprobs] | None]  # None where the request wants none
 
 
-def sample(logits_SV: Tensor, sequences: Rows[Sequence]) -> Sampled:
-    """Sample one token for each row of float32 logits [S, V]."""
-    settings = [sequence.request.sampling for sequence in sequences]
-    logprobs = _all_logprobs(logits_SV, settings)
-    token_ids: list[int] = logits_SV.argmax(dim=-1).tolist()
-    for row, (sequence, sampling) in enumerate(zip(sequences, settings, strict=True)):
-        if sampling.temperature > 0 or _has_penalties(sampling):
-            token_ids[row] = _sample_row(logits_SV[row], sequence)
-    return Sampled(token_ids, [_logprobs_of(*pair) for pair in zip(logprobs, token_ids, strict=True)])
+def sample(logits_SV: Tensor, chunks: Rows[Chunk]) -> Sampled:
+    """Sample from float32 logits [S, V], which hold `num_sampled` rows of each chunk, one chunk after the other."""
+    likeliest: list[int] = logits_SV.argmax(dim=-1).tolist()
+    token_ids, logprobs = [], []
+    end = 0
+    for chunk in chunks:
+        start, end = end, end + chunk.num_sampled
+        token_ids.append(_sample_chunk(logits_SV[start:end], likeliest[start:end], chunk))
+        logprobs.append(_logprobs_of(logits_SV[start:end], token_ids[-1], chunk))
+    assert end == len(likeliest), "there are more logits than sampled rows"
+    return Sampled(token_ids, logprobs)
+
+
+def _sample_chunk(logits_NV: Tensor, likeliest: list[int], chunk: Chunk) -> list[int]:
+    sampling = chunk.sequence.request.sampling
+    is_greedy = sampling.temperature == 0 and not _has_penalties(sampling)
+    token_ids = []
+    for row, token_id in enumerate(likeliest):
+        token_ids.append(token_id if is_greedy else _sample_row(logits_NV[row], chunk.sequence, chunk.drafts[:row]))
+        if chunk.drafts[row : row + 1] != (token_ids[-1],):
+            break
+    return token_ids
 
 
 def _has_penalties(sampling: Sampling) -> bool:
     return sampling.repetition_penalty != 1 or sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
 
 
-def _sample_row(logits_V: Tensor, sequence: Sequence) -> int:
+def _sample_row(logits_V: Tensor, sequence: Sequence, drafts: tuple[int, ...]) -> int:
+    """The token that follows the sequence and these drafts."""
     sampling = sequence.request.sampling
     if _has_penalties(sampling):
-        logits_V = _penalised(logits_V, sequence)
+        logits_V = _penalised(logits_V, sequence, drafts)
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    uniform = uniform_at(sampling.seed, sequence.num_output)
+    uniform = uniform_at(sampling.seed, sequence.num_output + len(drafts))
     scaled_V = logits_V / sampling.temperature
     if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
         return _draw(scaled_V.softmax(dim=-1), uniform)
@@ -106,31 +124,30 @@ def _kept(probabilities: Tensor, sampling: Sampling) -> Tensor:
     return kept
 
 
-def _penalised(logits_V: Tensor, sequence: Sequence) -> Tensor:
+def _penalised(logits_V: Tensor, sequence: Sequence, drafts: tuple[int, ...]) -> Tensor:
     """Repetition penalty over prompt and output (arXiv 1909.05858); presence and frequency over the output (OpenAI)."""
     sampling = sequence.request.sampling
     logits_V = logits_V.clone()
-    seen = torch.unique(torch.tensor(sequence.token_ids))
+    token_ids = [*sequence.token_ids, *drafts]
+    seen = torch.unique(torch.tensor(token_ids))
     values = logits_V[seen]
     penalty = sampling.repetition_penalty
     logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    if sequence.num_output:
-        output, counts = torch.unique(torch.tensor(sequence.token_ids[sequence.num_prompt :]), return_counts=True)
+    if len(token_ids) > sequence.num_prompt:
+        output, counts = torch.unique(torch.tensor(token_ids[sequence.num_prompt :]), return_counts=True)
         logits_V[output] -= sampling.presence_penalty + sampling.frequency_penalty * counts
     return logits_V
 
 
-def _all_logprobs(logits_SV: Tensor, settings: Rows[Sampling]) -> list[tuple[Tensor, int] | None]:
-    """Each row's log probabilities and how many of the likeliest are wanted, or None where none are."""
+def _logprobs_of(logits_NV: Tensor, token_ids: list[int], chunk: Chunk) -> list[TokenLogprobs] | None:
+    count = chunk.sequence.request.sampling.num_logprobs
+    if count is None:
+        return None
     return [
-        None if sampling.num_logprobs is None else (logits_SV[row].log_softmax(dim=-1), sampling.num_logprobs)
-        for row, sampling in enumerate(settings)
+        _logprobs_of_row(logits_NV[row].log_softmax(dim=-1), token_ids[row], count) for row in range(len(token_ids))
     ]
 
 
-def _logprobs_of(row: tuple[Tensor, int] | None, token_id: int) -> TokenLogprobs | None:
-    if row is None:
-        return None
-    values_V, count = row
+def _logprobs_of_row(values_V: Tensor, token_id: int, count: int) -> TokenLogprobs:
     top, token_ids = values_V.topk(min(count, values_V.shape[-1]))
     return TokenLogprobs(float(values_V[token_id]), token_ids.tolist(), top.tolist())

@@ -65,7 +65,20 @@ class Choice:
         self._num_chars = 0
 
     def take(self, output: SequenceOutput) -> Piece:
-        """Go on with what a step gave; raises EngineFailed where the worker could not go on."""
+        """Go on with what a step gave; raises EngineFailed where the worker could not go on.
+
+        A stop string may be complete before the step's last token: what comes behind it was never output.
+        """
+        if self._stops is None:
+            return self._take(output)
+        pieces = []
+        for part in one_by_one(output):
+            pieces.append(self._take(part))
+            if self.finish_reason is not None:
+                break
+        return _joined(pieces)
+
+    def _take(self, output: SequenceOutput) -> Piece:
         self.num_tokens += len(output.token_ids)
         self.cached_tokens = output.cached_tokens or self.cached_tokens
         self._check_end(output.end)
@@ -121,3 +134,29 @@ class Choice:
             self.finish_reason = "stop"
             return text + matched if self._shows_stop else text
         return text + self._stops.flush() if is_last else text
+
+
+def one_by_one(output: SequenceOutput) -> list[SequenceOutput]:
+    """The output as several steps of one token each would have given it."""
+    last = len(output.token_ids) - 1
+    if last < 1:
+        return [output]
+    return [
+        SequenceOutput(
+            output.request_id,
+            [token_id],
+            logprobs=None if output.logprobs is None else output.logprobs[at : at + 1],
+            cached_tokens=output.cached_tokens if at == 0 else None,
+            end=output.end if at == last else None,
+        )
+        for at, token_id in enumerate(output.token_ids)
+    ]
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    last = pieces[-1]
+    if len(pieces) == 1:
+        return last
+    text = "".join(piece.text for piece in pieces)
+    positions = None if last.positions is None else [each for piece in pieces for each in piece.positions or []]
+    return Piece(last.index, text, positions, last.finish_reason)

@@ -107,6 +107,8 @@ class _WorkerCollector(Collector):
         }
         steps = CounterMetricFamily("tokenworks_worker_steps", "Engine steps run.", labels=["worker"])
         preemptions = CounterMetricFamily("tokenworks_worker_preemptions", "Sequences preempted.", labels=["worker"])
+        drafts = CounterMetricFamily("tokenworks_worker_draft_tokens", "Tokens guessed ahead.", labels=["worker"])
+        accepted = CounterMetricFamily("tokenworks_worker_accepted_tokens", "Guesses accepted.", labels=["worker"])
         for worker in self._dispatcher.workers:
             if (load := worker.load) is None:
                 continue
@@ -117,4 +119,6 @@ class _WorkerCollector(Collector):
             gauges["total"].add_metric(label, load.total_blocks)
             steps.add_metric(label, load.steps)
             preemptions.add_metric(label, load.preemptions)
-        return [*gauges.values(), steps, preemptions]
+            drafts.add_metric(label, load.draft_tokens)
+            accepted.add_metric(label, load.accepted_tokens)
+        return [*gauges.values(), steps, preemptions, drafts, accepted]

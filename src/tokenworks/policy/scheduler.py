@@ -9,6 +9,11 @@ recomputes what is no longer cached.
 Blocks are named when the step that fills them is planned, not when it is done: inside a step every layer writes all its
 keys and values before it reads any, so that equal prompts that arrive together are computed once.
 
+Where speculation is on, a sequence that decodes may run ahead: drafts, guesses at its next tokens, are computed with
+its last one and kept as far as they equal what is sampled. They use budget and free blocks that nobody else wants in
+this step. A block that drafts fill is named when they have proved right; what rejected ones wrote is never read, and
+their blocks are given back.
+
 Invariants: `plan` and `apply` (or `abandon`) alternate; `add` and `cancel` come only between steps; the oldest sequence
 always advances, because it alone fits the pool and everybody else can be preempted for it.
 """
@@ -24,6 +29,7 @@ from tokenworks.contract.request import Request
 from tokenworks.contract.wire import EndReason, Load
 from tokenworks.policy.block_pool import BlockPool
 from tokenworks.policy.sequence import Sequence
+from tokenworks.policy.speculation import Speculator
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +50,26 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `[start, start + num_tokens)` of one sequence, to be computed in this step."""
+    """Tokens `[start, start + num_tokens)` of one sequence, to be computed in this step; the last may be drafts."""
 
     sequence: Sequence
     start: int
     num_tokens: int
-    is_sampled: bool  # it ends with the sequence's last token, so that a next one is sampled
+    num_sampled: (
+        int  # of its last tokens, what follows is sampled: 0 before the sequence's last token, 1 + drafts at it
+    )
+    drafts: tuple[int, ...] = ()  # guesses behind the sequence's last token
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it is one sampled token, and perhaps drafts behind it."""
+        return self.num_sampled == self.num_tokens
+
+    @property
+    def token_ids(self) -> list[int]:
+        """What is to be computed; only before the step is applied."""
+        known = self.sequence.token_ids[self.start : self.start + self.num_tokens]
+        return [*known, *self.drafts] if self.drafts else known
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +80,34 @@ class StepPlan:
 
     @property
     def sampled(self) -> list[Chunk]:
-        """The chunks that a token is sampled for, in order."""
-        return [chunk for chunk in self.chunks if chunk.is_sampled]
+        """The chunks that tokens are sampled for, in order."""
+        return [chunk for chunk in self.chunks if chunk.num_sampled]
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the step."""
+        return sum(chunk.num_tokens for chunk in self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step did to one sequence: the token it got, and whether that was the last."""
+    """What a step did to one sequence: the tokens it got, one or more, and whether that was the last of it."""
 
     sequence: Sequence
-    token_id: int
+    token_ids: list[int]
     end: EndReason | None
 
 
 class Scheduler:
     """The waiting and running sequences of one engine."""
 
-    def __init__(self, limits: Limits, pool: BlockPool, fingerprint: str) -> None:
+    def __init__(self, limits: Limits, pool: BlockPool, fingerprint: str, speculator: Speculator | None = None) -> None:
         self.limits = limits
         self.pool = pool
         self.preemptions = 0
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
+        self._speculator = speculator
         self._fingerprint = fingerprint
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # in order of admission
@@ -99,6 +127,8 @@ class Scheduler:
             total_blocks=self.pool.num_blocks,
             steps=steps,
             preemptions=self.preemptions,
+            draft_tokens=self.draft_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
     def add(self, request: Request) -> None:
@@ -141,6 +171,8 @@ class Scheduler:
         chunks, budget = self._plan_running(self.limits.max_step_tokens)
         chunks += self._admit(budget)
         assert chunks, "work is waiting, but the step is empty"
+        if self._speculator is not None:
+            chunks = self._run_ahead(self._speculator, chunks)
         return StepPlan(tuple(chunks))
 
     def _plan_running(self, budget: int) -> tuple[list[Chunk], int]:
@@ -207,29 +239,64 @@ class Scheduler:
         start, end = sequence.num_computed, sequence.num_computed + count
         table = sequence.block_table
         table += self.pool.allocate(sequence.blocks_for(end) - len(table))
+        self._name_full_blocks(sequence, start, end)
+        return Chunk(sequence, start, count, num_sampled=int(end == len(sequence.token_ids)))
+
+    def _name_full_blocks(self, sequence: Sequence, start: int, end: int) -> None:
+        """Make those blocks findable that the tokens `[start, end)` fill up."""
         names = sequence.names_of_full_blocks(end)
         for index in range(start // self.limits.block_tokens, len(names)):
-            self.pool.give_name(table[index], names[index])
-        return Chunk(sequence, start, count, is_sampled=end == len(sequence.token_ids))
+            self.pool.give_name(sequence.block_table[index], names[index])
 
-    def apply(self, plan: StepPlan, token_ids: Iterable[int]) -> list[Outcome]:
-        """Take in the step's result: `token_ids` has one sampled token for each of `plan.sampled`, in order."""
+    def _run_ahead(self, speculator: Speculator, chunks: list[Chunk]) -> list[Chunk]:
+        """Give drafts to chunks of one token; nobody makes way for a guess."""
+        num_rows = sum(chunk.num_tokens for chunk in chunks)
+        decoding = [chunk.sequence for chunk in chunks if chunk.is_decode]
+        guesses = iter(speculator.draft(decoding, num_rows, self.limits.max_step_tokens - num_rows))
+        return [self._with_drafts(chunk, next(guesses)) if chunk.is_decode else chunk for chunk in chunks]
+
+    def _with_drafts(self, chunk: Chunk, guesses: list[int]) -> Chunk:
+        """The chunk with as many drafts as find room in its blocks and the free ones."""
+        table, end = chunk.sequence.block_table, chunk.start + 1
+        room = (len(table) + self.pool.num_free) * self.limits.block_tokens - end
+        drafts = tuple(guesses[:room])
+        if not drafts:
+            return chunk
+        count = 1 + len(drafts)
+        table += self.pool.allocate(chunk.sequence.blocks_for(chunk.start + count) - len(table))
+        self.draft_tokens += len(drafts)
+        return Chunk(chunk.sequence, chunk.start, count, num_sampled=count, drafts=drafts)
+
+    def apply(self, plan: StepPlan, token_ids: Iterable[list[int]]) -> list[Outcome]:
+        """Take in the step's result: `token_ids` has a list for each of `plan.sampled`, in order.
+
+        A list has what was sampled behind each of the chunk's last tokens; it may end at the first that is not the
+        draft in that place, because what was sampled behind a wrong draft says nothing.
+        """
         pairs = list(zip(plan.sampled, token_ids, strict=True))
         for chunk in plan.chunks:
-            chunk.sequence.num_computed = chunk.start + chunk.num_tokens
-        return [self._append(chunk.sequence, token) for chunk, token in pairs]
+            chunk.sequence.num_computed = chunk.start + chunk.num_tokens - len(chunk.drafts)
+        return [self._append(chunk, sampled) for chunk, sampled in pairs]
 
-    def _append(self, sequence: Sequence, token_id: int) -> Outcome:
-        sequence.token_ids.append(token_id)
-        sampling = sequence.request.sampling
-        end = None
-        if token_id in sampling.stop_token_ids:
-            end = EndReason.STOP
-        elif sequence.num_output >= sampling.max_tokens:
-            end = EndReason.LENGTH
+    def _append(self, chunk: Chunk, sampled: list[int]) -> Outcome:
+        sequence = chunk.sequence
+        token_ids, end = _until_end(sequence, _verified(chunk.drafts, sampled))
+        sequence.token_ids += token_ids
+        if chunk.drafts:
+            self.accepted_tokens += len(token_ids) - 1
+            self._settle(sequence, len(token_ids) - 1)
         if end is not None:
             self._drop(sequence)
-        return Outcome(sequence, token_id, end)
+        return Outcome(sequence, token_ids, end)
+
+    def _settle(self, sequence: Sequence, num_accepted: int) -> None:
+        """Count accepted drafts as computed, name what they filled, and give back the blocks of the others."""
+        start = sequence.num_computed
+        sequence.num_computed += num_accepted
+        self._name_full_blocks(sequence, start, sequence.num_computed)
+        num_blocks = sequence.blocks_for(sequence.num_computed)
+        self.pool.release(sequence.block_table[num_blocks:])
+        del sequence.block_table[num_blocks:]
 
     def abandon(self, plan: StepPlan) -> list[Sequence]:
         """The step failed: forget the blocks it was to write, and drop its sequences, which are returned."""
@@ -254,3 +321,23 @@ class Scheduler:
         self.pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed = 0
+
+
+def _verified(drafts: tuple[int, ...], sampled: list[int]) -> list[int]:
+    """The sampled tokens as far as the drafts before them were right: at least the first."""
+    assert sampled, "a sampled chunk got no token"
+    right = 0
+    while right < min(len(drafts), len(sampled) - 1) and drafts[right] == sampled[right]:
+        right += 1
+    return sampled[: right + 1]
+
+
+def _until_end(sequence: Sequence, token_ids: list[int]) -> tuple[list[int], EndReason | None]:
+    """The tokens up to the one that ends the sequence, and why it does."""
+    sampling = sequence.request.sampling
+    for count, token_id in enumerate(token_ids, 1):
+        if token_id in sampling.stop_token_ids:
+            return token_ids[:count], EndReason.STOP
+        if sequence.num_output + count >= sampling.max_tokens:
+            return token_ids[:count], EndReason.LENGTH
+    return token_ids, None

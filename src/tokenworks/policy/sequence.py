@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tokenworks.contract.kv import BlockName, child_name, root_name
 from tokenworks.contract.request import Request
+from tokenworks.policy.drafting import Drafting
 
 
 class Sequence:
@@ -19,6 +20,7 @@ class Sequence:
         "block_table",
         "block_tokens",
         "cached_tokens",
+        "drafting",
         "num_computed",
         "preemptions",
         "request",
@@ -36,6 +38,7 @@ class Sequence:
         self.block_names: list[BlockName] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the cache at first admission
         self.preemptions = 0
+        self.drafting: Drafting | None = None  # what speculation, where it is on, has noted of this sequence
 
     @property
     def num_prompt(self) -> int:

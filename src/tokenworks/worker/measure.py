@@ -40,6 +40,12 @@ class CardMeasurement:
 
     def run(self) -> None:
         """Take points until they are all taken or the time is up; the engine is left as it was found."""
+        with self._engine.plain_steps():
+            self._take_points()
+        self._engine.reset_cache()
+        self._engine.take_block_changes()
+
+    def _take_points(self) -> None:
         limits = self._engine.limits
         longest = min(limits.max_step_tokens, limits.max_context_tokens // 2)
         self._take(1, 8, keep=False)  # the first step builds kernels
@@ -48,8 +54,6 @@ class CardMeasurement:
         for num_sequences, prompt in ((1, 16), (1, longest // 4), (batch, 16), (1, longest), (1, 2 * longest)):
             if self._clock() < self._deadline and 0 < prompt + DECODE_STEPS + 1 <= limits.max_context_tokens:
                 self._take(num_sequences, prompt)
-        self._engine.reset_cache()
-        self._engine.take_block_changes()
 
     def _take(self, num_sequences: int, prompt_tokens: int, keep: bool = True) -> None:
         ids = [self._add(prompt_tokens) for _ in range(num_sequences)]

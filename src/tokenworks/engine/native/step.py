@@ -8,7 +8,7 @@ Invariant: a model that the library cannot compute (`unsupported` says why) is l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import byref
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.models.decoder import Decoder, Layer
+from tokenworks.engine.models.feed_forward import DenseFeedForward, FeedForward, SparseFeedForward
 from tokenworks.engine.native import library
 from tokenworks.engine.native.library import (
     BatchStruct,
@@ -46,7 +47,6 @@ class NativeDecoder:
     def __init__(self, decoder: Decoder, num_threads: int) -> None:
         self.decoder = decoder
         self.config = decoder.config
-        self.num_bytes = decoder.num_bytes
         self._num_threads = num_threads
         self._kept: list[Any] = []
         self._windows = tuple(dict.fromkeys(self.config.windows))
@@ -54,6 +54,15 @@ class NativeDecoder:
         self._model = self._model_struct()
         self._workspace = Workspace(self.config)
         self._forward = library.load().tw_forward
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of packed weights."""
+        return self.decoder.num_bytes
+
+    def step_bytes(self, num_rows: int) -> int:
+        """Bytes of packed weights that a step over `num_rows` rows reads."""
+        return self.decoder.step_bytes(num_rows)
 
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
         """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
@@ -66,7 +75,7 @@ class NativeDecoder:
         return logits
 
     def _model_struct(self) -> ModelStruct:
-        config, decoder = self.config, self.decoder
+        config, decoder, experts = self.config, self.decoder, self.config.experts
         return ModelStruct(
             num_layers=config.num_layers,
             hidden=config.hidden_size,
@@ -74,6 +83,9 @@ class NativeDecoder:
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
+            num_experts=experts.num_experts if experts else 0,
+            experts_per_token=experts.num_per_token if experts else 0,
+            normalises_experts=experts.is_normed if experts else 0,
             eps=config.rms_norm_eps,
             rope=pointer(decoder.rope),
             final_norm=pointer(decoder.norm.weight),
@@ -84,18 +96,30 @@ class NativeDecoder:
     def _layer(self, layer: Layer) -> LayerStruct:
         norms = layer.prepare_heads.norms or (None, None)
         window = self.config.windows[layer.index]
-        return LayerStruct(
+        struct = LayerStruct(
             input_norm=pointer(layer.input_norm.weight),
             post_norm=pointer(layer.post_norm.weight),
             query_norm=pointer(norms[0]),
             key_norm=pointer(norms[1]),
             qkv=self._linear(layer.qkv),
             out=self._linear(layer.out),
-            gate_up=self._linear(layer.gate_up),
-            down=self._linear(layer.down),
             window_index=self._windows.index(window),
             window=window or 0,
         )
+        self._add_feed_forward(struct, layer.feed_forward)
+        return struct
+
+    def _add_feed_forward(self, struct: LayerStruct, network: FeedForward) -> None:
+        if isinstance(network, DenseFeedForward):
+            struct.gate_up, struct.down = self._linear(network.gate_up), self._linear(network.down)
+            return
+        assert isinstance(network, SparseFeedForward)
+        router = unpacked(network.router)
+        self._kept.append(router)
+        count = len(network.experts)
+        struct.router = pointer(router)
+        struct.gate_up_of = (LinearStruct * count)(*(self._linear(expert.gate_up) for expert in network.experts))
+        struct.down_of = (LinearStruct * count)(*(self._linear(expert.down) for expert in network.experts))
 
     def _linear(self, linear: Linear) -> LinearStruct:
         bias = None if linear.bias is None else linear.bias.float()
@@ -107,6 +131,11 @@ class NativeDecoder:
             weights=linear.blocked_address,
             bias=pointer(bias),
         )
+
+
+def unpacked(linear: Linear) -> Tensor:
+    """The weights as float32 [out, in]: products with unit vectors are exact."""
+    return linear(torch.eye(linear.in_features, dtype=torch.bfloat16)).T.float().contiguous()
 
 
 def unsupported(decoder: Decoder) -> str | None:
@@ -123,15 +152,23 @@ def _unsupported_shape(config: ModelConfig) -> str | None:
         return f"head_dim {config.head_dim} is no multiple of 32 up to {WIDEST_HEAD}"
     if config.num_heads > MOST_HEADS or config.num_heads // config.num_kv_heads > MOST_HEADS_PER_KV_HEAD:
         return f"{config.num_heads} query heads on {config.num_kv_heads} are too many"
-    if config.hidden_size % 32 or config.intermediate_size % 64:
-        return "hidden_size must be a multiple of 32 and intermediate_size of 64"
+    widths = [config.intermediate_size, *([config.experts.intermediate_size] if config.experts else [])]
+    if config.hidden_size % 32 or any(width % 64 for width in widths):
+        return "hidden_size must be a multiple of 32 and every intermediate_size of 64"
     return None
 
 
 def _unsupported_layout(decoder: Decoder) -> str | None:
-    layers = decoder.layers
-    linears = [decoder.head, *(linear for n in layers for linear in (n.qkv, n.out, n.gate_up, n.down))]
+    linears = [decoder.head, *(linear for layer in decoder.layers for linear in _linears(layer))]
     return None if all(linear.blocked_address for linear in linears) else "oneDNN packs weights in another layout here"
+
+
+def _linears(layer: Layer) -> Iterator[Linear]:
+    yield from (layer.qkv, layer.out)
+    network = layer.feed_forward
+    for part in network.experts if isinstance(network, SparseFeedForward) else [network]:
+        assert isinstance(part, DenseFeedForward)
+        yield from (part.gate_up, part.down)
 
 
 def kv_struct(cache: KVCache) -> KVStruct:

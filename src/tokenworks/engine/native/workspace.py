@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokenworks.engine.experts_config import ExpertsConfig
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.native.library import WorkspaceStruct
 
@@ -35,7 +36,10 @@ class Workspace:
     def _row_buffers(self, rows: int) -> dict[str, Tensor]:
         config = self._config
         query = config.num_heads * config.head_dim
-        widest = max(config.hidden_size, query, config.intermediate_size)
+        choices = config.experts.num_per_token if config.experts else 1
+        expert_width = choices * config.experts.intermediate_size if config.experts else 0
+        inner = max(config.intermediate_size, expert_width)
+        widest = max(config.hidden_size, query, inner)
 
         def half(width: int) -> Tensor:
             return torch.empty(rows, width, dtype=torch.bfloat16)
@@ -46,10 +50,20 @@ class Workspace:
             "qkv": half(query + 2 * config.num_kv_heads * config.head_dim),
             "query": half(query),
             "attention": half(query),
-            "inner": half(config.intermediate_size),
+            "inner": half(inner),
             "codes": torch.empty(rows, widest, dtype=torch.int8),
             "code_scales": torch.empty(rows, widest // 32),
             "code_sums": torch.empty(rows, widest // 32, dtype=torch.int32),
+            **(self._expert_buffers(config.experts, rows) if config.experts else {}),
+        }
+
+    def _expert_buffers(self, experts: ExpertsConfig, rows: int) -> dict[str, Tensor]:
+        places = rows * experts.num_per_token
+        return {
+            "expert_out": torch.empty(places, self._config.hidden_size),
+            "router_logits": torch.empty(rows, experts.num_experts),
+            "routes": torch.empty(3 * places + experts.num_experts + 1, dtype=torch.int32),
+            "route_weights": torch.empty(places),
         }
 
     def _piece_buffers(self, pieces: int) -> dict[str, Tensor]:
