@@ -70,7 +70,7 @@ clean: ## remove .venv and everything that was built or cached
 		$(PYTHON) -m pip --python .venv/bin/python install -q --disable-pip-version-check pip; } || \
 		{ rm -rf .venv; echo "Cannot make .venv. On Debian: sudo apt install python3-venv"; exit 1; }
 
-.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
+.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt setup.py $(wildcard src/tokenworks/engine/native/csrc/*)
 	$(PIP) -e .
 	@touch $@
 

@@ -43,37 +43,40 @@ YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "origina
 EXPERTS: dict[str, Any] = {
     "num_experts": 8,
     "num_experts_per_tok": 3,
-    "moe_intermediate_size": 48,
+    "moe_intermediate_size": 64,
     "head_dim": 32,
 }
 
-CONFIGS: dict[str, Callable[[], transformers.PretrainedConfig]] = {
-    "llama3": lambda: transformers.LlamaConfig(**SHAPE, rope_parameters=LLAMA3_ROPE),
-    "llama-biases-linear-rope": lambda: transformers.LlamaConfig(
-        **SHAPE, attention_bias=True, mlp_bias=True, rope_parameters=LINEAR_ROPE
+WIDE_SHAPE = {**SHAPE, "hidden_size": 128, "intermediate_size": 192}
+"""Heads of 32 in every architecture: the least that the native library computes."""
+
+CONFIGS: dict[str, Callable[[dict[str, Any]], transformers.PretrainedConfig]] = {
+    "llama3": lambda shape: transformers.LlamaConfig(**shape, rope_parameters=LLAMA3_ROPE),
+    "llama-biases-linear-rope": lambda shape: transformers.LlamaConfig(
+        **shape, attention_bias=True, mlp_bias=True, rope_parameters=LINEAR_ROPE
     ),
-    "qwen2": lambda: transformers.Qwen2Config(**SHAPE),
-    "qwen2-sliding": lambda: transformers.Qwen2Config(
-        **SHAPE, use_sliding_window=True, sliding_window=16, max_window_layers=1
+    "qwen2": lambda shape: transformers.Qwen2Config(**shape),
+    "qwen2-sliding": lambda shape: transformers.Qwen2Config(
+        **shape, use_sliding_window=True, sliding_window=16, max_window_layers=1
     ),
-    "qwen3-tied": lambda: transformers.Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True),
-    "qwen3-yarn": lambda: transformers.Qwen3Config(**SHAPE, head_dim=32, rope_parameters=YARN_ROPE),
-    "mistral-sliding": lambda: transformers.MistralConfig(**SHAPE, sliding_window=16),
-    "qwen3-moe": lambda: transformers.Qwen3MoeConfig(**SHAPE, **EXPERTS, norm_topk_prob=True),
-    "qwen3-moe-unnormed-biases": lambda: transformers.Qwen3MoeConfig(
-        **SHAPE, **EXPERTS, norm_topk_prob=False, attention_bias=True
+    "qwen3-tied": lambda shape: transformers.Qwen3Config(**shape, head_dim=32, tie_word_embeddings=True),
+    "qwen3-yarn": lambda shape: transformers.Qwen3Config(**shape, head_dim=32, rope_parameters=YARN_ROPE),
+    "mistral-sliding": lambda shape: transformers.MistralConfig(**shape, sliding_window=16),
+    "qwen3-moe": lambda shape: transformers.Qwen3MoeConfig(**shape, **EXPERTS, norm_topk_prob=True),
+    "qwen3-moe-unnormed-biases": lambda shape: transformers.Qwen3MoeConfig(
+        **shape, **EXPERTS, norm_topk_prob=False, attention_bias=True
     ),
-    "qwen3-moe-some-layers-sliding": lambda: transformers.Qwen3MoeConfig(
-        **{**SHAPE, "num_hidden_layers": 4},
+    "qwen3-moe-some-layers-sliding": lambda shape: transformers.Qwen3MoeConfig(
+        **{**shape, "num_hidden_layers": 4},
         **EXPERTS,
         mlp_only_layers=[1],
         decoder_sparse_step=2,
         use_sliding_window=True,
         sliding_window=16,
     ),
-    "mixtral": lambda: transformers.MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2),
-    "mixtral-sliding": lambda: transformers.MixtralConfig(
-        **SHAPE, num_local_experts=5, num_experts_per_tok=3, sliding_window=16
+    "mixtral": lambda shape: transformers.MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2),
+    "mixtral-sliding": lambda shape: transformers.MixtralConfig(
+        **shape, num_local_experts=5, num_experts_per_tok=3, sliding_window=16
     ),
 }
 
@@ -111,21 +114,21 @@ class Reference:
 
 
 @pytest.fixture(scope="session")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
-    """The reference of a name in CONFIGS; each is made once."""
-    made: dict[str, Reference] = {}
+def references(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Reference]:
+    """The reference of a name in CONFIGS, with heads of 32 where it is to be wide; each is made once."""
+    made: dict[tuple[str, bool], Reference] = {}
 
-    def get(name: str) -> Reference:
-        if name not in made:
-            made[name] = _make(name, tmp_path_factory.mktemp(name))
-        return made[name]
+    def get(name: str, is_wide: bool = False) -> Reference:
+        if (name, is_wide) not in made:
+            made[name, is_wide] = _make(name, WIDE_SHAPE if is_wide else SHAPE, tmp_path_factory.mktemp(name))
+        return made[name, is_wide]
 
     return get
 
 
-def _make(name: str, directory: Path) -> Reference:
+def _make(name: str, shape: dict[str, Any], directory: Path) -> Reference:
     torch.manual_seed(len(name))
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name](shape), dtype=torch.float32).eval()
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)

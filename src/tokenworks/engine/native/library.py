@@ -1,7 +1,8 @@
 """The compiled library: whether this machine has it and can run it, and its structs and calls as C declares them.
 
 It is built when the package is installed, where there is a C++ compiler (see setup.py), and plain C to the outside, so
-that one build serves every Python and PyTorch. The structs mirror `csrc/api.h` field by field; a test compares sizes.
+that one build serves every Python and PyTorch. The structs mirror `csrc/api.h` field by field; their sizes are compared
+before the first use, so that a library left over from an older version is not run.
 """
 
 from __future__ import annotations
@@ -112,6 +113,13 @@ class WorkspaceStruct(Structure):
     ]
 
 
+STRUCTS: Final = (
+    *(LinearStruct, LayerStruct, ModelStruct, KVStruct),
+    *(PiecesStruct, ChunkStruct, BatchStruct, WorkspaceStruct),
+)
+"""In the order in which the library tells their sizes."""
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Address of a contiguous tensor's memory, which the caller keeps alive."""
     if tensor is None:
@@ -120,9 +128,24 @@ def pointer(tensor: Tensor | None) -> int | None:
     return tensor.data_ptr()
 
 
-def can_run() -> bool:
-    """Whether the library was built and this CPU has the instructions that it uses."""
-    return _path() is not None and cpu_flags() >= CPU_FLAGS
+def missing() -> str | None:
+    """Why the library cannot be used here; None where it can."""
+    path = _path()
+    if path is None:
+        return "it was not built when the package was installed (that takes a C++ compiler on 64-bit Linux)"
+    if not cpu_flags() >= CPU_FLAGS:
+        return f"this CPU lacks {', '.join(sorted(CPU_FLAGS - cpu_flags()))}"
+    return None if _is_of_this_version(path) else "it was built for another version of the package: install again"
+
+
+@cache
+def _is_of_this_version(path: Path) -> bool:
+    library = ctypes.CDLL(str(path))
+    if not hasattr(library, "tw_struct_sizes"):
+        return False
+    sizes = (c_int64 * len(STRUCTS))()
+    library.tw_struct_sizes(sizes)
+    return list(sizes) == [ctypes.sizeof(struct) for struct in STRUCTS]
 
 
 def cpu_flags() -> frozenset[str]:
@@ -136,13 +159,14 @@ def cpu_flags() -> frozenset[str]:
 
 @cache
 def load() -> ctypes.CDLL:
-    """The library; only where `can_run`."""
+    """The library; only where nothing is `missing`."""
     path = _path()
     assert path is not None, "the library was not built"
     library = ctypes.CDLL(str(path))
     library.tw_forward.argtypes = [c_void_p] * 5 + [c_int32]
     library.tw_linear.argtypes = [c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int32]
     library.tw_heads.argtypes = library.tw_attend.argtypes = [c_void_p] * 4 + [c_int32] * 2
+    library.tw_read.argtypes, library.tw_read.restype = [c_void_p, c_int64, c_int32], c_int64
     library.tw_pack_quantized.argtypes = [c_void_p, c_int64, c_int64, c_int32, c_void_p]
     for name in ("tw_forward", "tw_linear", "tw_heads", "tw_attend", "tw_pack_quantized"):
         getattr(library, name).restype = None

@@ -140,8 +140,8 @@ def unpacked(linear: Linear) -> Tensor:
 
 def unsupported(decoder: Decoder) -> str | None:
     """Why the library cannot run this model on this machine; None where it can."""
-    if not library.can_run():
-        return "the native library was not built, or this CPU lacks AVX-512 with VNNI and BF16"
+    if reason := library.missing():
+        return f"the native library cannot be used: {reason}"
     if decoder.dtype != torch.bfloat16:
         return f"it computes in bfloat16, not {decoder.dtype}"
     return _unsupported_shape(decoder.config) or _unsupported_layout(decoder)

@@ -89,5 +89,7 @@ void tw_forward(const Model*, const KV*, const Batch*, const Workspace*, float* 
 void tw_linear(const Linear*, const uint16_t* x, int64_t rows, uint16_t* out, const Workspace*, int32_t num_threads);
 void tw_attend(const Model*, const KV*, const Batch*, const Workspace*, int32_t layer, int32_t num_threads);
 void tw_heads(const Model*, const KV*, const Batch*, const Workspace*, int32_t layer, int32_t num_threads);
+int64_t tw_read(const char* data, int64_t bytes, int32_t num_threads);
+void tw_struct_sizes(int64_t* sizes);  // of the eight structs above, in order
 void tw_pack_quantized(const int8_t* values, int64_t out, int64_t in, int32_t bits, uint8_t* packed);
 }

@@ -1,5 +1,7 @@
 // One forward pass over the step's rows, on one team of threads from the first layer to the logits.
 
+#include <iterator>
+
 #include "attention.h"
 #include "linear.h"
 #include "moe.h"
@@ -86,6 +88,12 @@ private:
 using namespace tokenworks;
 
 extern "C" {
+
+void tw_struct_sizes(int64_t* sizes) {
+    const int64_t all[] = {sizeof(Linear), sizeof(Layer), sizeof(Model), sizeof(KV),
+                           sizeof(Pieces), sizeof(Chunk), sizeof(Batch), sizeof(Workspace)};
+    std::copy(std::begin(all), std::end(all), sizes);
+}
 
 void tw_forward(
     const Model* model, const KV* kv, const Batch* batch, const Workspace* space, float* logits, int32_t num_threads) {
