@@ -17,10 +17,10 @@ import torch
 from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.kv import KVSpec
-from tokenworks.engine.checkpoint import Checkpoint
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Decoder, Progress
+from tokenworks.engine.weights import open_weights
 from tokenworks.policy.scheduler import Limits
 
 log = logging.getLogger(__name__)
@@ -41,11 +41,11 @@ def build_engine(directory: Path, settings: EngineSettings, num_workers: int, pr
     """Load and pack the model; raises StartupError (CheckpointError) with what to do."""
     config = read_model_config(directory)
     dtype = choose_dtype(settings.dtype, config)
-    checkpoint = Checkpoint(directory)
+    weights = open_weights(directory, config, settings.quantize)
     window = min(settings.max_context_tokens or config.max_context_tokens, config.max_context_tokens)
-    model = Decoder(config, checkpoint, dtype, window, progress)
+    model = Decoder(config, weights, dtype, window, progress)
     spec = KVSpec(
-        fingerprint=checkpoint.fingerprint(str(dtype)),
+        fingerprint=weights.fingerprint(str(dtype)),
         num_layers=config.num_layers,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,

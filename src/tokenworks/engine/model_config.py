@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.contract.errors import CheckpointError
+from tokenworks.engine.stored_quantization import StoredQuantization, read_stored_quantization
 
 ARCHITECTURES: Final = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROPE_TYPES: Final = ("default", "linear", "llama3", "yarn")
@@ -51,6 +52,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     has_qk_norm: bool
     windows: tuple[int | None, ...]  # per layer: how many last tokens it attends to; None is all
     dtype: str  # of the stored weights
+    stored_quantization: StoredQuantization | None = None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -72,10 +74,10 @@ def read_model_config(directory: Path) -> ModelConfig:
     raw = read_json(path)
     architecture = _architecture(raw, path)
     try:
-        return _build(raw, architecture)
+        return _build(raw, architecture, read_stored_quantization(raw, path))
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}: it is no complete {architecture} config") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path} has a value of the wrong kind: {error}") from error
 
 
@@ -85,15 +87,12 @@ def _architecture(raw: Mapping[str, Any], path: Path) -> str:
         raise CheckpointError(
             f"{path}: architecture {names[0]} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unnamed")
-        raise CheckpointError(f"{path}: quantised checkpoints ({method}) are not supported; use the original weights")
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{path}: hidden_act {raw['hidden_act']!r} is not supported; supported: 'silu'")
     return str(names[0])
 
 
-def _build(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
+def _build(raw: Mapping[str, Any], architecture: str, stored: StoredQuantization | None) -> ModelConfig:
     num_heads = int(raw["num_attention_heads"])
     is_qwen2 = architecture == "Qwen2ForCausalLM"
     has_bias = bool(raw.get("attention_bias", False))
@@ -116,6 +115,7 @@ def _build(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
         has_qk_norm=architecture == "Qwen3ForCausalLM",
         windows=_windows(raw, architecture),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+        stored_quantization=stored,
     )
 
 
