@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from torch import Tensor
 
-from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.errors import CheckpointError, ConfigError
 from tokenworks.contract.folders import quantized_folder
 from tokenworks.engine.checkpoint import EMBEDDING, HEAD, Checkpoint, WeightSource
 from tokenworks.engine.model_config import ModelConfig
@@ -59,9 +59,16 @@ class QuantizingSource:
             self._checkpoint.trust(sources)
             return weights
         tensors = self._checkpoint.read(shapes)
-        weights = {name: quantize(tensor, self._bits_of(name)) for name, tensor in tensors.items()}
+        weights = {name: self._quantize(name, tensor) for name, tensor in tensors.items()}
         self._cache.store(part, weights, self._checkpoint.digests(shapes))
         return weights
+
+    def _quantize(self, name: str, tensor: Tensor) -> QuantizedWeight:
+        weight = quantize(tensor, self._bits_of(name))
+        if not weight.scales.isfinite().all():
+            what = f"{name} holds NaN, infinity or numbers too large to quantise"
+            raise CheckpointError(f"{self._checkpoint.directory}: {what}; fetch it again, or serve it unquantised")
+        return weight
 
 
 def open_weights(directory: Path, config: ModelConfig, wanted: Literal["none", "int8", "int4"]) -> WeightSource:

@@ -50,12 +50,16 @@ def _fit(w: Array, inverse: np.float32) -> tuple[np.float32, np.float32]:
     return product, square
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True)
 def _best_scale(w: Array, levels: Array) -> np.float32:
-    top = np.float32(0)
+    """Not finite where a weight is not."""
+    top, total = np.float32(0), np.float32(0)
     for k in range(GROUP):
         top = max(top, abs(w[k]))
+        total += abs(w[k])
     best_gain, best_scale = np.float32(0), np.float32(0)
+    if not np.isfinite(total):
+        return total
     if top < np.float32(1e-30):
         return best_scale
     for level in levels:
