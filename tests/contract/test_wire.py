@@ -41,6 +41,7 @@ CARD = Card(
     device="cpu: none",
     threads=2,
     dtype="bfloat16",
+    weights="int8",
     weight_bytes=1 << 40,
     kv_bytes_per_token=4096,
     kv_capacity_tokens=100_000,

@@ -31,6 +31,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str  # such as "cpu: AMD EPYC"
     threads: int
     dtype: str
+    weights: str  # the form they are multiplied in: a dtype, or such as "int8" or "gptq integers"
     weight_bytes: int
     kv_bytes_per_token: int
     kv_capacity_tokens: int

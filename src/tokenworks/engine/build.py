@@ -17,6 +17,7 @@ import torch
 from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.kv import KVSpec
+from tokenworks.engine.checkpoint import name_of
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Decoder, Progress
@@ -50,10 +51,11 @@ def build_engine(directory: Path, settings: EngineSettings, num_workers: int, pr
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         block_tokens=settings.block_tokens,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=name_of(dtype),
     )
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
     limits = _limits(settings, capacity)
+    log.info("weights: %s, %d MiB a step", model.weights, model.num_bytes >> 20)
     log.info("KV: %d blocks of %d tokens; window %d", capacity.num_blocks, spec.block_tokens, limits.max_context_tokens)
     return Engine(model, spec, capacity.num_blocks, limits)
 

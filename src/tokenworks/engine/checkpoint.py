@@ -42,6 +42,9 @@ class WeightSource(Protocol):
     def fingerprint(self, numerics: str) -> str:
         """32 hex digits over all that was read and the arithmetic that it is computed in."""
 
+    def form(self, dtype: torch.dtype) -> str:
+        """In a word or two, what matrices are multiplied as where floats are `dtype`."""
+
 
 class Checkpoint:
     """The tensors of one checkpoint directory, by name."""
@@ -116,6 +119,15 @@ class Checkpoint:
         config = json.dumps(_semantic_config(read_json(self.directory / "config.json")), sort_keys=True)
         parts = [numerics, config, *(self._digests[name] for name in sorted(self._digests))]
         return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
+
+    def form(self, dtype: torch.dtype) -> str:
+        """As computed."""
+        return name_of(dtype)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def digest(tensor: Tensor) -> str:

@@ -48,6 +48,10 @@ class QuantizedCheckpoint:
         """See `Checkpoint`; the integers and scales are part of it."""
         return self._checkpoint.fingerprint(f"{numerics} rows rounded to int8")
 
+    def form(self, dtype: torch.dtype) -> str:
+        """Where they came from."""
+        return f"{self._stored.format} integers"
+
     def _read_one(self, name: str, shape: tuple[int, ...]) -> Weight:
         prefix = name.removesuffix("weight")
         names = [prefix + piece for piece in self._stored.pieces]

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
 from torch import Tensor
 
 from tokenworks.contract.errors import CheckpointError, ConfigError
@@ -46,6 +47,10 @@ class QuantizingSource:
     def fingerprint(self, numerics: str) -> str:
         """See `Checkpoint`; the same whether the weights were rounded now or found."""
         return self._checkpoint.fingerprint(f"{numerics} int{self._bits} by quantiser {QUANTIZER_VERSION}")
+
+    def form(self, dtype: torch.dtype) -> str:
+        """As it was asked for."""
+        return f"int{self._bits}"
 
     def _bits_of(self, name: str) -> int:
         return HEAD_BITS if name in (EMBEDDING, HEAD) else self._bits

@@ -89,6 +89,7 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
         device=f"cpu: {cpu_name()}",
         threads=threads,
         dtype=engine.spec.dtype,
+        weights=engine.model.weights,
         weight_bytes=engine.model.num_bytes,
         kv_bytes_per_token=engine.spec.bytes_per_token,
         kv_capacity_tokens=engine.load.total_blocks * engine.spec.block_tokens,

@@ -55,6 +55,17 @@ def multiply_int4(a: Tensor, a_scales: Tensor, packed: Tensor, w_scales: Tensor)
     return out
 
 
+def to_floats(stored: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Weights as they are stored ([N, K] int8, or [N, K / 2] packed) to float32 [N, K]."""
+    out = torch.empty(stored.shape[0], stored.shape[1] * 8 // bits)
+    by_group = out.view(*scales.shape, -1).numpy()
+    if bits == 8:
+        _int8_to_floats(_by_group(stored, scales), scales.numpy(), by_group)
+    else:
+        _int4_to_floats(stored.numpy(), scales.numpy(), by_group)
+    return out
+
+
 def _by_group(values: Tensor, scales: Tensor) -> Array:
     """[rows, columns] as [rows, groups, columns of a group]: indices from 0 are what lets the loops be vectorised."""
     return values.view(*scales.shape, -1).numpy()
@@ -174,3 +185,25 @@ def _int4_serial(a: Array, a_scales: Array, packed: Array, w_scales: Array, out:
 def _int4_parallel(a: Array, a_scales: Array, packed: Array, w_scales: Array, out: Array) -> None:
     for n in numba.prange(packed.shape[0]):
         _int4_output(a, a_scales, packed[n], w_scales[n], out[:, n])
+
+
+@numba.njit(cache=True, nogil=True)
+def _row_to_floats(values: Array, scales: Array, out: Array) -> None:
+    """int8 [groups, group size] times the groups' scales."""
+    for g in range(values.shape[0]):
+        for k in range(values.shape[1]):
+            out[g, k] = np.float32(values[g, k]) * scales[g]
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _int8_to_floats(w: Array, scales: Array, out: Array) -> None:
+    for n in numba.prange(w.shape[0]):
+        _row_to_floats(w[n], scales[n], out[n])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _int4_to_floats(packed: Array, scales: Array, out: Array) -> None:
+    for n in numba.prange(packed.shape[0]):
+        values = np.empty(out.shape[1] * out.shape[2], np.int8)
+        _unpack_row(packed[n], values)
+        _row_to_floats(values.reshape(out.shape[1:]), scales[n], out[n])

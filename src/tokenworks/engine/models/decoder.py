@@ -125,6 +125,7 @@ class Decoder:
     ) -> None:
         self.config = config
         self.dtype = dtype
+        self.weights = checkpoint.form(dtype)
         table = (config.vocab_size, config.hidden_size)
         self.layers: list[Layer] = []
         for index in range(config.num_layers):
