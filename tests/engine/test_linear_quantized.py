@@ -19,7 +19,7 @@ each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 def rounded_rows(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """The rule for rows, in PyTorch: int values (float64) and float32 scales."""
-    groups = x.float().view(x.shape[0], -1, group_size)
+    groups = x.float().view(x.shape[0], x.shape[1] // group_size, group_size)
     scales = groups.abs().amax(-1) / 127
     steps = torch.where(scales[:, :, None] > 0, groups / scales[:, :, None], 0)
     return steps.round().clamp(-127, 127).double(), scales
@@ -62,7 +62,7 @@ def linear_of(bits: int, shapes: Sequence[tuple[int, int]], with_bias: bool) -> 
 @each_bits
 @each_dtype
 @pytest.mark.parametrize("columns", [32, 96, 128, 320])
-@pytest.mark.parametrize("num_rows", [1, 2, 7, 33, MANY_ROWS - 1, MANY_ROWS])
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 7, MANY_ROWS - 1, MANY_ROWS, 33])
 def test_every_shape_is_its_definition(bits: int, dtype: torch.dtype, columns: int, num_rows: int) -> None:
     torch.manual_seed(columns + num_rows)
     linear, bias = linear_of(bits, [(5, columns), (1, columns), (3, columns)], with_bias=num_rows % 2 == 0)

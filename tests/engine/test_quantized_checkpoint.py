@@ -22,10 +22,12 @@ from safetensors.torch import load_file, save_file
 
 from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.errors import CheckpointError
+from tokenworks.contract.request import Sampling
 from tokenworks.engine.build import build_engine
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.linear import Linear
 from tokenworks.engine.model_config import read_model_config
+from tokenworks.engine.quantize import quantize
 from tokenworks.engine.scoring import logits_after_each
 
 DRIFT = 0.1
@@ -311,3 +313,39 @@ def test_two_formats_in_one_checkpoint_are_refused(make: Any) -> None:
     (directory / "config.json").write_text(json.dumps({**raw, "quantization_config": config}))
     with pytest.raises(CheckpointError, match="several compressed-tensors formats"):
         read_model_config(directory)
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3-tied"])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_model_rounded_at_load_is_its_dequantised_self(
+    kind: str, name: str, references: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reference, bits = references(name), int(kind[3:])
+    model = copy.deepcopy(reference.model)
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = quantize(module.weight.detach(), bits).dequantized()
+    head = quantize(model.lm_head.weight.detach(), 8).dequantized()
+    model.lm_head.weight = torch.nn.Parameter(head)  # no longer tied to the table that tokens are looked up in
+    engine = load(reference.directory, quantize=kind)
+    assert relative_error(engine, model) < DRIFT
+    round_inputs(model, None, bits)
+    model.lm_head.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0], 64),))
+    assert relative_error(engine, model) < TIES
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_decoding_follows_the_logits_of_the_whole_text(
+    kind: str, references: Any, run_requests: Any, tokens_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine = references("qwen3-tied").engine(quantize=kind, max_step_tokens=64)
+    prompts = {f"{size}": TOKENS[:size] for size in (1, 9, 30, 60)}
+    greedy = Sampling(max_tokens=20, temperature=0)
+    outputs = run_requests(engine, {name: (prompt, greedy) for name, prompt in prompts.items()})
+    for name, prompt in prompts.items():
+        answer = tokens_of(outputs[name])
+        logits = logits_after_each(engine.model, engine.spec, prompt + answer)[len(prompt) - 1 : -1]
+        chosen = logits[torch.arange(len(answer)), torch.tensor(answer)]
+        assert (logits.amax(-1) - chosen <= DRIFT * logits.std(-1)).all()

@@ -21,7 +21,7 @@ from tokenworks.engine.kernels.quantized import round_rows
 from tokenworks.engine.kernels.scale_search import GROUP, round_to_int4
 
 QUANTIZER_VERSION: Final = 1
-"""Part of the name of what is cached and of the KV fingerprint: raise it when the same weights come out otherwise."""
+"""Part of the name of what is cached and of the KV fingerprint: raise it when weights come out otherwise than now."""
 
 GROUP_SIZES: Final = {8: (128, 64, 32), 4: (GROUP,)}
 """By bits: the columns that may share a scale, best first."""

@@ -58,7 +58,7 @@ def multiply_int4(a: Tensor, a_scales: Tensor, packed: Tensor, w_scales: Tensor)
 def to_floats(stored: Tensor, scales: Tensor, bits: int) -> Tensor:
     """Weights as they are stored ([N, K] int8, or [N, K / 2] packed) to float32 [N, K]."""
     out = torch.empty(stored.shape[0], stored.shape[1] * 8 // bits)
-    by_group = out.view(*scales.shape, -1).numpy()
+    by_group = _by_group(out, scales)
     if bits == 8:
         _int8_to_floats(_by_group(stored, scales), scales.numpy(), by_group)
     else:
@@ -68,7 +68,7 @@ def to_floats(stored: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 def _by_group(values: Tensor, scales: Tensor) -> Array:
     """[rows, columns] as [rows, groups, columns of a group]: indices from 0 are what lets the loops be vectorised."""
-    return values.view(*scales.shape, -1).numpy()
+    return values.view(*scales.shape, values.shape[1] // scales.shape[1]).numpy()
 
 
 def pack_int4(values: Tensor) -> Tensor:
