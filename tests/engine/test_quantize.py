@@ -11,7 +11,7 @@ from tokenworks.engine.quantize import QuantizedWeight, concatenate, group_size_
 
 SHAPES = [(1, 32), (3, 64), (5, 96), (17, 128), (33, 320), (8, 1024)]
 each_shape = pytest.mark.parametrize("shape", SHAPES)
-each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 
 
 def random_weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:

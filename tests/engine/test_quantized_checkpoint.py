@@ -242,8 +242,13 @@ def edit(tensors: Tensors, suffix: str, change: Callable[[torch.Tensor], torch.T
     tensors[name] = change(tensors[name]).contiguous()
 
 
+def with_column_order(tensors: Tensors) -> None:
+    tensors["model.layers.1.mlp.up_proj.weight_g_idx"] = torch.arange(64, dtype=torch.int32).flip(0) // 32
+
+
 BROKEN: dict[str, tuple[str, Callable[[Tensors], None], str]] = {
     "act-order": ("GPTQ 4", lambda t: edit(t, "g_idx", lambda x: x.flip(0)), "act-order; use .* desc_act: false"),
+    "act-order in words": ("W4A16 groups", with_column_order, "act-order; use the original weights"),
     "asymmetric": ("GPTQ 4", lambda t: edit(t, "qzeros", lambda x: x + 1), "asymmetric zero points"),
     "zeros of the other version": ("GPTQ 4 v2", lambda t: edit(t, "qzeros", lambda x: x - 0x11111111), "asymmetric"),
     "odd words": ("GPTQ 4", lambda t: edit(t, "qweight", lambda x: x[:5]), "neither 4 nor 8 bits"),

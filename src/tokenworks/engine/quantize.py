@@ -65,6 +65,8 @@ def quantize(weight: Tensor, bits: int) -> QuantizedWeight:
     """Round a float matrix [N, K]; `group_size_of(K, bits)` is not None."""
     group_size = group_size_of(weight.shape[1], bits)
     assert group_size is not None, "ask group_size_of first"
+    if weight.dtype not in (torch.float32, torch.bfloat16):
+        weight = weight.float()  # what the kernels do not read as it lies, float16 above all
     values, scales = round_rows(weight, group_size) if bits == 8 else round_to_int4(weight)
     return QuantizedWeight(values, scales, bits, group_size)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from tokenworks.contract.errors import CheckpointError
 from tokenworks.engine.checkpoint import Checkpoint
 from tokenworks.engine.quantize import QuantizedWeight, Weight, group_size_of
-from tokenworks.engine.stored_quantization import StoredQuantization
+from tokenworks.engine.stored_quantization import INSTEAD, StoredQuantization
 
 _WORD_BITS: Final = 32
 _Parts = tuple[Tensor, Tensor, int]  # values int8 [N, K], scales [N, groups], bits
@@ -57,6 +57,8 @@ class QuantizedCheckpoint:
         names = [prefix + piece for piece in self._stored.pieces]
         if names[1] not in self._checkpoint:  # scales or zero points are with every matrix that was quantised
             return self._checkpoint.read({name: shape})[name]
+        if prefix + "weight_g_idx" in self._checkpoint:
+            raise CheckpointError(f"{self._checkpoint.directory}: {name}: columns in act-order; {INSTEAD}")
         tensors = self._checkpoint.read_as_stored(names)
         try:
             return self._convert(*(tensors[piece] for piece in names), shape=shape)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from tokenworks.contract.errors import CheckpointError
 
-_INSTEAD = "use the original weights with --quantize int8 or int4, or a symmetric compressed-tensors or GPTQ checkpoint"
+INSTEAD: Final = (
+    "use the original weights with --quantize int8 or int4, or a symmetric compressed-tensors or GPTQ checkpoint"
+)
 
 
 class StoredQuantization(msgspec.Struct, frozen=True):
@@ -48,7 +50,7 @@ def read_stored_quantization(raw: Mapping[str, Any], path: Path) -> StoredQuanti
 
 
 def _refusal(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path}: a checkpoint {what} is not supported; {_INSTEAD}")
+    return CheckpointError(f"{path}: a checkpoint {what} is not supported; {INSTEAD}")
 
 
 def _gptq(config: Mapping[str, Any], path: Path) -> StoredQuantization:
