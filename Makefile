@@ -9,6 +9,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 # Not `?=`: a PORT in the environment is usually somebody else's.
 MODEL =
 PORT =
+QUANTIZE =
 ARGS =
 COVERED := tests/policy tests/contract
 PIP := .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
@@ -21,10 +22,11 @@ help: ## this text
 	@echo
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo
-	@echo 'Variables: MODEL=/path/to/checkpoint  PORT=8001  ARGS="--workers 2"  PYTHON=python3.12'
+	@echo 'Variables: MODEL=/path/to/checkpoint  PORT=8001  QUANTIZE=int8  ARGS="--workers 2"  PYTHON=python3.12'
 
 serve: .venv/.runtime ## serve the embedded model, or MODEL=..., at PORT=... (8000); more options in ARGS="..."
-	@.venv/bin/tokenworks serve $(if $(MODEL),"$(MODEL)") $(if $(PORT),--port $(PORT)) $(ARGS)
+	@.venv/bin/tokenworks serve $(if $(MODEL),"$(MODEL)") $(if $(PORT),--port $(PORT)) \
+		$(if $(QUANTIZE),--quantize $(QUANTIZE)) $(ARGS)
 
 test: check ## everything that CI runs: style, types, all tests, full branch coverage of decisions and wire formats
 	.venv/bin/coverage run --branch --include='src/tokenworks/policy/*,src/tokenworks/contract/*' \

@@ -41,6 +41,7 @@ CARD = Card(
     device="cpu: none",
     threads=2,
     dtype="bfloat16",
+    weights="int8",
     weight_bytes=1 << 40,
     active_weight_bytes=1 << 36,
     kv_bytes_per_token=4096,

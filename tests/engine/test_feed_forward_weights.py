@@ -58,7 +58,7 @@ def test_the_bytes_of_a_step_are_those_of_the_tensors_that_it_reads(references: 
             {"num_local_experts": 9},
             r"mlp.gate.weight is \[8, 64\], config.json asks for \[9, 64\]|no tensor .*experts.8",
         ),
-        ({"moe_intermediate_size": 40}, r"experts.0.gate_proj.weight is \[48, 64\], config.json asks for \[40, 64\]"),
+        ({"moe_intermediate_size": 40}, r"experts.0.gate_proj.weight is \[64, 64\], config.json asks for \[40, 64\]"),
         ({"mlp_only_layers": [0]}, "no tensor model.layers.0.mlp.gate_proj"),
     ],
 )

@@ -31,6 +31,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str  # such as "cpu: AMD EPYC"
     threads: int
     dtype: str
+    weights: str  # the form they are multiplied in: a dtype, or such as "int8" or "gptq integers"
     weight_bytes: int  # in memory
     active_weight_bytes: int  # of those, what a decode step of one sequence reads: less where experts rest
     kv_bytes_per_token: int

@@ -37,6 +37,12 @@ class EngineSettings(_Section, frozen=True):
         Literal["auto", "bfloat16", "float32"],
         Meta(description="Arithmetic of weights and KV; auto: the checkpoint's where this CPU is fast at it."),
     ] = "auto"
+    quantize: Annotated[
+        Literal["none", "int8", "int4"],
+        Meta(
+            description="Round the weights at load, and keep them so on disk for the next start: less to read a step."
+        ),
+    ] = "none"
     max_context_tokens: Annotated[
         int, Meta(ge=0, description="Longest prompt plus output, in tokens; 0: what the model and its KV allow.")
     ] = 0

@@ -17,11 +17,12 @@ import torch
 from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.kv import KVSpec
-from tokenworks.engine.checkpoint import Checkpoint
+from tokenworks.engine.checkpoint import name_of
 from tokenworks.engine.engine import Engine, Model
 from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Decoder, Progress
 from tokenworks.engine.native.step import NativeDecoder, unsupported
+from tokenworks.engine.weights import open_weights
 from tokenworks.policy.scheduler import Limits
 from tokenworks.policy.speculation import Speculator
 
@@ -43,19 +44,20 @@ def build_engine(directory: Path, settings: EngineSettings, num_workers: int, pr
     """Load and pack the model; raises StartupError (CheckpointError) with what to do."""
     config = read_model_config(directory)
     dtype = choose_dtype(settings.dtype, config)
-    checkpoint = Checkpoint(directory)
+    weights = open_weights(directory, config, settings.quantize)
     window = min(settings.max_context_tokens or config.max_context_tokens, config.max_context_tokens)
-    model = choose_kernels(settings.kernels, Decoder(config, checkpoint, dtype, window, progress))
+    model = choose_kernels(settings.kernels, Decoder(config, weights, dtype, window, progress))
     spec = KVSpec(
-        fingerprint=checkpoint.fingerprint(str(dtype)),
+        fingerprint=weights.fingerprint(str(dtype)),
         num_layers=config.num_layers,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         block_tokens=settings.block_tokens,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=name_of(dtype),
     )
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
     limits = _limits(settings, capacity)
+    log.info("weights: %s, %d MiB a step", model.weights, model.num_bytes >> 20)
     log.info("KV: %d blocks of %d tokens; window %d", capacity.num_blocks, spec.block_tokens, limits.max_context_tokens)
     speculator = None if settings.speculation == "off" else Speculator()
     return Engine(model, spec, capacity.num_blocks, limits, speculator)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 import torch
 import xxhash
@@ -22,9 +22,31 @@ from torch import Tensor
 
 from tokenworks.contract.errors import CheckpointError
 from tokenworks.engine.model_config import read_json
+from tokenworks.engine.quantize import Weight
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+EMBEDDING: Final = "model.embed_tokens.weight"
+HEAD: Final = "lm_head.weight"
+
+
+class WeightSource(Protocol):
+    """Where a decoder's tensors come from: as they are stored, quantised on the way, or from a cache."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the checkpoint has such a tensor."""
+
+    def read(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """The named tensors as floats."""
+
+    def read_matrices(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Weight]:
+        """The named matrices, for multiplying with; each is read once."""
+
+    def fingerprint(self, numerics: str) -> str:
+        """32 hex digits over all that was read and the arithmetic that it is computed in."""
+
+    def form(self, dtype: torch.dtype) -> str:
+        """In a word or two, what matrices are multiplied as where floats are `dtype`."""
 
 
 class Checkpoint:
@@ -38,16 +60,37 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._shard_of
 
+    @property
+    def files(self) -> list[Path]:
+        """Every file that holds tensors."""
+        return [self.directory / shard for shard in sorted(set(self._shard_of.values()))]
+
     def read(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """The named tensors, checked against `shapes`; views of the mapped files, to be dropped soon."""
-        by_shard: dict[str, list[str]] = defaultdict(list)
-        for name in shapes:
-            by_shard[self._shard(name)].append(name)
-        tensors: dict[str, Tensor] = {}
-        for shard, names in by_shard.items():
-            tensors.update(_read_shard(self.directory / shard, names))
+        tensors = self._map(shapes)
         for name, tensor in tensors.items():
             self._check(name, tensor, shapes[name])
+            self._note(name, tensor)
+        return tensors
+
+    def read_matrices(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Weight]:
+        """The same, for weights that are multiplied with: other sources may answer with quantised ones."""
+        return dict(self.read(shapes))
+
+    def read_as_stored(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named tensors of whatever kind and shape they are, for who knows the format they belong to."""
+        tensors = self._map(names)
+        for name, tensor in tensors.items():
+            self._note(name, tensor)
+        return tensors
+
+    def _map(self, names: Iterable[str]) -> dict[str, Tensor]:
+        by_shard: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            by_shard[self._shard(name)].append(name)
+        tensors: dict[str, Tensor] = {}
+        for shard, wanted in by_shard.items():
+            tensors.update(_read_shard(self.directory / shard, wanted))
         return tensors
 
     def _shard(self, name: str) -> str:
@@ -61,15 +104,38 @@ class Checkpoint:
             raise CheckpointError(f"{self.directory}: {name} is {found}, config.json asks for {list(shape)}")
         if not tensor.is_floating_point():
             raise CheckpointError(f"{self.directory}: {name} is {tensor.dtype}; only floating-point weights are read")
+
+    def _note(self, name: str, tensor: Tensor) -> None:
         if name not in self._digests:
-            data = tensor.contiguous().view(torch.uint8).numpy().data
-            self._digests[name] = f"{name} {tensor.dtype} {shape} {xxhash.xxh3_128_hexdigest(data)}"
+            self._digests[name] = f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest(tensor)}"
+
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """What the named tensors, read before, add to the fingerprint."""
+        return {name: self._digests[name] for name in names}
+
+    def trust(self, digests: dict[str, str]) -> None:
+        """Take what `digests` said of the same files before, so that they need not be read for the fingerprint."""
+        self._digests.update(digests)
 
     def fingerprint(self, numerics: str) -> str:
         """32 hex digits over all tensors read so far, config.json and the arithmetic they are computed in."""
         config = json.dumps(_semantic_config(read_json(self.directory / "config.json")), sort_keys=True)
         parts = [numerics, config, *(self._digests[name] for name in sorted(self._digests))]
         return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
+
+    def form(self, dtype: torch.dtype) -> str:
+        """As computed."""
+        return name_of(dtype)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def digest(tensor: Tensor) -> str:
+    """32 hex digits over the bytes of a tensor."""
+    return xxhash.xxh3_128_hexdigest(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _semantic_config(config: dict[str, Any]) -> dict[str, Any]:

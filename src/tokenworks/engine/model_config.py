@@ -18,6 +18,7 @@ import msgspec
 
 from tokenworks.contract.errors import CheckpointError
 from tokenworks.engine.experts_config import MIXTRAL, QWEN3_MOE, ExpertsConfig, read_experts
+from tokenworks.engine.stored_quantization import StoredQuantization, read_stored_quantization
 
 ARCHITECTURES: Final = (
     "LlamaForCausalLM",
@@ -62,6 +63,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     has_qk_norm: bool
     windows: tuple[int | None, ...]  # per layer: how many last tokens it attends to; None is all
     dtype: str  # of the stored weights
+    stored_quantization: StoredQuantization | None = None
     experts: ExpertsConfig | None = None  # where there are sparse layers
 
     def experts_of(self, layer: int) -> ExpertsConfig | None:
@@ -88,10 +90,12 @@ def read_model_config(directory: Path) -> ModelConfig:
     raw = read_json(path)
     architecture = _architecture(raw, path)
     try:
-        return _build({**_FAMILY_DEFAULTS.get(architecture, {}), **raw}, architecture)
+        return _build(
+            {**_FAMILY_DEFAULTS.get(architecture, {}), **raw}, architecture, read_stored_quantization(raw, path)
+        )
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}: it is no complete {architecture} config") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path} has a value of the wrong kind: {error}") from error
 
 
@@ -101,15 +105,12 @@ def _architecture(raw: Mapping[str, Any], path: Path) -> str:
         raise CheckpointError(
             f"{path}: architecture {names[0]} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unnamed")
-        raise CheckpointError(f"{path}: quantised checkpoints ({method}) are not supported; use the original weights")
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{path}: hidden_act {raw['hidden_act']!r} is not supported; supported: 'silu'")
     return str(names[0])
 
 
-def _build(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
+def _build(raw: Mapping[str, Any], architecture: str, stored: StoredQuantization | None) -> ModelConfig:
     num_heads = int(raw["num_attention_heads"])
     is_qwen2 = architecture == "Qwen2ForCausalLM"
     has_bias = bool(raw.get("attention_bias", False))
@@ -133,6 +134,7 @@ def _build(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
         windows=_windows(raw, architecture),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         experts=read_experts(raw, architecture),
+        stored_quantization=stored,
     )
 
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
+from tokenworks.contract.folders import quantized_folder
 from tokenworks.fleet.launch import available_cores, resolve_model
 from tokenworks.fleet.port import claim_port
 
@@ -64,6 +65,7 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     yield check_model(settings)
     yield check_folder("run directory", Path(tempfile.gettempdir()), "set TMPDIR to a folder you may write to")
     yield check_folder("kernel cache", _cache_folder(), "set NUMBA_CACHE_DIR to a folder you may write to")
+    yield check_folder("weight cache", quantized_folder(), "set XDG_CACHE_HOME to a folder you may write to")
 
 
 def check_python(version: tuple[int, ...]) -> Finding:

@@ -93,6 +93,7 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
         device=f"cpu: {cpu_name()}",
         threads=threads,
         dtype=engine.spec.dtype,
+        weights=engine.model.weights,
         weight_bytes=engine.model.num_bytes,
         active_weight_bytes=engine.model.step_bytes(1),
         kv_bytes_per_token=engine.spec.bytes_per_token,

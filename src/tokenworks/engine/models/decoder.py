@@ -12,7 +12,6 @@ touches a few rows of it, and where it doubles as the output projection, only th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +19,14 @@ from torch import Tensor
 
 from tokenworks.engine.attention import attend
 from tokenworks.engine.batch import StepBatch
-from tokenworks.engine.checkpoint import Checkpoint
+from tokenworks.engine.checkpoint import EMBEDDING, HEAD, WeightSource
 from tokenworks.engine.kernels.rows import HeadPreparation, add_rms_norm, rms_norm
 from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
+from tokenworks.engine.linear_quantized import QuantizedLinear, make_linear
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.models.feed_forward_weights import feed_forward_shapes, read_feed_forward
 from tokenworks.engine.rope import rope_table
-
-_EMBEDDING: Final = "model.embed_tokens.weight"
 
 Progress = Callable[[int, int], None]  # (layers done, layers in all)
 
@@ -52,15 +50,18 @@ class Norm:
 class Layer:
     """Attention and feed-forward network, each around a residual."""
 
-    def __init__(self, index: int, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    def __init__(self, index: int, config: ModelConfig, checkpoint: WeightSource, dtype: torch.dtype) -> None:
         self.index = index
         self.config = config
         prefix = f"model.layers.{index}."
-        tensors = checkpoint.read({prefix + name: shape for name, shape in _attention_shapes(config).items()})
+        shapes = {prefix + name: shape for name, shape in _attention_shapes(config).items()}
+        tensors = checkpoint.read({name: shape for name, shape in shapes.items() if len(shape) == 1})
+        matrices = checkpoint.read_matrices({name: shape for name, shape in shapes.items() if len(shape) == 2})
 
-        def linear(has_bias: bool, *names: str) -> Linear:
-            weights = [tensors[f"{prefix}{name}.weight"] for name in names]
-            return Linear(weights, [tensors[f"{prefix}{name}.bias"] for name in names] if has_bias else None, dtype)
+        def linear(has_bias: bool, *names: str) -> Linear | QuantizedLinear:
+            weights = [matrices[f"{prefix}{name}.weight"] for name in names]
+            biases = [tensors[f"{prefix}{name}.bias"] for name in names] if has_bias else None
+            return make_linear(weights, biases, dtype)
 
         def norm(name: str) -> Norm:
             return Norm(tensors[f"{prefix}{name}.weight"], config.rms_norm_eps)
@@ -125,21 +126,21 @@ class Decoder:
     """The whole model, weights packed."""
 
     def __init__(
-        self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, max_tokens: int, progress: Progress
+        self, config: ModelConfig, checkpoint: WeightSource, dtype: torch.dtype, max_tokens: int, progress: Progress
     ) -> None:
         self.config = config
         self.dtype = dtype
+        self.weights = checkpoint.form(dtype)
         table = (config.vocab_size, config.hidden_size)
         self.layers: list[Layer] = []
         for index in range(config.num_layers):
             self.layers.append(Layer(index, config, checkpoint, dtype))
             progress(index + 1, config.num_layers)
         self.norm = Norm(_read_one(checkpoint, "model.norm.weight", table[1:]), config.rms_norm_eps)
-        self.head = Linear(
-            [_read_one(checkpoint, _EMBEDDING if config.is_tied else "lm_head.weight", table)], None, dtype
-        )
-        _read_one(checkpoint, _EMBEDDING, table)  # to be hashed; the mapping that is kept has touched no page yet
-        self.embedding = _read_one(checkpoint, _EMBEDDING, table)
+        head_name = EMBEDDING if config.is_tied else HEAD
+        self.head = make_linear([checkpoint.read_matrices({head_name: table})[head_name]], None, dtype)
+        _read_one(checkpoint, EMBEDDING, table)  # to be hashed; the mapping that is kept has touched no page yet
+        self.embedding = _read_one(checkpoint, EMBEDDING, table)
         self.rope = rope_table(config, max_tokens)
 
     @property
@@ -164,5 +165,5 @@ class Decoder:
         return self.head(self.norm(x[rows] + delta[rows])).float()
 
 
-def _read_one(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Tensor:
+def _read_one(checkpoint: WeightSource, name: str, shape: tuple[int, ...]) -> Tensor:
     return checkpoint.read({name: shape})[name]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokenworks.engine.kernels.experts import combine, sort_by_expert
 from tokenworks.engine.linear import Linear
+from tokenworks.engine.linear_quantized import QuantizedLinear
 
 
 class FeedForward(Protocol):
@@ -38,7 +39,7 @@ class FeedForward(Protocol):
 class DenseFeedForward:
     """A gated network; also what one expert is."""
 
-    def __init__(self, gate_up: Linear, down: Linear) -> None:
+    def __init__(self, gate_up: Linear | QuantizedLinear, down: Linear | QuantizedLinear) -> None:
         self.gate_up = gate_up
         self.down = down
 

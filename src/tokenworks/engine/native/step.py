@@ -20,6 +20,7 @@ from torch import Tensor
 from tokenworks.engine.batch import Splits, StepBatch
 from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
+from tokenworks.engine.linear_quantized import QuantizedLinear
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.models.decoder import Decoder, Layer
 from tokenworks.engine.models.feed_forward import DenseFeedForward, FeedForward, SparseFeedForward
@@ -34,6 +35,7 @@ from tokenworks.engine.native.library import (
     PiecesStruct,
     pointer,
 )
+from tokenworks.engine.native.packing import pack, unpacked
 from tokenworks.engine.native.workspace import Workspace
 
 WIDEST_HEAD: Final = 256
@@ -42,11 +44,12 @@ MOST_HEADS_PER_KV_HEAD: Final = 16
 
 
 class NativeDecoder:
-    """A decoder whose steps run in the library. Keeps every tensor alive whose address it handed over."""
+    """A decoder whose steps run in the library. It takes the decoder over; what it gave addresses of, it keeps alive."""
 
     def __init__(self, decoder: Decoder, num_threads: int) -> None:
         self.decoder = decoder
         self.config = decoder.config
+        self.weights = decoder.weights
         self._num_threads = num_threads
         self._kept: list[Any] = []
         self._windows = tuple(dict.fromkeys(self.config.windows))
@@ -121,21 +124,10 @@ class NativeDecoder:
         struct.gate_up_of = (LinearStruct * count)(*(self._linear(expert.gate_up) for expert in network.experts))
         struct.down_of = (LinearStruct * count)(*(self._linear(expert.down) for expert in network.experts))
 
-    def _linear(self, linear: Linear) -> LinearStruct:
-        bias = None if linear.bias is None else linear.bias.float()
-        self._kept.append(bias)
-        return LinearStruct(
-            kind=0,
-            out_features=linear.out_features,
-            in_features=linear.in_features,
-            weights=linear.blocked_address,
-            bias=pointer(bias),
-        )
-
-
-def unpacked(linear: Linear) -> Tensor:
-    """The weights as float32 [out, in]: products with unit vectors are exact."""
-    return linear(torch.eye(linear.in_features, dtype=torch.bfloat16)).T.float().contiguous()
+    def _linear(self, linear: Linear | QuantizedLinear) -> LinearStruct:
+        packed = pack(linear)
+        self._kept.append(packed.kept)
+        return packed.struct
 
 
 def unsupported(decoder: Decoder) -> str | None:
@@ -159,16 +151,32 @@ def _unsupported_shape(config: ModelConfig) -> str | None:
 
 
 def _unsupported_layout(decoder: Decoder) -> str | None:
-    linears = [decoder.head, *(linear for layer in decoder.layers for linear in _linears(layer))]
-    return None if all(linear.blocked_address for linear in linears) else "oneDNN packs weights in another layout here"
+    products = [decoder.head, *(product for layer in decoder.layers for product in _products(layer))]
+    if any(isinstance(product, Linear) and product.blocked_address is None for product in products):
+        return "oneDNN packs weights in another layout here"
+    if any(len({_form(product) for product in row}) > 1 for layer in decoder.layers for row in _expert_rows(layer)):
+        return "experts of one layer are quantised in different ways"
+    return None
 
 
-def _linears(layer: Layer) -> Iterator[Linear]:
+def _products(layer: Layer) -> Iterator[Linear | QuantizedLinear]:
     yield from (layer.qkv, layer.out)
+    if isinstance(layer.feed_forward, DenseFeedForward):
+        yield from (layer.feed_forward.gate_up, layer.feed_forward.down)
+    for row in _expert_rows(layer):
+        yield from row
+
+
+def _expert_rows(layer: Layer) -> list[list[Linear | QuantizedLinear]]:
+    """All experts' first products, and all their second ones."""
     network = layer.feed_forward
-    for part in network.experts if isinstance(network, SparseFeedForward) else [network]:
-        assert isinstance(part, DenseFeedForward)
-        yield from (part.gate_up, part.down)
+    if not isinstance(network, SparseFeedForward):
+        return []
+    return [[expert.gate_up for expert in network.experts], [expert.down for expert in network.experts]]
+
+
+def _form(product: Linear | QuantizedLinear) -> tuple[int, int]:
+    return (product.bits, product.group_size) if isinstance(product, QuantizedLinear) else (16, 1)
 
 
 def kv_struct(cache: KVCache) -> KVStruct:

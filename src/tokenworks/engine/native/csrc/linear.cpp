@@ -226,14 +226,14 @@ void quantize_group(const bf16* x, int group, int8_t* codes, float* scale, int32
     __m512 largest = _mm512_setzero_ps();
     for (int i = 0; i < group; i += 16) largest = _mm512_max_ps(largest, _mm512_abs_ps(load16(x + i)));
     const float most = _mm512_reduce_max_ps(largest);
-    const __m512 factor = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
+    *scale = most / 127.0f;
+    const __mmask16 any = *scale > 0 ? 0xffff : 0;  // all zeros otherwise
     __m512i total = _mm512_setzero_si512();
     for (int i = 0; i < group; i += 16) {
-        const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(load16(x + i), factor));
+        const __m512i code = _mm512_maskz_cvtps_epi32(any, _mm512_div_ps(load16(x + i), _mm512_set1_ps(*scale)));
         total = _mm512_add_epi32(total, code);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtsepi32_epi8(code));
     }
-    *scale = most / 127.0f;
     *sum = _mm512_reduce_add_epi32(total);
 }
 
