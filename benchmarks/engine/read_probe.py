@@ -32,7 +32,7 @@ Reader = Callable[[Words, int], Any]
 
 
 @intrinsic
-def _prefetch(typing_context: Any, words: Any, index: Any) -> Any:
+def _prefetch(typing_context: Any, words: Any, index: Any) -> Any:  # numba passes the first argument itself
     """Ask for the cache line of `words[index]`, for reading, to stay in all levels."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -48,7 +48,7 @@ def _prefetch(typing_context: Any, words: Any, index: Any) -> Any:
 
 
 @njit(nogil=True)
-def _xor(words: Words) -> int:
+def _xor(words: Words) -> np.int64:
     total = np.int64(0)
     for index in range(words.size):
         total ^= words[index]
@@ -56,12 +56,12 @@ def _xor(words: Words) -> int:
 
 
 @njit(nogil=True)
-def _xor_with_prefetch(words: Words) -> int:
+def _xor_with_prefetch(words: Words) -> np.int64:
     total = np.int64(0)
     for start in range(0, words.size - TILE_WORDS + 1, TILE_WORDS):
         if start + AHEAD_WORDS + TILE_WORDS <= words.size:
             for line in range(0, TILE_WORDS, LINE_WORDS):
-                _prefetch(words, np.int64(start + AHEAD_WORDS + line))
+                _prefetch(words, np.int64(start + AHEAD_WORDS + line))  # type: ignore[call-arg]
         tile = words[start : start + TILE_WORDS]
         for index in range(TILE_WORDS):
             total ^= tile[index]
@@ -69,7 +69,7 @@ def _xor_with_prefetch(words: Words) -> int:
 
 
 @njit(nogil=True, fastmath=True)
-def _sum(words: Words) -> float:
+def _sum(words: Words) -> np.float32:
     floats = words.view(np.float32)
     total = np.float32(0)
     for index in range(floats.size):
@@ -81,7 +81,7 @@ def _in_parts(reduce: Any) -> Reader:
     """Each thread reads its own contiguous part."""
 
     @njit(parallel=True)
-    def read(words: Words, parts: int) -> float:
+    def read(words: Words, parts: int) -> Any:
         results = np.zeros(parts)
         part = words.size // parts
         for index in prange(parts):
@@ -95,7 +95,7 @@ def _in_turn(reduce: Any) -> Reader:
     """Threads take chunks of 64 KiB in turn."""
 
     @njit(parallel=True)
-    def read(words: Words, parts: int) -> float:
+    def read(words: Words, parts: int) -> Any:
         results = np.zeros(parts)
         chunks = words.size // CHUNK_WORDS
         for index in prange(parts):
@@ -118,7 +118,7 @@ def patterns() -> dict[str, Reader]:
 
 
 def make_buffer(is_huge: bool, num_bytes: int = BUFFER_BYTES) -> Words:
-    """Memory filled with finite floats, every page touched; in huge pages where asked and where the system gives them."""
+    """Memory filled with ones, every page touched; in huge pages where asked and where the system gives them."""
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if is_huge and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)

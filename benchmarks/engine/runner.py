@@ -1,8 +1,8 @@
 """Runs the cells on one engine, in a process of its own, and prints a JSON line for each as it comes.
 
-An engine is a `Session`: prompts go in, `step` says which sequences got a token. Prefill is the time from `submit` until
-every sequence has its first token. Decode is timed from a moment when every sequence decodes, for `Cell.steps` tokens a
-sequence, and before any of them ends; so prompts, which take minutes in the long cells, cost no accuracy.
+An engine is a `Session`: prompts go in, `step` says which sequences got a token. Prefill is the time from `submit`
+until every sequence has its first token. Decode is timed from a moment when every sequence decodes, for `Cell.steps`
+tokens a sequence, and before any of them ends; so prompts, which take minutes in the long cells, cost no accuracy.
 
 Runs inside the peers' environments: standard library only.
 """
@@ -99,8 +99,9 @@ def measure_all(session: Session, job: Job, deadline: float) -> None:
     for cell in cheapest_first(job.cells):
         left = deadline - time.perf_counter()
         needed = cell.prompt_tokens / prefill_rate if prefill_rate else 0.0
-        if needed > left:
-            say(skipped={"cell": cell.name, "reason": f"its prompts would take {needed:.0f} s, {max(left, 0):.0f} left"})
+        if needed >= left:
+            reason = f"its prompts would take {needed:.0f} s, {left:.0f} are left" if left > 0 else "no time is left"
+            say(skipped={"cell": cell.name, "reason": reason})
             continue
         start = time.perf_counter()
         timing = measure(session, cell, job.vocab_size)

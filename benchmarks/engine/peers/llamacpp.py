@@ -44,6 +44,7 @@ class LlamaSession:
             "ignore_eos": True,
             "cache_prompt": False,
             "stream": True,
+            "timings_per_token": True,  # says how many tokens there are: text may be held back until it is whole
         }
         try:
             self._server.handle_completions(body, self._receiver(index))
@@ -51,15 +52,17 @@ class LlamaSession:
             self._arrivals.put(error)
 
     def _receiver(self, index: int) -> Callable[[Any], bool]:
-        arrivals = self._arrivals
+        arrivals, seen = self._arrivals, 0
 
         def receive(chunk: Any) -> bool:
             """Called for each piece of the stream; True ends it."""
-            for piece in chunk if isinstance(chunk, list) else [chunk]:
-                if "error" in piece:
-                    arrivals.put(RuntimeError(str(piece["error"])))
-                elif any(not choice.get("finish_reason") for choice in piece.get("choices", [])):
-                    arrivals.put(index)
+            nonlocal seen
+            if "timings" not in chunk:
+                arrivals.put(RuntimeError(f"the server says: {chunk}"))
+                return True
+            for _ in range(chunk["timings"]["predicted_n"] - seen):
+                arrivals.put(index)
+            seen = max(seen, chunk["timings"]["predicted_n"])
             return self._is_cancelled
 
         return receive

@@ -14,8 +14,6 @@ import openvino_genai
 
 from benchmarks.engine.runner import Job, Session, run
 
-BYTES_PER_GIB = 1 << 30
-
 
 class OpenVINOSession:
     """The pipeline and the handles of what runs in it."""

@@ -81,7 +81,8 @@ def kv_bytes(job: Job) -> int:
 
     config = AutoConfig.from_pretrained(job.model)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * DTYPE_BYTES * config.num_hidden_layers * config.num_key_value_heads * head_dim * job.kv_tokens
+    bytes_per_token: int = 2 * DTYPE_BYTES * config.num_hidden_layers * config.num_key_value_heads * head_dim
+    return bytes_per_token * job.kv_tokens
 
 
 if __name__ == "__main__":
