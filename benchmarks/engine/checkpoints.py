@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.engine.process import TAIL_CHARACTERS
 from benchmarks.engine.variants import OURS, ROOT, Variant
 
 
@@ -25,7 +26,7 @@ def ensure_checkpoint(cache: Path, shape: str) -> Path:
 
 
 def model_path(variant: Variant, checkpoint: Path, cache: Path) -> Path:
-    """What the variant loads; converts it the first time. Raises subprocess.CalledProcessError."""
+    """What the variant loads; converts it the first time. Raises ConversionError."""
     if variant.engine in (OURS, "vllm"):
         return checkpoint
     suffix = ".gguf" if variant.engine == "llamacpp" else ""
@@ -33,9 +34,20 @@ def model_path(variant: Variant, checkpoint: Path, cache: Path) -> Path:
     if not out.exists():
         print(f"converting {checkpoint} for {variant.title}: {out}", file=sys.stderr, flush=True)
         partial = _partial(out)
-        subprocess.run(conversion(variant, checkpoint, partial), cwd=ROOT, check=True, stdout=sys.stderr)
+        _convert(conversion(variant, checkpoint, partial))
         partial.rename(out)
     return out
+
+
+class ConversionError(Exception):
+    """A peer's converter failed; the message is its last words."""
+
+
+def _convert(command: list[str]) -> None:
+    """Run a converter quietly: they warn at length where nothing is wrong."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise ConversionError(f"exit code {done.returncode}: {' '.join(done.stderr[-TAIL_CHARACTERS:].split())}")
 
 
 def conversion(variant: Variant, checkpoint: Path, out: Path) -> list[str]:

@@ -142,14 +142,13 @@ def _jobs(
     options: argparse.Namespace, run: Run, variants: Sequence[Variant], checkpoint: Path, cells: list[Cell]
 ) -> dict[Variant, Job]:
     """Each variant's job, its model converted; one whose conversion fails is left out with a note."""
-    import subprocess
-
     jobs = {}
     for variant in variants:
         try:
             model = checkpoints.model_path(variant, checkpoint, options.cache)
-        except subprocess.CalledProcessError as error:
-            run.notes.append(f"{variant.title}: its model could not be made ({error.returncode} from the converter)")
+        except checkpoints.ConversionError as error:
+            run.notes.append(f"{variant.title}: its model could not be made: {error}")
+            print(run.notes[-1], file=sys.stderr)
             continue
         jobs[variant] = _job(options, variant.precision, str(model), run.shape["vocab_size"], cells)
     return jobs

@@ -73,7 +73,7 @@ def floor_s(run: Run, timing: Timing) -> float:
     """Least seconds of the cell's step or prefill that the ceilings allow."""
     cell, shape, turn = parse_cell(timing.cell), msgspec.convert(run.shape, ModelShape), run.turns[0]
     if cell.is_prefill:  # a short prompt reads all weights and multiplies little
-        num_bytes = physics.weight_bytes_read(shape, turn.precision, cell.prompt_tokens, turn.about.get("weight_bytes"))
+        num_bytes = physics.weight_bytes_read(shape, turn.precision, cell.prompt_tokens, turn.about)
         operations = physics.prefill_operations(shape, cell.batch, cell.length)
     else:
         context = timing.context_tokens

@@ -12,7 +12,7 @@ from typing import Any, Final
 from benchmarks.engine.shape import ModelShape
 
 WEIGHT_BYTES: Final = {"bf16": 2.0, "int8": 1.0, "int4": 0.5}
-"""Per parameter. Scales are left out unless the engine says what it reads: up to an eighth on top in int4."""
+"""Per parameter, without scales: for an engine that does not say what it holds."""
 CEILING_OF: Final = {
     "bf16": ("bf16_ops_per_s",),
     "int8": ("bf16_ops_per_s", "int8_ops_per_s"),
@@ -36,10 +36,19 @@ def parameters_read(shape: ModelShape, tokens: int) -> float:
     return shape.num_layers * layer + shape.head_parameters
 
 
-def weight_bytes_read(shape: ModelShape, precision: str, batch: int, packed_bytes: float | None = None) -> float:
-    """Bytes of weights that a decode step reads; `packed_bytes` is what the engine holds in all, scales included."""
-    in_all = packed_bytes or shape.matrix_parameters * WEIGHT_BYTES[precision]
-    return in_all * parameters_read(shape, batch) / shape.matrix_parameters
+def weight_bytes_read(shape: ModelShape, precision: str, tokens: int, about: dict[str, Any]) -> float:
+    """Bytes of weights that a step of `tokens` rows reads.
+
+    `about` is what the engine says of itself: `weight_bytes` that it holds, scales included, or `file_bytes` of what it
+    has loaded, where an embedding that is only looked up is not read; without them, the precision's bytes.
+    """
+    if "weight_bytes" in about:
+        in_all = float(about["weight_bytes"])
+    elif "file_bytes" in about:
+        in_all = float(about["file_bytes"]) * shape.matrix_parameters / shape.stored_parameters
+    else:
+        in_all = shape.matrix_parameters * WEIGHT_BYTES[precision]
+    return in_all * parameters_read(shape, tokens) / shape.matrix_parameters
 
 
 def kv_bytes_read(shape: ModelShape, batch: int, context_tokens: float, itemsize: float = 2) -> float:
@@ -51,9 +60,8 @@ def kv_bytes_read(shape: ModelShape, batch: int, context_tokens: float, itemsize
 def decode_bytes_read(
     shape: ModelShape, precision: str, batch: int, context_tokens: float, about: dict[str, Any]
 ) -> float:
-    """Bytes of weights and KV of one decode step. `about` is what the engine says of itself: `weight_bytes` that it
-    holds and `kv_bytes_per_token`; without them, the precision's bytes and 16-bit KV."""
-    weights = weight_bytes_read(shape, precision, batch, about.get("weight_bytes"))
+    """Bytes of weights and KV of one decode step; KV of 16 bits unless `about` has `kv_bytes_per_token`."""
+    weights = weight_bytes_read(shape, precision, batch, about)
     kv_itemsize = about.get("kv_bytes_per_token", shape.kv_bytes_per_token()) / shape.kv_bytes_per_token(1)
     return weights + kv_bytes_read(shape, batch, context_tokens, kv_itemsize)
 

@@ -33,10 +33,10 @@ def write_report(run: Run) -> str:
 
 READING = """Tokens per second: the median of the rounds (least to most). The ratio is ours to the best peer's, at the
 same precision. The share is of the measured ceiling: in prefill MFU, operations over what matrix products reach; in
-decode MBU, weights and KV over what a streaming read reaches; for peers the bytes are those of the format without
-scales, and 16-bit KV. Decode is timed while every sequence decodes, prompts not included; prompts are random token
-ids, so nothing is found in a cache. Outside the model is the share of our step spent on scheduling, batching and
-sampling."""
+decode MBU, weights and KV over what a streaming read reaches. For peers the weights are those of the file that they
+load, and KV counts as 16-bit (OpenVINO keeps it in 8 by default). Decode is timed while every sequence decodes, prompts
+not included; prompts are random token ids, so nothing is found in a cache. Outside the model is the share of our step
+spent on scheduling, batching and sampling."""
 
 
 def head(run: Run) -> str:

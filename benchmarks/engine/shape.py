@@ -22,6 +22,7 @@ class ModelShape:
     vocab_size: int
     num_experts: int = 1
     experts_per_token: int = 1
+    is_tied: bool = True  # the output projection is the embedding
     windows: tuple[int | None, ...] = ()  # per layer: how many last tokens it attends to; none given: all
 
     @property
@@ -50,6 +51,11 @@ class ModelShape:
     def matrix_parameters(self) -> int:
         """Of all layers and the output projection; the embedding is looked up, not multiplied."""
         return self.layer_parameters + self.head_parameters
+
+    @property
+    def stored_parameters(self) -> int:
+        """Of a file: the matrices, and an embedding of its own where the output projection is another."""
+        return self.matrix_parameters + (0 if self.is_tied else self.head_parameters)
 
     @property
     def active_layer_parameters(self) -> int:
@@ -86,5 +92,6 @@ def shape_of(config: ModelConfig, raw: dict[str, Any]) -> ModelShape:
         vocab_size=config.vocab_size,
         num_experts=experts,
         experts_per_token=int(raw.get("num_experts_per_tok") or 1) if experts > 1 else 1,
+        is_tied=config.is_tied,
         windows=config.windows,
     )

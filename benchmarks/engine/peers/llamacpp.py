@@ -10,6 +10,7 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import xllamacpp
@@ -96,7 +97,12 @@ def load(job: Job) -> tuple[Session, dict[str, Any]]:
     params.n_batch, params.n_ubatch = 2048, 512
     params.cache_ram_mib = 0
     session = LlamaSession(xllamacpp.Server(params), job.max_batch)
-    return session, {"version": f"xllamacpp {version('xllamacpp')}", "build": xllamacpp.get_system_info()}
+    about = {
+        "version": f"xllamacpp {version('xllamacpp')}",
+        "build": xllamacpp.get_system_info(),
+        "file_bytes": Path(job.model).stat().st_size,
+    }
+    return session, about
 
 
 if __name__ == "__main__":

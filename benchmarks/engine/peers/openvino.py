@@ -6,6 +6,7 @@ Defaults stand but for what fairness asks: no prefix cache, and KV that holds th
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,12 @@ def load(job: Job) -> tuple[Session, dict[str, Any]]:
     scheduler.max_num_batched_tokens = 2048
     scheduler.max_num_seqs = max(job.max_batch, scheduler.max_num_seqs)
     pipeline = openvino_genai.ContinuousBatchingPipeline(job.model, scheduler, "CPU", {})
-    return OpenVINOSession(pipeline), {"version": version("openvino-genai"), "kv": "its default on a CPU, 8-bit"}
+    about = {
+        "version": version("openvino-genai"),
+        "kv": "its default on a CPU, 8-bit",
+        "file_bytes": (Path(job.model) / "openvino_model.bin").stat().st_size,
+    }
+    return OpenVINOSession(pipeline), about
 
 
 if __name__ == "__main__":
