@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,7 +29,6 @@ def main(words: Sequence[str] | None = None) -> None:
     if not words or (words[0] not in COMMANDS and words[0] not in ("-h", "--help")):
         words = ["run", *words]
     options = build_parser().parse_args(words)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that a running engine is ended too
     from tokenworks.contract.errors import TokenworksError
 
     try:
@@ -90,9 +88,9 @@ def _run(options: argparse.Namespace) -> None:
     from benchmarks.engine.report import summary, write_report
     from benchmarks.engine.rounds import run_rounds
 
-    checkpoint = options.checkpoint or checkpoints.ensure_checkpoint(options.cache, options.shape)
     cells = list(QUICK) if options.quick else select_cells(options.cells.split(","))
     variants, notes = _variants(options)
+    checkpoint = options.checkpoint or checkpoints.ensure_checkpoint(options.cache, options.shape)
     run = _new_run(options, checkpoint, cells, notes)
     jobs = _jobs(options, run, variants, checkpoint, cells)
     path = free_path(options.out, run.date[:10], "engine")

@@ -134,12 +134,9 @@ def _decode(session: Session, cell: Cell, prompts: list[list[int]], clock: Calla
     _step_until(session, counts, lambda counts: sum(counts) >= wanted)
     seconds, after = clock() - start, session.counters()
     if max(counts) >= cell.max_tokens:
-        raise RuntimeError(f"{cell.name}: a sequence ended while it was timed; {CHUNKS_HINT}")
+        raise RuntimeError(f"{cell.name}: a sequence ended while timed: the engine takes less than CHUNK_TOKENS a step")
     context_tokens = cell.length + (sum(first) + sum(counts)) / 2 / cell.batch
     return Timing(cell.name, seconds, sum(counts) - sum(first), context_tokens, _growth(before, after))
-
-
-CHUNKS_HINT: Final = "the engine computes fewer prompt tokens a step than cells.CHUNK_TOKENS"
 
 
 def _step_until(session: Session, counts: list[int], is_done: Callable[[list[int]], bool]) -> list[int]:
