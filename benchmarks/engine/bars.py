@@ -24,12 +24,13 @@ class Goal:
         return found <= self.value if self.measure == "overhead" else found >= self.value
 
     def __str__(self) -> str:
-        names = {
-            "ratio": f"{self.value:.2f}x",
-            "share": f"{self.value:.0%} of the ceiling",
-            "overhead": "outside kernels",
-        }
-        return f"at most {self.value:.0%} outside kernels" if self.measure == "overhead" else names[self.measure]
+        if self.measure == "ratio":
+            return f"{self.value:.2f}x"
+        return (
+            f"{self.value:.0%} of the ceiling"
+            if self.measure == "share"
+            else f"at most {self.value:.0%} outside kernels"
+        )
 
 
 @dataclass(frozen=True, slots=True)

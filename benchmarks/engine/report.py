@@ -11,7 +11,7 @@ from benchmarks.engine.bars import BARS, Bar, judge
 from benchmarks.engine.results import Run
 from benchmarks.engine.shape import ModelShape
 from benchmarks.engine.standing import Standing, stand
-from benchmarks.engine.variants import OURS, TITLES
+from benchmarks.engine.variants import TITLES
 
 QWEN3_SMALL = (1024, 28, 16)  # hidden size, layers, heads: the shape that the bars are for
 
@@ -129,5 +129,5 @@ def _bar_lines(run: Run, bar: Bar) -> Iterator[str]:
 
 def summary(run: Run) -> str:
     """The tables alone, for a terminal."""
-    parts = [f"{precision}\n{table(run, precision)}" for precision in run.precisions if OURS in run.engines(precision)]
+    parts = [f"{precision}\n{table(run, precision)}" for precision in run.precisions if run.engines(precision)]
     return "\n\n".join([ceilings(run), *parts])
