@@ -44,7 +44,7 @@ MOST_HEADS_PER_KV_HEAD: Final = 16
 
 
 class NativeDecoder:
-    """A decoder whose steps run in the library. It takes the decoder over; what it gave addresses of, it keeps alive."""
+    """A decoder whose steps run in the library, which takes it over and keeps alive what it gave addresses of."""
 
     def __init__(self, decoder: Decoder, num_threads: int) -> None:
         self.decoder = decoder

@@ -1,0 +1,1 @@
+"""The peers' runners, each run by the Python of that peer's own environment."""
