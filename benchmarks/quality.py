@@ -27,9 +27,6 @@ prepare_environment()
 
 import torch  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
-from training.chat import documents  # noqa: E402
-from training.corpus import collect  # noqa: E402
-from training.embedded import HELD_OUT_EVERY  # noqa: E402
 
 from tokenworks.contract.config import EngineSettings  # noqa: E402
 from tokenworks.engine.build import build_engine  # noqa: E402
@@ -37,6 +34,9 @@ from tokenworks.engine.engine import Engine  # noqa: E402
 from tokenworks.engine.kernels.threads import set_threads  # noqa: E402
 from tokenworks.engine.scoring import logits_after_each  # noqa: E402
 from tokenworks.worker.process import choose_threads  # noqa: E402
+from training.chat import documents  # noqa: E402
+from training.corpus import collect  # noqa: E402
+from training.embedded import HELD_OUT_EVERY  # noqa: E402
 
 ROW_TOKENS = 512
 EMBEDDED = Path(__file__).parent.parent / "src" / "tokenworks" / "embedded"

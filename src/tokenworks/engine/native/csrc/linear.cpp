@@ -7,6 +7,7 @@ namespace tokenworks {
 namespace {
 
 constexpr int kTileRows = 6;     // rows whose sums fit the registers next to four vectors of weights
+constexpr int kFewRows = 3;      // quantised: whose exact and scaled sums fit next to all four vectors of a block
 constexpr int kPanelRows = 48;   // rows that share a stretch of weights while it is in the second-level cache
 constexpr int kStretch = 512;    // inputs of that stretch: 64 KiB of bf16
 constexpr int kNear = 4096;      // bytes to ask memory for ahead of the weights being read, by the only tile of a panel
@@ -49,6 +50,7 @@ inline void store(const __m512 (&sums)[R][V], Sums& to, int first, int column) {
 
 // bf16: one instruction multiplies two inputs of 16 outputs.
 struct Bf16Weights {
+    static constexpr int kWholeRows = kTileRows;  // up to which a block is read in one go
     const bf16* block;
 
     Bf16Weights(const Linear& linear, long index)
@@ -96,6 +98,7 @@ struct Bf16Weights {
 // unsigned, as the instruction wants; it is taken back by starting each sum at -offset * (sum of the activations).
 template <int Bits>
 struct QuantizedWeights {
+    static constexpr int kWholeRows = kFewRows;
     static constexpr int kOffset = 1 << (Bits - 1);
     const uint8_t* block;
     const char* scales;
@@ -124,8 +127,9 @@ struct QuantizedWeights {
         }
     }
 
-    template <int R, int V>
-    void tile(const Input& input, long first_row, int from, int to, Sums& out, int first, int column) const {
+    template <int R, int V, int Lines>
+    void tile(
+        const Input& input, long first_row, int from, int to, Sums& out, int first, int column, long ahead) const {
         const int8_t* rows[R];
         const float* row_scales[R];
         const int32_t* row_sums[R];
@@ -137,17 +141,17 @@ struct QuantizedWeights {
         }
         __m512 sums[R][V];
         load(sums, out, first, column);
-        const uint8_t* w = block + long(from) * kBlock * Bits / 8 + column * 4;
+        const uint8_t* w = block + long(from) * kBlock * Bits / 8;
+        const char* soon = reinterpret_cast<const char*>(w) + ahead;
+        w += column * 4;
         for (int g = from / group; g < to / group; ++g) {
             __m512i exact[R][V];
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < V; ++v) exact[r][v] = _mm512_set1_epi32(-kOffset * row_sums[r][g]);
-            for (int i = g * group; i < (g + 1) * group; i += 32 / Bits, w += 4 * kBlock) {
+            for (int i = g * group; i < (g + 1) * group; i += 32 / Bits, w += 4 * kBlock, soon += 4 * kBlock) {
                 __m512i weights[V];
-                for (int v = 0; v < V; ++v) {
-                    weights[v] = _mm512_loadu_si512(w + 64 * v);
-                    if (R <= 3) _mm_prefetch(reinterpret_cast<const char*>(w) + 64 * v + kNear, _MM_HINT_T0);
-                }
+                for (int v = 0; v < V; ++v) weights[v] = _mm512_loadu_si512(w + 64 * v);
+                for (int v = 0; v < Lines; ++v) _mm_prefetch(soon + 64 * v, Lines == 4 ? _MM_HINT_T0 : _MM_HINT_T1);
                 if constexpr (Bits == 8) {
                     add_quad(exact, weights, rows, i);
                 } else {
@@ -173,15 +177,23 @@ struct QuantizedWeights {
     }
 
     void panel(const Input& input, long first_row, int rows, int from, int to, Sums& out) const {
-        if (rows <= 3) {
-            for_tiles<3>(rows, [&](auto size, int first) {
-                tile<decltype(size)::value, 4>(input, first_row + first, from, to, out, first, 0);
+        if (rows <= kFewRows) {
+            for_tiles<kFewRows>(rows, [&](auto size, int first) {
+                tile<decltype(size)::value, 4, 4>(input, first_row + first, from, to, out, first, 0, kNear);
             });
             return;
         }
+        const int tiles = (rows + kTileRows - 1) / kTileRows;
+        const long stretch = long(to - from) * kBlock * Bits / 8;
+        int turn = 0;
         for (int column = 0; column < kBlock; column += 32)
             for_tiles<kTileRows>(rows, [&](auto size, int first) {
-                tile<decltype(size)::value, 2>(input, first_row + first, from, to, out, first, column);
+                constexpr int R = decltype(size)::value;
+                const long row = first_row + first;
+                const int t = turn++;
+                if (tiles == 1) tile<R, 2, 2>(input, row, from, to, out, first, column, stretch + 128 * t);
+                else if (t < 4) tile<R, 2, 1>(input, row, from, to, out, first, column, stretch + 64 * t);
+                else tile<R, 2, 0>(input, row, from, to, out, first, column, 0);
             });
     }
 };
@@ -199,7 +211,7 @@ void start(const Linear& linear, long block, int rows, Sums& sums) {
 template <class Weights>
 void sum_up(const Linear& linear, const Input& input, long block, long first_row, int rows, Sums& sums) {
     const Weights weights(linear, block);
-    const int stretch = rows <= kTileRows ? linear.in : kStretch;
+    const int stretch = rows <= Weights::kWholeRows ? linear.in : kStretch;
     for (int from = 0; from < linear.in; from += stretch)
         weights.panel(input, first_row, rows, from, std::min(from + stretch, linear.in), sums);
 }
