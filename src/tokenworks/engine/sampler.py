@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tokenworks.contract.request import Sampling
 from tokenworks.contract.wire import TokenLogprobs
+from tokenworks.engine.kernels.likeliest import likeliest
 from tokenworks.policy.scheduler import Chunk
 from tokenworks.policy.sequence import Sequence
 
@@ -39,22 +40,22 @@ class Sampled:
 
 def sample(logits_SV: Tensor, chunks: Rows[Chunk]) -> Sampled:
     """Sample from float32 logits [S, V], which hold `num_sampled` rows of each chunk, one chunk after the other."""
-    likeliest: list[int] = logits_SV.argmax(dim=-1).tolist()
+    greedy = likeliest(logits_SV)
     token_ids, logprobs = [], []
     end = 0
     for chunk in chunks:
         start, end = end, end + chunk.num_sampled
-        token_ids.append(_sample_chunk(logits_SV[start:end], likeliest[start:end], chunk))
+        token_ids.append(_sample_chunk(logits_SV[start:end], greedy[start:end], chunk))
         logprobs.append(_logprobs_of(logits_SV[start:end], token_ids[-1], chunk))
-    assert end == len(likeliest), "there are more logits than sampled rows"
+    assert end == len(greedy), "there are more logits than sampled rows"
     return Sampled(token_ids, logprobs)
 
 
-def _sample_chunk(logits_NV: Tensor, likeliest: list[int], chunk: Chunk) -> list[int]:
+def _sample_chunk(logits_NV: Tensor, greedy: list[int], chunk: Chunk) -> list[int]:
     sampling = chunk.sequence.request.sampling
     is_greedy = sampling.temperature == 0 and not _has_penalties(sampling)
     token_ids = []
-    for row, token_id in enumerate(likeliest):
+    for row, token_id in enumerate(greedy):
         token_ids.append(token_id if is_greedy else _sample_row(logits_NV[row], chunk.sequence, chunk.drafts[:row]))
         if chunk.drafts[row : row + 1] != (token_ids[-1],):
             break
