@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -80,27 +81,39 @@ def build_batch(plan: StepPlan, block_tokens: int) -> StepBatch:
     decode = [chunk for chunk in plan.chunks if _is_decode(chunk)]
     longer = [chunk for chunk in plan.chunks if not _is_decode(chunk)]
     ordered = decode + longer
-    positions = np.concatenate([np.arange(c.start, c.start + c.num_tokens) for c in ordered])
-    slots = np.concatenate([_slots(c, c.start, block_tokens) for c in ordered])
+    prefill = _prefill_chunks(longer, sum(c.num_tokens for c in decode), block_tokens)
+    own_slots = [slot for chunk in decode for slot in _decode_slots(chunk, block_tokens)]
+    slots = [_integers(own_slots), *(chunk.slots[chunk.context_tokens :] for chunk in prefill)]
     return StepBatch(
-        token_ids=torch.tensor([t for c in ordered for t in c.token_ids]),
-        positions=torch.from_numpy(positions),
-        slots=torch.from_numpy(slots),
-        sampled_rows=torch.tensor(_sampled_rows(plan, ordered), dtype=torch.int64),
+        token_ids=_integers([t for c in ordered for t in c.token_ids]),
+        positions=_integers([p for c in ordered for p in range(c.start, c.start + c.num_tokens)]),
+        slots=torch.cat(slots) if prefill else slots[0],
+        sampled_rows=_integers(_sampled_rows(plan, ordered)),
         decode=_decode_rows(decode),
-        prefill=_prefill_chunks(longer, sum(c.num_tokens for c in decode), block_tokens),
+        prefill=prefill,
     )
+
+
+def _integers(values: list[int]) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
 def _is_decode(chunk: Chunk) -> bool:
     return chunk.num_tokens == 1 or bool(chunk.drafts)
 
 
-def _slots(chunk: Chunk, start: int, block_tokens: int) -> NDArray[np.int64]:
-    """Slots of the sequence's tokens from `start` to the end of the chunk."""
-    positions = np.arange(start, chunk.start + chunk.num_tokens, dtype=np.int64)
+def _slots(chunk: Chunk, block_tokens: int) -> Tensor:
+    """Slots of the sequence's tokens up to the end of the chunk."""
+    positions = np.arange(chunk.start + chunk.num_tokens, dtype=np.int64)
     table = np.asarray(chunk.sequence.block_table, dtype=np.int64)
-    return table[positions // block_tokens] * block_tokens + positions % block_tokens
+    return torch.from_numpy(table[positions // block_tokens] * block_tokens + positions % block_tokens)
+
+
+def _decode_slots(chunk: Chunk, block_tokens: int) -> list[int]:
+    """Slots of the chunk's own tokens; a long block table is not turned into an array for these few."""
+    table = chunk.sequence.block_table
+    positions = range(chunk.start, chunk.start + chunk.num_tokens)
+    return [table[p // block_tokens] * block_tokens + p % block_tokens for p in positions]
 
 
 def _decode_rows(decode: Sequence[Chunk]) -> DecodeRows:
@@ -116,14 +129,26 @@ def _decode_rows(decode: Sequence[Chunk]) -> DecodeRows:
 
 def cut_into_splits(lengths: NDArray[np.int32], window: int | None) -> Splits:
     """Pieces of SPLIT_TOKENS tokens of each row's last `window` tokens. A row's cut depends on that row alone."""
-    firsts = np.zeros_like(lengths) if window is None else np.maximum(lengths - window, 0)
-    counts = -(-(lengths - firsts) // SPLIT_TOKENS)
-    rows = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
-    within = np.arange(len(rows), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts).astype(np.int32)
-    starts = firsts[rows] + within * np.int32(SPLIT_TOKENS)
-    ends = np.minimum(starts + np.int32(SPLIT_TOKENS), lengths[rows])
-    first_of = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return Splits(rows, starts, ends, first_of, int((ends - starts).sum()))
+    return Splits(*_cut(lengths, lengths.max(initial=0) if window is None else window))
+
+
+@numba.njit(cache=True)
+def _cut(lengths: NDArray[np.int32], window: int) -> Any:
+    """The fields of Splits: twenty small NumPy calls would take longer than a layer's attention to short contexts."""
+    num_pieces = num_tokens = 0
+    for length in lengths:
+        num_tokens += min(length, window)
+        num_pieces += (min(length, window) + SPLIT_TOKENS - 1) // SPLIT_TOKENS
+    pieces = np.empty((3, num_pieces), np.int32)
+    first_of = np.zeros(len(lengths) + 1, np.int32)
+    piece = 0
+    for row in range(len(lengths)):
+        for start in range(lengths[row] - min(lengths[row], window), lengths[row], SPLIT_TOKENS):
+            pieces[0, piece], pieces[1, piece] = row, start
+            pieces[2, piece] = min(start + SPLIT_TOKENS, lengths[row])
+            piece += 1
+        first_of[row + 1] = piece
+    return pieces[0], pieces[1], pieces[2], first_of, num_tokens
 
 
 def _sampled_rows(plan: StepPlan, ordered: Sequence[Chunk]) -> list[int]:
@@ -136,7 +161,7 @@ def _sampled_rows(plan: StepPlan, ordered: Sequence[Chunk]) -> list[int]:
 def _prefill_chunks(longer: Sequence[Chunk], first_row: int, block_tokens: int) -> tuple[PrefillChunk, ...]:
     chunks = []
     for chunk in longer:
-        slots = torch.from_numpy(_slots(chunk, 0, block_tokens))
+        slots = _slots(chunk, block_tokens)
         chunks.append(PrefillChunk(first_row, chunk.num_tokens, chunk.start, slots))
         first_row += chunk.num_tokens
     return tuple(chunks)

@@ -45,7 +45,7 @@ class Model(Protocol):
         """Bytes of packed weights that a step over `num_rows` rows reads."""
 
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
-        """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
+        """Compute the batch's rows, writing their KV; float32 [sampled rows, vocab], good until the next call."""
 
 
 class Engine:

@@ -33,7 +33,7 @@ def _find(rows: Array, values: Array, out: Array) -> None:
 def _index_of(row: Array, value: np.float32) -> int:
     for start in range(0, row.shape[0], _STRETCH):
         stretch = row[start : start + _STRETCH]
-        found = 0
+        found = np.int32(0)
         for i in range(stretch.shape[0]):
             found += np.int32(stretch[i] == value)
         if found:

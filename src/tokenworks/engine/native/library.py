@@ -50,8 +50,9 @@ class ModelStruct(Structure):
 
     _fields_: ClassVar[Fields] = [
         *((name, c_int32) for name in ("num_layers", "hidden", "inner", "num_heads", "num_kv_heads", "head_dim")),
-        *((name, c_int32) for name in ("num_experts", "experts_per_token", "normalises_experts")),
+        *((name, c_int32) for name in ("num_experts", "experts_per_token", "normalises_experts", "embedding_kind")),
         ("eps", c_float),
+        ("embedding", c_void_p),
         ("rope", c_void_p),
         ("final_norm", c_void_p),
         ("layers", POINTER(LayerStruct)),
@@ -93,7 +94,7 @@ class BatchStruct(Structure):
 
     _fields_: ClassVar[Fields] = [
         *((name, c_int32) for name in ("num_rows", "num_decode_rows", "num_chunks", "num_sampled", "table_width")),
-        *((name, c_void_p) for name in ("positions", "slots", "blocks")),
+        *((name, c_void_p) for name in ("token_ids", "positions", "slots", "blocks")),
         ("pieces", POINTER(PiecesStruct)),
         ("chunks", POINTER(ChunkStruct)),
         ("sampled_rows", c_void_p),

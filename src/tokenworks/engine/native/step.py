@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenworks.engine.batch import Splits, StepBatch
@@ -41,6 +40,7 @@ from tokenworks.engine.native.workspace import Workspace
 WIDEST_HEAD: Final = 256
 MOST_HEADS: Final = 128
 MOST_HEADS_PER_KV_HEAD: Final = 16
+_EMBEDDING_KINDS: Final = {torch.bfloat16: 0, torch.float32: 1, torch.float16: 2}
 
 
 class NativeDecoder:
@@ -68,11 +68,10 @@ class NativeDecoder:
         return self.decoder.step_bytes(num_rows)
 
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
-        """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""
+        """Compute the batch's rows, writing their KV; float32 [sampled rows, vocab], good until the next call."""
         pieces = [batch.decode.splits(window) for window in self._windows]
         space = self._workspace.of(len(batch.token_ids), max(len(piece.rows) for piece in pieces))
-        self._workspace.residual[: len(batch.token_ids)] = F.embedding(batch.token_ids, self.decoder.embedding)
-        logits = torch.empty(len(batch.sampled_rows), self.config.vocab_size)
+        logits = self._workspace.logits(len(batch.sampled_rows))
         kv, rows = kv_struct(cache), batch_struct(batch, pieces)
         self._forward(byref(self._model), byref(kv), byref(rows), byref(space), logits.data_ptr(), self._num_threads)
         return logits
@@ -89,6 +88,8 @@ class NativeDecoder:
             num_experts=experts.num_experts if experts else 0,
             experts_per_token=experts.num_per_token if experts else 0,
             normalises_experts=experts.is_normed if experts else 0,
+            embedding_kind=_EMBEDDING_KINDS[decoder.embedding.dtype],
+            embedding=pointer(decoder.embedding),
             eps=config.rms_norm_eps,
             rope=pointer(decoder.rope),
             final_norm=pointer(decoder.norm.weight),
@@ -201,6 +202,7 @@ def batch_struct(batch: StepBatch, pieces: Sequence[Splits]) -> BatchStruct:
         num_decode_rows=len(batch.decode),
         num_chunks=len(chunks),
         num_sampled=len(batch.sampled_rows),
+        token_ids=batch.token_ids.data_ptr(),
         table_width=batch.decode.blocks.shape[1],
         positions=batch.positions.data_ptr(),
         slots=batch.slots.data_ptr(),

@@ -18,11 +18,13 @@ class Workspace:
         self._rows = self._pieces = 0
         self._buffers: dict[str, Tensor] = {}
         self._struct = WorkspaceStruct()
+        self._logits = torch.empty(0, config.vocab_size)
 
-    @property
-    def residual(self) -> Tensor:
-        """float32 [rows, hidden]: a step's embeddings on entry."""
-        return self._buffers["residual"]
+    def logits(self, rows: int) -> Tensor:
+        """float32 [rows, vocab], the same memory each time: a fresh one would be paged in anew each step."""
+        if rows > len(self._logits):
+            self._logits = torch.empty(rows, self._config.vocab_size)
+        return self._logits[:rows]
 
     def of(self, rows: int, pieces: int) -> WorkspaceStruct:
         """The buffers, large enough for a step of `rows` rows whose decode contexts are cut into `pieces` pieces."""

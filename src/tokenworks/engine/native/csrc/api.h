@@ -8,6 +8,8 @@ extern "C" {
 
 enum LinearKind : int32_t { kBf16 = 0, kInt8 = 1, kInt4 = 2 };
 
+enum EmbeddingKind : int32_t { kBf16Table = 0, kFloatTable = 1, kHalfTable = 2 };
+
 // y = x W^T + bias, W packed in blocks of 64 outputs (see linear.h).
 struct Linear {
     int32_t kind, out, in, group;  // group: inputs that share a scale (quantised only)
@@ -31,7 +33,9 @@ struct Layer {
 struct Model {
     int32_t num_layers, hidden, inner, num_heads, num_kv_heads, head_dim;
     int32_t num_experts, experts_per_token, normalises_experts;
+    int32_t embedding_kind;  // EmbeddingKind
     float eps;
+    const void* embedding;    // [vocabulary, hidden], mapped from its file
     const float* rope;        // [positions, 2, D / 2]: cos, sin
     const float* final_norm;  // [hidden]
     const Layer* layers;
@@ -60,7 +64,7 @@ struct Chunk {  // several rows of one sequence (prefill)
 
 struct Batch {
     int32_t num_rows, num_decode_rows, num_chunks, num_sampled, table_width;
-    const int64_t *positions, *slots;  // [T]
+    const int64_t *token_ids, *positions, *slots;  // [T]
     const int32_t* blocks;             // [decode rows, table_width]
     const Pieces* pieces;              // one for each distinct window
     const Chunk* chunks;
@@ -68,7 +72,7 @@ struct Batch {
 };
 
 struct Workspace {
-    float* residual;        // [T, hidden]: the embeddings on entry
+    float* residual;        // [T, hidden]
     uint16_t* normed;       // [T, hidden]
     uint16_t* qkv;          // [T, (H + 2 K) D]
     uint16_t* query;        // [T, H D]

@@ -17,6 +17,7 @@ public:
           codes_{space.codes, space.code_scales, space.code_sums} {}
 
     void run(float* logits) {
+        embed();
         for (int layer = 0; layer < model_.num_layers; ++layer) {
             attention(layer);
             feed_forward(model_.layers[layer]);
@@ -25,6 +26,23 @@ public:
     }
 
 private:
+    template <class Element>
+    void embed_row(const Element* table, long t) {
+        const int width = model_.hidden;
+        for (int i = 0; i < width; i += 16)
+            _mm512_storeu_ps(space_.residual + t * width + i, load16(table + batch_.token_ids[t] * width + i));
+    }
+
+    void embed() {
+        team_.split(batch_.num_rows, [&](long begin, long end) {
+            for (long t = begin; t < end; ++t) switch (model_.embedding_kind) {
+                case kBf16Table: embed_row(static_cast<const bf16*>(model_.embedding), t); break;
+                case kFloatTable: embed_row(static_cast<const float*>(model_.embedding), t); break;
+                case kHalfTable: embed_row(static_cast<const _Float16*>(model_.embedding), t); break;
+            }
+        });
+    }
+
     void norm(const float* weight) {
         const int width = model_.hidden;
         team_.split(batch_.num_rows, [&](long begin, long end) {

@@ -16,6 +16,7 @@ inline __m512 widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32
 
 inline __m512 load16(const bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline __m512 load16(const float* p) { return _mm512_loadu_ps(p); }
+inline __m512 load16(const _Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
 inline void store16(bf16* p, __m512 v) {  // rounds to nearest, ties to even
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
