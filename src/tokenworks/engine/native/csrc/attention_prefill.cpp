@@ -18,9 +18,11 @@ struct alignas(64) Tile {
     bf16 values[kWidest * kTokens];
 };
 
-// Running state of a block of queries of one query head.
+// A block of queries of one query head, next to each other (in memory they lie a multiple of 4 KiB apart, where they would
+// push each other out of the first-level cache), and their running state.
 struct alignas(64) State {
-    float out[kQueries][kWidest];
+    bf16 query[kQueries * kWidest];  // [query, D]
+    float out[kQueries * kWidest];  // [query, D]
     float largest[kQueries];
     float total[kQueries];
 };
@@ -74,88 +76,101 @@ inline void add_products(
     }
 }
 
-// Turns scores into weights in place of a running softmax; returns what the sums so far must be multiplied by.
-template <int R>
-inline void soften(
-    __m512 (&scores)[R][4], const Work& work, int query, int start, State& state, int at, bf16 (*weights)[kTokens],
-    float (&decay)[R]) {
-    const __m512 unit = _mm512_set1_ps(kLog2e / std::sqrt(static_cast<float>(work.model.head_dim)));
-    for (int r = 0; r < R; ++r) {
-        const int last = work.position(query + r) - start, first = work.earliest(query + r) - start;
-        const bool is_whole = last >= kTokens - 1 && first <= 0;
-        __m512 largest = _mm512_set1_ps(kLowest);
-        for (int v = 0; v < 4; ++v) {
-            scores[r][v] = _mm512_mul_ps(scores[r][v], unit);
-            if (!is_whole) {
-                const __m512i token = _mm512_add_epi32(
-                    _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(16 * v));
-                const __mmask16 seen = _mm512_cmple_epi32_mask(token, _mm512_set1_epi32(last))
-                                       & _mm512_cmpge_epi32_mask(token, _mm512_set1_epi32(first));
-                scores[r][v] = _mm512_mask_mov_ps(_mm512_set1_ps(kLowest), seen, scores[r][v]);
-            }
-            largest = _mm512_max_ps(largest, scores[r][v]);
-        }
-        const float before = state.largest[at + r], now = std::max(before, _mm512_reduce_max_ps(largest));
-        __m512 total = _mm512_setzero_ps();
-        for (int v = 0; v < 4; ++v) {
-            const __m512 weight = exp2_of(_mm512_sub_ps(scores[r][v], _mm512_set1_ps(now)));
-            total = _mm512_add_ps(total, weight);
-            store16(weights[r] + 16 * v, weight);
-        }
-        decay[r] = before == now ? 1.0f : std::exp2(std::max(before - now, -150.0f));
-        state.total[at + r] = state.total[at + r] * decay[r] + _mm512_reduce_add_ps(total);
-        state.largest[at + r] = now;
+// Scores in units of log2(e) / sqrt(D), those of tokens that the query may not see far below all others.
+inline void mask(__m512 (&scores)[4], int first, int last) {
+    if (last >= kTokens - 1 && first <= 0) return;
+    for (int v = 0; v < 4; ++v) {
+        const __m512i token = _mm512_add_epi32(
+            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(16 * v));
+        const __mmask16 seen = _mm512_cmple_epi32_mask(token, _mm512_set1_epi32(last))
+                               & _mm512_cmpge_epi32_mask(token, _mm512_set1_epi32(first));
+        scores[v] = _mm512_mask_mov_ps(_mm512_set1_ps(kLowest), seen, scores[v]);
     }
 }
 
+// One step of a running softmax: scores to weights, and what the sums so far must be multiplied by.
+template <int R>
+inline void soften(
+    __m512 (&scores)[R][4], const Work& work, int query, int start, State& state, int at, bf16 (*weights)[kTokens],
+    float (&decay)[16]) {
+    constexpr __mmask16 rows = (1u << R) - 1;
+    const __m512 unit = _mm512_set1_ps(kLog2e / std::sqrt(static_cast<float>(work.model.head_dim)));
+    alignas(64) float largest[16], totals[16];
+    for (int r = 0; r < R; ++r) {
+        for (int v = 0; v < 4; ++v) scores[r][v] = _mm512_mul_ps(scores[r][v], unit);
+        mask(scores[r], work.earliest(query + r) - start, work.position(query + r) - start);
+        largest[r] = _mm512_reduce_max_ps(_mm512_max_ps(
+            _mm512_max_ps(scores[r][0], scores[r][1]), _mm512_max_ps(scores[r][2], scores[r][3])));
+    }
+    const __m512 before = _mm512_maskz_loadu_ps(rows, state.largest + at);
+    const __m512 now = _mm512_max_ps(before, _mm512_maskz_load_ps(rows, largest));
+    const __m512 kept = exp2_of(_mm512_sub_ps(before, now));
+    _mm512_store_ps(largest, now);
+    _mm512_storeu_ps(decay, kept);
+    for (int r = 0; r < R; ++r) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int v = 0; v < 4; ++v) {
+            const __m512 weight = exp2_of(_mm512_sub_ps(scores[r][v], _mm512_set1_ps(largest[r])));
+            sum = _mm512_add_ps(sum, weight);
+            store16(weights[r] + 16 * v, weight);
+        }
+        totals[r] = _mm512_reduce_add_ps(sum);
+    }
+    const __m512 total = _mm512_fmadd_ps(
+        _mm512_maskz_loadu_ps(rows, state.total + at), kept, _mm512_maskz_load_ps(rows, totals));
+    _mm512_mask_storeu_ps(state.total + at, rows, total);
+    _mm512_mask_storeu_ps(state.largest + at, rows, now);
+}
+
 template <int R, int V>
-inline void add_values(State& state, int at, const float (&decay)[R], const bf16 (*weights)[kTokens], const Tile& tile, int D, int d) {
+inline void add_values(State& state, int at, const float (&decay)[16], const bf16 (*weights)[kTokens], const Tile& tile, int D, int d) {
     __m512 sums[R][V];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v)
-            sums[r][v] = _mm512_mul_ps(_mm512_load_ps(&state.out[at + r][d + 16 * v]), _mm512_set1_ps(decay[r]));
+            sums[r][v] = _mm512_mul_ps(_mm512_load_ps(&state.out[(at + r) * D + d + 16 * v]), _mm512_set1_ps(decay[r]));
     add_products(sums, weights[0], kTokens, tile.values + 2 * d, 2 * D, kTokens / 2);
     for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) _mm512_store_ps(&state.out[at + r][d + 16 * v], sums[r][v]);
+        for (int v = 0; v < V; ++v) _mm512_store_ps(&state.out[(at + r) * D + d + 16 * v], sums[r][v]);
 }
 
 // R queries of one head meet a tile.
 template <int R>
-void meet(const Work& work, const bf16* query, int at, int start, const Tile& tile, State& state) {
+void meet(const Work& work, int at, int start, const Tile& tile, State& state) {
     const int D = work.model.head_dim;
     alignas(64) bf16 weights[R][kTokens];
-    float decay[R];
+    float decay[16];
     __m512 scores[R][4];
     for (auto& row : scores)
         for (auto& v : row) v = _mm512_setzero_ps();
-    add_products(scores, query, long(work.model.num_heads) * D, tile.keys, 2 * kTokens, D / 2);
+    add_products(scores, state.query + at * D, D, tile.keys, 2 * kTokens, D / 2);
     soften(scores, work, work.first + at, start, state, at, weights, decay);
     int d = 0;
     for (; d + 64 <= D; d += 64) add_values<R, 4>(state, at, decay, weights, tile, D, d);
     for (; d < D; d += 32) add_values<R, 2>(state, at, decay, weights, tile, D, d);
 }
 
-void meet_all(const Work& work, const Workspace& space, int head, int start, const Tile& tile, State& state) {
-    const int H = work.model.num_heads, D = work.model.head_dim;
+void meet_all(const Work& work, int start, const Tile& tile, State& state) {
     for (int at = 0; at < work.count; at += kRows) {
         const int rows = std::min(kRows, work.count - at);
         if (work.position(work.first + at + rows - 1) < start) continue;
         if (work.earliest(work.first + at) >= start + kTokens) continue;
-        const bf16* query = space.query + (long(work.chunk.first_row + work.first + at) * H + head) * D;
         switch (rows) {
-            case 1: meet<1>(work, query, at, start, tile, state); break;
-            case 2: meet<2>(work, query, at, start, tile, state); break;
-            case 3: meet<3>(work, query, at, start, tile, state); break;
-            case 4: meet<4>(work, query, at, start, tile, state); break;
-            case 5: meet<5>(work, query, at, start, tile, state); break;
-            default: meet<6>(work, query, at, start, tile, state); break;
+            case 1: meet<1>(work, at, start, tile, state); break;
+            case 2: meet<2>(work, at, start, tile, state); break;
+            case 3: meet<3>(work, at, start, tile, state); break;
+            case 4: meet<4>(work, at, start, tile, state); break;
+            case 5: meet<5>(work, at, start, tile, state); break;
+            default: meet<6>(work, at, start, tile, state); break;
         }
     }
 }
 
-void reset(State& state, int count, int D) {
-    for (int i = 0; i < count; ++i) {
-        std::memset(state.out[i], 0, sizeof(float) * D);
+void reset(const Work& work, const Workspace& space, int head, State& state) {
+    const int H = work.model.num_heads, D = work.model.head_dim;
+    for (int i = 0; i < work.count; ++i) {
+        const bf16* query = space.query + (long(work.chunk.first_row + work.first + i) * H + head) * D;
+        std::memcpy(state.query + i * D, query, sizeof(bf16) * D);
+        std::memset(state.out + i * D, 0, sizeof(float) * D);
         state.largest[i] = kLowest;
         state.total[i] = 0;
     }
@@ -166,20 +181,20 @@ void finish(const Work& work, const Workspace& space, int head, const State& sta
     for (int i = 0; i < work.count; ++i) {
         const __m512 factor = _mm512_set1_ps(1.0f / state.total[i]);
         bf16* out = space.attention + (long(work.chunk.first_row + work.first + i) * H + head) * D;
-        for (int d = 0; d < D; d += 16) store16(out + d, _mm512_mul_ps(_mm512_load_ps(&state.out[i][d]), factor));
+        for (int d = 0; d < D; d += 16) store16(out + d, _mm512_mul_ps(_mm512_load_ps(&state.out[i * D + d]), factor));
     }
 }
 
 // A block of queries of every query head that reads one kv head.
 void attend_block(const Work& work, const Plane& keys, const Plane& values, const Workspace& space) {
-    const int group = work.model.num_heads / work.model.num_kv_heads, D = work.model.head_dim;
+    const int group = work.model.num_heads / work.model.num_kv_heads;
     static thread_local Tile tile;
     static thread_local State states[kMostGroup];
-    for (int g = 0; g < group; ++g) reset(states[g], work.count, D);
+    for (int g = 0; g < group; ++g) reset(work, space, work.kv_head * group + g, states[g]);
     const int end = work.position(work.first + work.count - 1) + 1;
     for (int start = work.earliest(work.first) / kTokens * kTokens; start < end; start += kTokens) {
         fill(work, keys, values, start, end, tile);
-        for (int g = 0; g < group; ++g) meet_all(work, space, work.kv_head * group + g, start, tile, states[g]);
+        for (int g = 0; g < group; ++g) meet_all(work, start, tile, states[g]);
     }
     for (int g = 0; g < group; ++g) finish(work, space, work.kv_head * group + g, states[g]);
 }
