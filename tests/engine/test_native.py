@@ -155,10 +155,12 @@ class Tap:
         return logits
 
 
-def last_logits(reference: Any, kernels: str, prompts: list[list[int]]) -> Tensor:
+def last_logits(reference: Any, kernels: str, prompts: list[list[int]], matrix_rows: int | None = None) -> Tensor:
     """Logits behind each prompt, in bf16; a chunk of 16 at a time, so that those of 17 end in a decode row."""
     engine = reference.engine(dtype="bfloat16", kernels=kernels, max_step_tokens=16, speculation="off")
     assert isinstance(engine.model, NativeDecoder) == (kernels == "native")
+    if matrix_rows is not None:
+        engine.model = NativeDecoder(engine.model.decoder, 2, matrix_rows)
     engine.model = tap = Tap(engine.model)
     for index, prompt in enumerate(prompts):
         engine.add(request(f"r{index}", prompt))
@@ -173,16 +175,26 @@ def request(name: str, prompt: list[int]) -> Any:
     return Request(name, "model", prompt, Sampling(max_tokens=1, temperature=0))
 
 
+@pytest.mark.parametrize("matrix_rows", [None, 1, 5])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_native_step_is_as_close_to_float32_as_a_portable_one(name: str, references: Callable[..., Any]) -> None:
+def test_a_native_step_is_as_close_to_float32_as_a_portable_one(
+    name: str, matrix_rows: int | None, references: Callable[..., Any]
+) -> None:
+    """Also with products by oneDNN from so many rows on, as on CPUs with AMX."""
     reference = references(name, is_wide=True)
     rng = random.Random(3)
     prompts = [[rng.randrange(512) for _ in range(length)] for length in (1, 2, 16, 17, 33, 40, 65, 100)]
     with torch.inference_mode():
         exact = torch.stack([reference.model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
-    portable, native = (last_logits(reference, kernels, prompts) - exact for kernels in ("portable", "native"))
-    assert native.square().mean().sqrt() < 1.25 * portable.square().mean().sqrt()
-    assert native.square().mean().sqrt() < 0.1 * exact.std()
+    portable = last_logits(reference, "portable", prompts) - exact
+    native = last_logits(reference, "native", prompts, matrix_rows) - exact
+    assert typical(native) < 1.25 * typical(portable)
+    assert typical(native) < 0.05 * exact.std()
+
+
+def typical(errors: Tensor) -> Tensor:
+    """Of a prompt's logits, root mean square; a router's near tie, which rounding may turn, spoils one prompt in some."""
+    return errors.square().mean(dim=1).sqrt().median()
 
 
 @pytest.mark.parametrize("name", ["qwen3-tied", "mistral-sliding", "qwen3-moe"])

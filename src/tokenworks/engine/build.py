@@ -21,7 +21,7 @@ from tokenworks.engine.checkpoint import name_of
 from tokenworks.engine.engine import Engine, Model
 from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Decoder, Progress
-from tokenworks.engine.native.step import NativeDecoder, unsupported
+from tokenworks.engine.native.step import NativeDecoder, matrix_rows, unsupported
 from tokenworks.engine.weights import open_weights
 from tokenworks.policy.scheduler import Limits
 from tokenworks.policy.speculation import Speculator
@@ -89,7 +89,7 @@ def choose_kernels(wanted: str, decoder: Decoder) -> Model:
         log.info("kernels: portable%s", f", for {reason}" if reason else "")
         return decoder
     log.info("kernels: native")
-    return NativeDecoder(decoder, torch.get_num_threads())
+    return NativeDecoder(decoder, torch.get_num_threads(), matrix_rows(decoder))
 
 
 def has_fast_bf16() -> bool:

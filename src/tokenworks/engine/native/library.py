@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from enum import IntEnum
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -109,7 +110,7 @@ class WorkspaceStruct(Structure):
         for name in (
             *("residual", "normed", "qkv", "query", "attention", "inner"),
             *("codes", "code_scales", "code_sums", "partial_values", "partial_stats"),
-            *("expert_out", "router_logits", "routes", "route_weights"),
+            *("expert_out", "router_logits", "routes", "route_weights", "delta", "gate_up"),
         )
     ]
 
@@ -119,6 +120,19 @@ STRUCTS: Final = (
     *(PiecesStruct, ChunkStruct, BatchStruct, WorkspaceStruct),
 )
 """In the order in which the library tells their sizes."""
+
+
+class Part(IntEnum):
+    """What happens between two products; in the order of `csrc/api.h`."""
+
+    EMBED = 0
+    INPUT_NORM = 1
+    ATTENTION = 2
+    ADD_AND_POST_NORM = 3
+    GATE = 4
+    EXPERTS = 5
+    ADD = 6
+    HEAD = 7
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -165,11 +179,12 @@ def load() -> ctypes.CDLL:
     assert path is not None, "the library was not built"
     library = ctypes.CDLL(str(path))
     library.tw_forward.argtypes = [c_void_p] * 5 + [c_int32]
+    library.tw_part.argtypes = [c_void_p] * 5 + [c_int32] * 3
     library.tw_linear.argtypes = [c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int32]
     library.tw_heads.argtypes = library.tw_attend.argtypes = [c_void_p] * 4 + [c_int32] * 2
     library.tw_read.argtypes, library.tw_read.restype = [c_void_p, c_int64, c_int32], c_int64
     library.tw_pack_quantized.argtypes = [c_void_p, c_int64, c_int64, c_int32, c_void_p]
-    for name in ("tw_forward", "tw_linear", "tw_heads", "tw_attend", "tw_pack_quantized"):
+    for name in ("tw_forward", "tw_part", "tw_linear", "tw_heads", "tw_attend", "tw_pack_quantized"):
         getattr(library, name).restype = None
     return library
 

@@ -31,6 +31,7 @@ from tokenworks.engine.native.library import (
     LayerStruct,
     LinearStruct,
     ModelStruct,
+    Part,
     PiecesStruct,
     pointer,
 )
@@ -40,14 +41,18 @@ from tokenworks.engine.native.workspace import Workspace
 WIDEST_HEAD: Final = 256
 MOST_HEADS: Final = 128
 MOST_HEADS_PER_KV_HEAD: Final = 16
+MATRIX_ROWS: Final = 32
+"""Below, a product waits for its weights; from about here on AMX, with eight times the arithmetic, pays for itself."""
 _EMBEDDING_KINDS: Final = {torch.bfloat16: 0, torch.float32: 1, torch.float16: 2}
 
 
 class NativeDecoder:
     """A decoder whose steps run in the library, which takes it over and keeps alive what it gave addresses of."""
 
-    def __init__(self, decoder: Decoder, num_threads: int) -> None:
+    def __init__(self, decoder: Decoder, num_threads: int, matrix_rows: int | None) -> None:
+        """`matrix_rows`: from so many rows on, oneDNN computes the products; None: never."""
         self.decoder = decoder
+        self._matrix_rows = matrix_rows
         self.config = decoder.config
         self.weights = decoder.weights
         self._num_threads = num_threads
@@ -56,7 +61,7 @@ class NativeDecoder:
         self._layers = (LayerStruct * self.config.num_layers)(*map(self._layer, decoder.layers))
         self._model = self._model_struct()
         self._workspace = Workspace(self.config)
-        self._forward = library.load().tw_forward
+        self._library = library.load()
 
     @property
     def num_bytes(self) -> int:
@@ -73,8 +78,39 @@ class NativeDecoder:
         space = self._workspace.of(len(batch.token_ids), max(len(piece.rows) for piece in pieces))
         logits = self._workspace.logits(len(batch.sampled_rows))
         kv, rows = kv_struct(cache), batch_struct(batch, pieces)
-        self._forward(byref(self._model), byref(kv), byref(rows), byref(space), logits.data_ptr(), self._num_threads)
+        step = [byref(self._model), byref(kv), byref(rows), byref(space), logits.data_ptr()]
+        if self._matrix_rows is not None and len(batch.token_ids) >= self._matrix_rows:
+            self._with_matrix_units(step, len(batch.token_ids))
+        else:
+            self._library.tw_forward(*step, self._num_threads)
         return logits
+
+    def _with_matrix_units(self, step: list[Any], rows: int) -> None:
+        """The same step, its dense layers' products by oneDNN, which uses AMX; the library does what is in between."""
+        space = self._workspace
+
+        def run(part: Part, layer: int = 0) -> None:
+            self._library.tw_part(*step, part, layer, self._num_threads)
+
+        run(Part.EMBED)
+        for index, layer in enumerate(self.decoder.layers):
+            run(Part.INPUT_NORM, index)
+            space.lend("qkv", self._product(layer.qkv, "normed", rows))
+            run(Part.ATTENTION, index)
+            space.lend("delta", self._product(layer.out, "attention", rows))
+            run(Part.ADD_AND_POST_NORM, index)
+            if isinstance(layer.feed_forward, DenseFeedForward):
+                space.lend("gate_up", self._product(layer.feed_forward.gate_up, "normed", rows))
+                run(Part.GATE, index)
+                space.lend("delta", self._product(layer.feed_forward.down, "inner", rows))
+                run(Part.ADD, index)
+            else:
+                run(Part.EXPERTS, index)
+        run(Part.HEAD)
+        space.take_back("qkv")
+
+    def _product(self, linear: Linear | QuantizedLinear, name: str, rows: int) -> Tensor:
+        return linear(self._workspace.rows(name, rows, linear.in_features))
 
     def _model_struct(self) -> ModelStruct:
         config, decoder, experts = self.config, self.decoder, self.config.experts
@@ -129,6 +165,12 @@ class NativeDecoder:
         packed = pack(linear)
         self._kept.append(packed.kept)
         return packed.struct
+
+
+def matrix_rows(decoder: Decoder) -> int | None:
+    """From how many rows on oneDNN's products are the faster ones: where it has AMX, and weights are floats."""
+    has_floats = all(isinstance(product, Linear) for layer in decoder.layers for product in (layer.qkv, layer.out))
+    return MATRIX_ROWS if has_floats and "amx_bf16" in library.cpu_flags() else None
 
 
 def unsupported(decoder: Decoder) -> str | None:

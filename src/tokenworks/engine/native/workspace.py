@@ -15,10 +15,24 @@ class Workspace:
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
-        self._rows = self._pieces = 0
+        self._rows = self._pieces = 0  # that there is room for
         self._buffers: dict[str, Tensor] = {}
         self._struct = WorkspaceStruct()
+        self._lent: dict[str, Tensor] = {}
         self._logits = torch.empty(0, config.vocab_size)
+
+    def rows(self, name: str, rows: int, width: int) -> Tensor:
+        """[rows, width] at the start of a buffer, for a product computed elsewhere."""
+        return self._buffers[name].view(-1)[: rows * width].view(rows, width)
+
+    def lend(self, name: str, product: Tensor) -> None:
+        """Let the struct point to a product's result, which is kept until the next one of that name."""
+        self._lent[name] = product
+        setattr(self._struct, name, product.data_ptr())
+
+    def take_back(self, name: str) -> None:
+        """Let the struct point to its own buffer again."""
+        setattr(self._struct, name, self._buffers[name].data_ptr())
 
     def logits(self, rows: int) -> Tensor:
         """float32 [rows, vocab], the same memory each time: a fresh one would be paged in anew each step."""

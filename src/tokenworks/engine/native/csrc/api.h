@@ -87,8 +87,17 @@ struct Workspace {
     float* router_logits;   // [T, num_experts]
     int32_t* routes;        // [T * experts_per_token]: chosen experts; then [num_experts + 1] and [T * experts_per_token]
     float* route_weights;   // [T, experts_per_token]
+    const uint16_t* delta;    // [T, hidden]: given to kAddAndPostNorm and kAdd
+    const uint16_t* gate_up;  // [T, 2 inner]: given to kGate
 };
 
+// The parts of a step between its products, for products that are computed elsewhere: what those gave is in
+// Workspace::qkv, ::delta and ::gate_up.
+enum Part : int32_t { kEmbed, kInputNorm, kAttention, kAddAndPostNorm, kGate, kExperts, kAdd, kHead };
+
+void tw_part(
+    const Model*, const KV*, const Batch*, const Workspace*, float* logits, int32_t part, int32_t layer,
+    int32_t num_threads);
 void tw_forward(const Model*, const KV*, const Batch*, const Workspace*, float* logits, int32_t num_threads);
 void tw_linear(const Linear*, const uint16_t* x, int64_t rows, uint16_t* out, const Workspace*, int32_t num_threads);
 void tw_attend(const Model*, const KV*, const Batch*, const Workspace*, int32_t layer, int32_t num_threads);

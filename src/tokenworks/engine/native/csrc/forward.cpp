@@ -25,6 +25,20 @@ public:
         head(logits);
     }
 
+    void run(Part part, int layer, float* logits) {
+        const Layer& weights = model_.layers[layer];
+        switch (part) {
+            case kEmbed: return embed();
+            case kInputNorm: return norm(weights.input_norm);
+            case kAttention: return attend(layer);
+            case kAddAndPostNorm: return add(), norm(weights.post_norm);
+            case kGate: return gate();
+            case kExperts: return apply_experts(team_, model_, weights, batch_.num_rows, space_);
+            case kAdd: return add();
+            case kHead: return head(logits);
+        }
+    }
+
 private:
     template <class Element>
     void embed_row(const Element* table, long t) {
@@ -51,6 +65,31 @@ private:
         });
     }
 
+    void add() {
+        const int width = model_.hidden;
+        team_.split(batch_.num_rows * width / 16, [&](long begin, long end) {
+            for (long i = 16 * begin; i < 16 * end; i += 16)
+                store16(space_.residual + i, _mm512_add_ps(load16(space_.residual + i), load16(space_.delta + i)));
+        });
+    }
+
+    void gate() {
+        const int width = model_.inner;
+        team_.split(batch_.num_rows, [&](long begin, long end) {
+            for (long t = begin; t < end; ++t)
+                for (int i = 0; i < width; i += 16) {
+                    const bf16* at = space_.gate_up + 2 * t * width + i;
+                    store16(space_.inner + t * width + i, _mm512_mul_ps(silu(load16(at)), load16(at + width)));
+                }
+        });
+    }
+
+    void attend(int layer) {
+        prepare_heads(team_, model_, layer, kv_, batch_, space_);
+        if (batch_.num_decode_rows) attend_decode(team_, model_, layer, kv_, batch_, space_);
+        attend_prefill(team_, model_, layer, kv_, batch_, space_);
+    }
+
     Input input(const Linear& linear, const bf16* data, long rows) {
         return prepare(team_, linear, data, linear.in, rows, codes_);
     }
@@ -63,9 +102,7 @@ private:
         multiply(
             team_, layer.qkv, input(layer.qkv, space_.normed, batch_.num_rows), batch_.num_rows,
             {Output::kStoreBf16, space_.qkv, layer.qkv.out, nullptr});
-        prepare_heads(team_, model_, index, kv_, batch_, space_);
-        if (batch_.num_decode_rows) attend_decode(team_, model_, index, kv_, batch_, space_);
-        attend_prefill(team_, model_, index, kv_, batch_, space_);
+        attend(index);
         multiply(team_, layer.out, input(layer.out, space_.attention, batch_.num_rows), batch_.num_rows, residual());
     }
 
@@ -116,6 +153,14 @@ void tw_struct_sizes(int64_t* sizes) {
 void tw_forward(
     const Model* model, const KV* kv, const Batch* batch, const Workspace* space, float* logits, int32_t num_threads) {
     run_team(num_threads, [&](Team& team) { Step(team, *model, *kv, *batch, *space).run(logits); });
+}
+
+void tw_part(
+    const Model* model, const KV* kv, const Batch* batch, const Workspace* space, float* logits, int32_t part,
+    int32_t layer, int32_t num_threads) {
+    run_team(num_threads, [&](Team& team) {
+        Step(team, *model, *kv, *batch, *space).run(static_cast<Part>(part), layer, logits);
+    });
 }
 
 void tw_linear(
