@@ -193,7 +193,7 @@ def test_a_native_step_is_as_close_to_float32_as_a_portable_one(
 
 
 def typical(errors: Tensor) -> Tensor:
-    """Root mean square of a typical prompt's logits: a router's near tie, which rounding may turn, spoils one or two."""
+    """Root mean square of a typical prompt: a router's near tie, which rounding may turn, spoils one or two."""
     return errors.square().mean(dim=1).sqrt().median()
 
 
