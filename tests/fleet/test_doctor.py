@@ -15,6 +15,7 @@ from tokenworks.fleet.doctor import (
     check_cores,
     check_cpu,
     check_folder,
+    check_kernels,
     check_memory,
     check_model,
     check_packages,
@@ -58,6 +59,13 @@ def test_cpu_features_are_judged(flags: set[str] | None, verdict: Verdict, found
     finding = check_cpu(None if flags is None else frozenset(flags), "darwin")
     assert finding.verdict is verdict
     assert found in finding.found
+
+
+def test_kernels_that_could_run_here_but_were_not_built_are_a_warning(tmp_path: Path) -> None:
+    able, old = frozenset({"avx512f", "avx512_bf16"}), frozenset({"avx2"})
+    verdicts = [check_kernels(*case).verdict for case in ((tmp_path, able), (None, able), (None, old), (None, None))]
+    assert verdicts == [OK, WARN, OK, OK]
+    assert "g++" in check_kernels(None, able).advice
 
 
 def test_more_workers_than_cores_and_little_memory_are_warnings() -> None:

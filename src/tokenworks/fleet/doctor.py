@@ -59,6 +59,7 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     yield check_packages()
     yield check_torch()
     yield check_cpu(_cpu_flags(), sys.platform)
+    yield check_kernels(_native_library(), _cpu_flags())
     yield check_cores(len(available_cores()), settings.fleet.workers)
     yield check_memory(_available_bytes())
     yield check_port(settings)
@@ -121,6 +122,16 @@ def check_cpu(flags: frozenset[str] | None, platform: str) -> Finding:
     return Finding("cpu", Verdict.WARN, "no vector instructions found", "expect it to be slow")
 
 
+def check_kernels(library: Path | None, flags: frozenset[str] | None) -> Finding:
+    """Whether the engine's fast form was built, and can run here."""
+    if "avx512_bf16" not in (flags or ()):
+        return Finding("kernels", Verdict.OK, "portable: the native ones are for CPUs with AVX-512 BF16")
+    if library is None:
+        advice = "install a C++ compiler (on Debian: sudo apt install g++), then install this package again"
+        return Finding("kernels", Verdict.WARN, "portable: the native ones were not built", advice)
+    return Finding("kernels", Verdict.OK, "native")
+
+
 def check_cores(num_cores: int, num_workers: int) -> Finding:
     """Cores of this process against the workers asked for."""
     if num_workers > num_cores:
@@ -178,6 +189,11 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _native_library() -> Path | None:
+    folder = Path(__file__).parents[1] / "engine" / "native"
+    return next(folder.glob("_step*.so"), None)
 
 
 def _cpu_flags() -> frozenset[str] | None:
