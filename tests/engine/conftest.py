@@ -12,10 +12,12 @@ import torch
 import transformers
 
 from tokenworks.contract.config import EngineSettings
+from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import SequenceOutput
 from tokenworks.engine.build import build_engine
 from tokenworks.engine.engine import Engine
+from tokenworks.engine.kv_cache import KVCache
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -102,7 +104,7 @@ class Reference:
         return [int(token) for token in ids[0, len(prompt) :]]
 
     def engine(self, num_blocks: int = 200, max_step_tokens: int = 64, **settings: Any) -> Engine:
-        """Our engine on the same checkpoint, float32, blocks of 8 tokens."""
+        """Our engine on the same checkpoint, float32, blocks of 8 tokens; `num_blocks` counts those of float32."""
         config = self.model.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         block_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * 4 * 8
@@ -165,3 +167,19 @@ def tokens_of() -> Callable[[list[SequenceOutput]], list[int]]:
 @pytest.fixture(scope="session")
 def make_reference() -> type[Reference]:
     return Reference
+
+
+@pytest.fixture(scope="session")
+def random_cache() -> Callable[[KVSpec, int], KVCache]:
+    """A cache whose every slot holds something: standard normal, or any codes with scales of the like."""
+
+    def make(spec: KVSpec, num_blocks: int) -> KVCache:
+        cache = KVCache(spec, num_blocks)
+        if cache.scales is None:
+            cache.data.copy_(torch.randn(cache.data.shape))
+        else:
+            cache.data.copy_(torch.randint(-127, 128, cache.data.shape))
+            cache.scales.copy_(torch.rand(cache.scales.shape) * 4 / 127)  # unlike each other, so that none fits another
+        return cache
+
+    return make

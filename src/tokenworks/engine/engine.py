@@ -35,6 +35,7 @@ class Model(Protocol):
     """What computes a step: PyTorch's operators and Numba's loops, or the native library."""
 
     config: ModelConfig
+    dtype: torch.dtype  # of activations
 
     @property
     def num_bytes(self) -> int:

@@ -47,6 +47,7 @@ class NativeDecoder:
     def __init__(self, decoder: Decoder, num_threads: int) -> None:
         self.decoder = decoder
         self.config = decoder.config
+        self.dtype = decoder.dtype
         self._num_threads = num_threads
         self._kept: list[Any] = []
         self._windows = tuple(dict.fromkeys(self.config.windows))
@@ -174,7 +175,10 @@ def _linears(layer: Layer) -> Iterator[Linear]:
 def kv_struct(cache: KVCache) -> KVStruct:
     """The cache's memory."""
     return KVStruct(
-        data=cache.data.data_ptr(), num_slots=cache.data.shape[2], block_tokens=cache.spec.block_tokens, scales=None
+        data=cache.data.data_ptr(),
+        scales=None if cache.scales is None else cache.scales.data_ptr(),
+        num_slots=cache.data.shape[2],
+        block_tokens=cache.spec.block_tokens,
     )
 
 
