@@ -62,7 +62,7 @@ def narrow(wide: Array, shift: np.uint32, into: Array) -> None:
 def encode(wide: Array, codes: Array) -> np.float32:
     """A head of float32 to int8 codes, rounded to nearest, ties to even; returns what one step of a code is worth.
 
-    A head of nothing but less than 1e-30 is stored as zeros: the step of smaller ones would leave float32.
+    A head that stays below 1e-30 is stored as zeros: its scale would leave float32.
     """
     largest = np.float32(0)
     for d in range(wide.shape[0]):
