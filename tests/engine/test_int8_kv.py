@@ -21,7 +21,7 @@ from tokenworks.engine.kernels.bits import encode
 from tokenworks.engine.kernels.rows import HeadPreparation
 from tokenworks.engine.kv_cache import KVCache, Plane
 from tokenworks.engine.native import library
-from tokenworks.engine.native.step import NativeDecoder, batch_struct, kv_struct
+from tokenworks.engine.native.step import batch_struct, kv_struct
 
 EPS = 1e-5
 BLOCK = 16
@@ -183,35 +183,33 @@ def last_logits(engine: Any, prompts: list[list[int]]) -> Tensor:
     return torch.cat(found)
 
 
-def relative_drift(logits: Tensor, exact: Tensor) -> float:
-    """Root-mean-square difference, in standard deviations of the exact logits."""
-    return ((logits - exact).square().mean().sqrt() / exact.std()).item()
+def drifts(logits: Tensor, exact: Tensor) -> Tensor:
+    """Root-mean-square difference of each row [rows, vocab], in standard deviations of all exact logits."""
+    return (logits - exact).square().mean(-1).sqrt() / exact.std()
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen2-sliding", "qwen3-tied", "mistral-sliding", "qwen3-moe"])
-def test_logits_stay_close_to_those_of_exact_kv(name: str, references: Callable[..., Any]) -> None:
-    """A code is off by up to 1/254 of its head's largest: 0.5 % root mean square of the values in heads of 32.
+def test_logits_drift_no_more_than_twice_as_far_as_bf16_makes_them(name: str, references: Callable[..., Any]) -> None:
+    """A code is off by up to 1/254 of its head's largest, 0.5 % root mean square of a head of 32 normal values.
 
-    Three layers of these models, whose attention is sharp, may make ten times that of it, and not more. bf16 adds what
-    it adds with exact KV.
+    That is five times what rounding to bf16 does to a value, but it is done once, to keys and values, where bf16 rounds
+    whatever is computed. The median row is looked at, because attention in these models is so sharp that now and then a
+    row looks elsewhere. On this test's models the ratio is 0.6 to 1.4.
     """
     reference = references(name, is_wide=True)
     rng = random.Random(3)
     prompts = [[rng.randrange(512) for _ in range(length)] for length in (1, 2, 16, 17, 33, 40, 65, 100)]
     with torch.inference_mode():
         exact = torch.stack([reference.model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
-    engine = reference.engine(kv_dtype="int8", max_step_tokens=16)
-    drift = relative_drift(last_logits(engine, prompts), exact)
-    assert 1e-5 < drift < 0.05
-    if library.missing():
-        return
-    half, half_int8 = (
-        reference.engine(dtype="bfloat16", kernels="native", max_step_tokens=16, kv_dtype=kv_dtype)
-        for kv_dtype in ("auto", "int8")
-    )
-    assert isinstance(half_int8.model, NativeDecoder)
-    from_bf16 = relative_drift(last_logits(half, prompts), exact)
-    assert relative_drift(last_logits(half_int8, prompts), exact) < 1.25 * (drift**2 + from_bf16**2) ** 0.5
+
+    def drift(**settings: Any) -> Tensor:
+        return drifts(last_logits(reference.engine(max_step_tokens=16, **settings), prompts), exact)
+
+    half = {"dtype": "bfloat16", "kernels": "portable"}
+    assert 1e-5 < drift(kv_dtype="int8").median() < 2 * drift(**half).median()
+    if library.missing() is None:
+        native = drift(dtype="bfloat16", kernels="native", kv_dtype="int8")
+        assert native.square().mean().sqrt() < 1.25 * drift(**half, kv_dtype="int8").square().mean().sqrt()
 
 
 def prompts() -> dict[str, list[int]]:

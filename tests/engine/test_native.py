@@ -211,15 +211,18 @@ def test_a_row_is_the_same_bit_for_bit_whoever_else_is_in_the_batch(
         assert run_requests(engine(), {request_id: one})[request_id] == together[request_id]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_speculation_changes_no_bit(temperature: float, references: Callable[..., Any], run_requests: Any) -> None:
+@pytest.mark.parametrize(("temperature", "kv_dtype"), [(0.0, "auto"), (0.9, "auto"), (0.9, "int8")])
+def test_speculation_changes_no_bit(
+    temperature: float, kv_dtype: str, references: Callable[..., Any], run_requests: Any
+) -> None:
     reference = references("qwen3-tied", is_wide=True)
     phrase = [7, 8, 9, 10, 11, 12, 13, 14]
     sampling = Sampling(max_tokens=48, temperature=temperature, seed=3, num_logprobs=2)
     requests = {f"r{n}": (phrase * n, sampling) for n in (3, 6, 9)}
     answers = []
     for speculation in ("off", "auto"):
-        engine = reference.engine(dtype="bfloat16", kernels="native", max_step_tokens=512, speculation=speculation)
+        settings = {"dtype": "bfloat16", "kernels": "native", "kv_dtype": kv_dtype, "speculation": speculation}
+        engine = reference.engine(max_step_tokens=512, **settings)
         outputs = run_requests(engine, requests)
         answers.append({name: [(o.token_ids, o.logprobs) for o in outputs[name]] for name in outputs})
     flat = [
