@@ -6,7 +6,8 @@ Keys are stored after rotary embedding. The memory is reserved at start and touc
 
 In int8 each head of a token is stored as codes c and one scale s, and means c * s: s = largest / 127, so that c fits in
 -127..127 and is off by half at most. A scale for each token, because it is written once, before its neighbours are
-there, and so reads the same however the prompt was cut. What it costs stands in docs/design/008-int8-kv.md.
+there, and so reads the same however the prompt was cut. Measured cost on the embedded model: none to be seen in
+perplexity (22.583 against 22.586 in bf16), 0.00014 nats of divergence; see docs/design/008-int8-kv.md.
 """
 
 from __future__ import annotations
