@@ -68,7 +68,7 @@ def be_worker(options: argparse.Namespace) -> None:
     """Answer every request at once, one frame a token."""
     line: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     line.connect(options.address)
-    card = Card("instant", 1, "float32", "float32", 1, 1, 1, (), (), 0, 0, 0, 0, 0, 0)
+    card = Card("instant", 1, "float32", "float32", 1, 1, "float32", 1, 1, (), (), 0, 0, 0, 0, 0, 0)
     spec = KVSpec("instant", 1, 1, 1, 32, "float32")
     line.send(wire.encode(wire.Hello(wire.PROTOCOL, "w0", os.getpid(), "bench", WINDOW, spec, card)))
     last_beat_s = 0.0

@@ -12,7 +12,8 @@ from tokenworks.contract.setting import ENVIRONMENT_PREFIX, NOT_SETTINGS, all_se
 
 GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s"
 ENGINE = """
-    --dtype --quantize --max-context-tokens --kv-bytes --block-tokens --max-running --max-step-tokens --kernels
+    --dtype --quantize --max-context-tokens --kv-bytes --kv-dtype --block-tokens --max-running --max-step-tokens
+    --kernels
     --speculation --threads
     --price-per-hour --watts
 """

@@ -44,6 +44,7 @@ CARD = Card(
     weights="int8",
     weight_bytes=1 << 40,
     active_weight_bytes=1 << 36,
+    kv_dtype="int8",
     kv_bytes_per_token=4096,
     kv_capacity_tokens=100_000,
     prefill_points=(PrefillPoint(128, 0, 0.25),),

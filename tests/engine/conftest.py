@@ -12,10 +12,12 @@ import torch
 import transformers
 
 from tokenworks.contract.config import EngineSettings
+from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import SequenceOutput
 from tokenworks.engine.build import build_engine
 from tokenworks.engine.engine import Engine
+from tokenworks.engine.kv_cache import KVCache
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -102,13 +104,14 @@ class Reference:
         return [int(token) for token in ids[0, len(prompt) :]]
 
     def engine(self, num_blocks: int = 200, max_step_tokens: int = 64, **settings: Any) -> Engine:
-        """Our engine on the same checkpoint, float32, blocks of 8 tokens."""
+        """Our engine on the same checkpoint, float32, blocks of 8 tokens; bf16 KV fits twice `num_blocks`."""
         config = self.model.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        block_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * 4 * 8
+        kv_dtype = "int8" if settings.get("kv_dtype") == "int8" else "float32"
+        spec = KVSpec("", config.num_hidden_layers, config.num_key_value_heads, head_dim, 8, kv_dtype)
         settings = {"dtype": "float32", "max_running": 16, **settings}
         engine_settings = EngineSettings(
-            block_tokens=8, kv_bytes=num_blocks * block_bytes, max_step_tokens=max_step_tokens, **settings
+            block_tokens=8, kv_bytes=num_blocks * 8 * spec.bytes_per_token, max_step_tokens=max_step_tokens, **settings
         )
         return build_engine(self.directory, engine_settings, 1, lambda done, total: None)
 
@@ -165,3 +168,19 @@ def tokens_of() -> Callable[[list[SequenceOutput]], list[int]]:
 @pytest.fixture(scope="session")
 def make_reference() -> type[Reference]:
     return Reference
+
+
+@pytest.fixture(scope="session")
+def random_cache() -> Callable[[KVSpec, int], KVCache]:
+    """A cache whose every slot holds something: standard normal, or any codes with scales of the like."""
+
+    def make(spec: KVSpec, num_blocks: int) -> KVCache:
+        cache = KVCache(spec, num_blocks)
+        if cache.scales is None:
+            cache.data.copy_(torch.randn(cache.data.shape))
+        else:
+            cache.data.copy_(torch.randint(-127, 128, cache.data.shape))
+            cache.scales.copy_(torch.rand(cache.scales.shape) * 4 / 127)  # unlike each other, so that none fits another
+        return cache
+
+    return make

@@ -23,6 +23,7 @@ from tokenworks.engine.native.step import NativeDecoder, batch_struct, kv_struct
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=f"native library: {library.missing()}")
 BLOCK = 16
+RandomCache = Callable[[KVSpec, int], KVCache]
 NAMES = [
     "llama3",
     "llama-biases-linear-rope",
@@ -54,10 +55,8 @@ def test_products(outputs: int, inputs: int, rows: int) -> None:
 class Attention:
     """One layer of attention over a random cache, natively and densely."""
 
-    def __init__(self, heads: int, kv_heads: int, head_dim: int, window: int | None, num_blocks: int) -> None:
-        self.heads, self.window = heads, window
-        self.cache = KVCache(KVSpec("f", 2, kv_heads, head_dim, BLOCK, "bfloat16"), num_blocks)
-        self.cache.data.copy_(torch.randn(self.cache.data.shape))
+    def __init__(self, heads: int, window: int | None, cache: KVCache) -> None:
+        self.heads, self.window, self.cache = heads, window, cache
 
     def native(self, query_THD: Tensor, batch: StepBatch) -> Tensor:
         """Through the library, layer 1."""
@@ -84,7 +83,7 @@ class Attention:
         seen = slots if self.window is None else slots[-self.window :]
         groups = self.heads // self.cache.spec.num_kv_heads
         key, value = (
-            plane[seen].float().repeat_interleave(groups, 1).transpose(0, 1)
+            plane.read(seen, torch.float32).repeat_interleave(groups, 1).transpose(0, 1)
             for plane in (self.cache.keys(1), self.cache.values(1))
         )
         return F.scaled_dot_product_attention(query_HD.float()[:, None], key, value)[:, 0]
@@ -102,13 +101,17 @@ def step(decode: DecodeRows, prefill: tuple[PrefillChunk, ...], rows: int) -> St
     return StepBatch(nothing, nothing, nothing, nothing[:0], decode, prefill)
 
 
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("window", [None, 1, 20, 1000])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
-def test_decode_attention(heads: int, kv_heads: int, head_dim: int, window: int | None) -> None:
+def test_decode_attention(
+    heads: int, kv_heads: int, head_dim: int, window: int | None, kv_dtype: str, random_cache: RandomCache
+) -> None:
     torch.manual_seed(0)
     lengths = np.array([1, BLOCK, BLOCK + 1, SPLIT_TOKENS, SPLIT_TOKENS + 1, 3 * SPLIT_TOKENS - 5], np.int32)
     width = -(-int(lengths.max()) // BLOCK)
-    attention = Attention(heads, kv_heads, head_dim, window, len(lengths) * width)
+    cache = random_cache(KVSpec("f", 2, kv_heads, head_dim, BLOCK, kv_dtype), len(lengths) * width)
+    attention = Attention(heads, window, cache)
     blocks = np.random.default_rng(0).permutation(len(lengths) * width).astype(np.int32).reshape(len(lengths), width)
     query = torch.randn(len(lengths), heads, head_dim).bfloat16()
     decode = DecodeRows(blocks, lengths, np.arange(len(lengths), dtype=np.int32))
@@ -118,14 +121,18 @@ def test_decode_attention(heads: int, kv_heads: int, head_dim: int, window: int 
         torch.testing.assert_close(out[row].float(), attention.dense(query[row], slots), atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("window", [None, 1, 20, 1000])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
-def test_prefill_attention(heads: int, kv_heads: int, head_dim: int, window: int | None) -> None:
+def test_prefill_attention(
+    heads: int, kv_heads: int, head_dim: int, window: int | None, kv_dtype: str, random_cache: RandomCache
+) -> None:
     """Chunks of many lengths, with and without a prefix, in one step."""
     torch.manual_seed(0)
     shapes = [(2, 0), (7, 0), (64, 0), (65, 3), (100, 64), (9, 130), (200, 1)]
     total = sum(new + before for new, before in shapes)
-    attention = Attention(heads, kv_heads, head_dim, window, -(-total // BLOCK))
+    cache = random_cache(KVSpec("f", 2, kv_heads, head_dim, BLOCK, kv_dtype), -(-total // BLOCK))
+    attention = Attention(heads, window, cache)
     free = torch.randperm(total)
     chunks, first_row = [], 0
     for new, before in shapes:
@@ -216,15 +223,18 @@ def test_a_row_is_the_same_bit_for_bit_whoever_else_is_in_the_batch(
         assert run_requests(engine(), {request_id: one})[request_id] == together[request_id]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_speculation_changes_no_bit(temperature: float, references: Callable[..., Any], run_requests: Any) -> None:
+@pytest.mark.parametrize(("temperature", "kv_dtype"), [(0.0, "auto"), (0.9, "auto"), (0.9, "int8")])
+def test_speculation_changes_no_bit(
+    temperature: float, kv_dtype: str, references: Callable[..., Any], run_requests: Any
+) -> None:
     reference = references("qwen3-tied", is_wide=True)
     phrase = [7, 8, 9, 10, 11, 12, 13, 14]
     sampling = Sampling(max_tokens=48, temperature=temperature, seed=3, num_logprobs=2)
     requests = {f"r{n}": (phrase * n, sampling) for n in (3, 6, 9)}
     answers = []
     for speculation in ("off", "auto"):
-        engine = reference.engine(dtype="bfloat16", kernels="native", max_step_tokens=512, speculation=speculation)
+        settings = {"dtype": "bfloat16", "kernels": "native", "kv_dtype": kv_dtype, "speculation": speculation}
+        engine = reference.engine(max_step_tokens=512, **settings)
         outputs = run_requests(engine, requests)
         answers.append({name: [(o.token_ids, o.logprobs) for o in outputs[name]] for name in outputs})
     flat = [

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from tokenworks.engine.kernels.bits import bits_of, narrow, shift_of, widen
 from tokenworks.engine.kernels.rows import HeadPreparation, add_rms_norm, rms_norm
+from tokenworks.engine.kv_cache import Plane
 
 EPS = 1e-5
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
@@ -55,7 +56,7 @@ def test_heads_are_normed_rotated_and_stored(num_rows: int, dtype: torch.dtype, 
     positions = torch.randint(0, 50, (num_rows,))
     slots = torch.randperm(num_slots)[:num_rows]
     keys, values = torch.zeros(2, num_slots, kv_heads, head_dim, dtype=dtype)
-    query = HeadPreparation(heads, norms, EPS)(qkv, rope, positions, slots, keys, values)
+    query = HeadPreparation(heads, norms, EPS)(qkv, rope, positions, slots, Plane(keys), Plane(values))
 
     q, k, v = torch.split(qkv.float().view(num_rows, -1, head_dim), [heads, kv_heads, kv_heads], dim=1)
     if norms is not None:

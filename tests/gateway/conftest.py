@@ -209,7 +209,7 @@ class ScriptedWorker:
 
 
 def _hello(worker_id: str, window: int, protocol: int) -> wire.Hello:
-    card = Card("cpu: scripted", 1, "float32", "float32", 1, 1, 1, 100, (), (), 0, 0, 0, 0, 0, 0)
+    card = Card("cpu: scripted", 1, "float32", "float32", 1, 1, "float32", 1, 100, (), (), 0, 0, 0, 0, 0, 0)
     spec = KVSpec("scripted", 1, 1, 8, 4, "float32")
     return wire.Hello(protocol, worker_id, os.getpid(), "tiny-echo", window, spec, card)
 

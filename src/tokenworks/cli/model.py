@@ -97,7 +97,7 @@ def _expert_rows(experts: ExpertsConfig) -> list[tuple[str, str | None]]:
 
 
 def _shape_rows(found: Inspection, shape: ModelConfig) -> list[tuple[str, str | None]]:
-    kv = [f"{found.kv_bytes_per_token(dtype):,} bytes in {dtype}" for dtype in ("bfloat16", "float32")]
+    kv = [f"{found.kv_bytes_per_token(dtype):,} bytes in {dtype}" for dtype in ("bfloat16", "float32", "int8")]
     return [
         ("architecture", shape.architecture),
         ("layers, hidden size", f"{shape.num_layers}, {shape.hidden_size}"),

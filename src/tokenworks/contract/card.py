@@ -30,10 +30,11 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     device: str  # such as "cpu: AMD EPYC"
     threads: int
-    dtype: str
+    dtype: str  # of activations
     weights: str  # the form they are multiplied in: a dtype, or such as "int8" or "gptq integers"
     weight_bytes: int  # in memory
     active_weight_bytes: int  # of those, what a decode step of one sequence reads: less where experts rest
+    kv_dtype: str  # as KVSpec.dtype
     kv_bytes_per_token: int
     kv_capacity_tokens: int
     prefill_points: tuple[PrefillPoint, ...]

@@ -35,7 +35,7 @@ class EngineSettings(_Section, frozen=True):
 
     dtype: Annotated[
         Literal["auto", "bfloat16", "float32"],
-        Meta(description="Arithmetic of weights and KV; auto: the checkpoint's where this CPU is fast at it."),
+        Meta(description="Arithmetic of weights and activations; auto: the checkpoint's where this CPU is fast at it."),
     ] = "auto"
     quantize: Annotated[
         Literal["none", "int8", "int4"],
@@ -49,6 +49,10 @@ class EngineSettings(_Section, frozen=True):
     kv_bytes: Annotated[
         int, Meta(ge=0, description="Bytes of KV cache per worker; 0: a share of the free memory, touched as used.")
     ] = 0
+    kv_dtype: Annotated[
+        Literal["auto", "int8"],
+        Meta(description="How KV is stored; auto: as `dtype`; int8: half the bytes of bfloat16, a little less exact."),
+    ] = "auto"
     block_tokens: Annotated[int, Meta(ge=1, le=1024, description="Tokens per KV block; one value per pool.")] = 32
     max_running: Annotated[int, Meta(ge=1, description="Sequences in one step at most.")] = 64
     max_step_tokens: Annotated[

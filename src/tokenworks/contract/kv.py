@@ -15,6 +15,9 @@ from typing import Final
 import msgspec
 
 NAME_BYTES: Final = 16
+SCALE_BYTES: Final = 4
+"""int8 only: one float32 for a token's key, or value, of one layer and head."""
+
 BlockName = bytes
 
 
@@ -26,13 +29,19 @@ class KVSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_kv_heads: int
     head_dim: int
     block_tokens: int
-    dtype: str
+    dtype: str  # of what is stored: "int8" comes with a scale a head
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of keys and values of one token over all layers."""
-        itemsize = {"bfloat16": 2, "float16": 2, "float32": 4}[self.dtype]
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
+        itemsize = {"bfloat16": 2, "float16": 2, "float32": 4, "int8": 1}[self.dtype]
+        head_bytes = self.head_dim * itemsize + (SCALE_BYTES if self.is_quantized else 0)
+        return 2 * self.num_layers * self.num_kv_heads * head_bytes
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether keys and values are stored as whole numbers with scales."""
+        return self.dtype == "int8"
 
 
 def root_name(fingerprint: str, salt: str = "") -> BlockName:

@@ -30,8 +30,8 @@ def attend(query_THD: Tensor, cache: KVCache, layer: int, batch: StepBatch, wind
 def _prefill(query_NHD: Tensor, cache: KVCache, layer: int, chunk: PrefillChunk, window: int | None) -> Tensor:
     slots = chunk.slots
     first = 0 if window is None else max(0, chunk.context_tokens - window + 1)  # what no row can see is not read
-    key_LKD = cache.keys(layer)[slots[first:]]
-    value_LKD = cache.values(layer)[slots[first:]]
+    key_LKD = cache.keys(layer).read(slots[first:], query_NHD.dtype)
+    value_LKD = cache.values(layer).read(slots[first:], query_NHD.dtype)
     is_plain = chunk.context_tokens == 0 and (window is None or chunk.num_tokens <= window)
     mask = None if is_plain else _mask(chunk, first, window)
     out_HND = F.scaled_dot_product_attention(

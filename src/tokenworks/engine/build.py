@@ -48,17 +48,20 @@ def build_engine(directory: Path, settings: EngineSettings, num_workers: int, pr
     window = min(settings.max_context_tokens or config.max_context_tokens, config.max_context_tokens)
     model = choose_kernels(settings.kernels, Decoder(config, weights, dtype, window, progress))
     spec = KVSpec(
-        fingerprint=weights.fingerprint(str(dtype)),
+        fingerprint=weights.fingerprint(numerics(dtype, settings.kv_dtype)),
         num_layers=config.num_layers,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         block_tokens=settings.block_tokens,
-        dtype=name_of(dtype),
+        dtype=name_of(dtype) if settings.kv_dtype == "auto" else settings.kv_dtype,
     )
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
     limits = _limits(settings, capacity)
-    log.info("weights: %s, %d MiB a step", model.weights, model.num_bytes >> 20)
-    log.info("KV: %d blocks of %d tokens; window %d", capacity.num_blocks, spec.block_tokens, limits.max_context_tokens)
+    log.info("weights: %s, %d MiB", model.weights, model.num_bytes >> 20)
+    log.info(
+        "KV: %d blocks of %d tokens in %s; window %d",
+        *(capacity.num_blocks, spec.block_tokens, spec.dtype, limits.max_context_tokens),
+    )
     speculator = None if settings.speculation == "off" else Speculator()
     return Engine(model, spec, capacity.num_blocks, limits, speculator)
 
@@ -78,6 +81,11 @@ def choose_dtype(wanted: str, config: ModelConfig) -> torch.dtype:
         is_half = config.dtype in ("bfloat16", "float16")
         return torch.bfloat16 if is_half and has_fast_bf16() else torch.float32
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def numerics(dtype: torch.dtype, kv_dtype: str) -> str:
+    """What, besides weights and config, two engines must share for the KV of one to be the other's."""
+    return str(dtype) if kv_dtype == "auto" else f"{dtype} with KV in {kv_dtype}"
 
 
 def choose_kernels(wanted: str, decoder: Decoder) -> Model:

@@ -36,6 +36,7 @@ class Model(Protocol):
 
     config: ModelConfig
     weights: str  # the form they are multiplied in
+    dtype: torch.dtype  # of activations
 
     @property
     def num_bytes(self) -> int:

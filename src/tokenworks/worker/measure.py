@@ -92,10 +92,11 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
     return Card(
         device=f"cpu: {cpu_name()}",
         threads=threads,
-        dtype=engine.spec.dtype,
+        dtype=str(engine.model.dtype).removeprefix("torch."),
         weights=engine.model.weights,
         weight_bytes=engine.model.num_bytes,
         active_weight_bytes=engine.model.step_bytes(1),
+        kv_dtype=engine.spec.dtype,
         kv_bytes_per_token=engine.spec.bytes_per_token,
         kv_capacity_tokens=engine.load.total_blocks * engine.spec.block_tokens,
         prefill_points=tuple(measurement.prefill_points),

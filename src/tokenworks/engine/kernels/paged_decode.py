@@ -3,7 +3,8 @@
 The context of each row is cut into splits of fixed size; threads share the (row, split) items, each gives a partial
 softmax (maximum, sum, weighted values), and these are then merged. The cut depends on the row alone, so that a row's
 result does not depend on who else is in the batch. bf16 is widened to float32 on the way (its bits are the upper
-half of a float32's), and all sums are float32. Floor: the bytes of the rows' KV over the memory bandwidth.
+half of a float32's), int8 codes to whole numbers: their scale meets a key's finished product and a value's weight, once
+a head, not once an element. All sums are float32. Floor: the bytes of the rows' KV over the memory bandwidth.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from tokenworks.engine.batch import DecodeRows
-from tokenworks.engine.kernels.bits import Array, bits_of, narrow, shift_of, widen
+from tokenworks.engine.kernels.bits import Array, bits_of, narrow, plane_arrays, shift_of, widen
 from tokenworks.engine.kv_cache import KVCache
 
 SERIAL_ELEMENTS: Final = 1 << 16  # of keys: below this, waking another thread costs more than it does
@@ -35,8 +36,8 @@ def paged_decode(
     kernel = _partials_serial if is_small else _partials_parallel
     kernel(
         bits_of(query_THD),
-        bits_of(cache.keys(layer)),
-        bits_of(cache.values(layer)),
+        *plane_arrays(cache.keys(layer)),
+        *plane_arrays(cache.values(layer)),
         shift,
         decode.blocks,
         cache.spec.block_tokens,
@@ -83,7 +84,7 @@ def _scaled_query(query: Array, shift: np.uint32, out: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _scores(query: Array, keys: Array, shift: np.uint32, slots: Array, scores: Array) -> None:
+def _scores(query: Array, keys: Array, scales: Array | None, shift: np.uint32, slots: Array, scores: Array) -> None:
     """Products of float32 query heads [H, D] with the keys in `slots`, to scores [H, tokens].
 
     Indexes a token's heads as a whole: a slice per token and head would cost more than the arithmetic.
@@ -96,17 +97,23 @@ def _scores(query: Array, keys: Array, shift: np.uint32, slots: Array, scores: A
     for t in range(slots.shape[0]):
         token = keys[slots[t]]
         for k in range(num_kv_heads):
-            for d in range(head_dim):
-                bits[d] = np.uint32(token[k, d]) << shift
+            if scales is None:
+                for d in range(head_dim):
+                    bits[d] = np.uint32(token[k, d]) << shift
+            else:
+                for d in range(head_dim):
+                    wide[d] = np.float32(token[k, d])
             for h in range(k * groups, (k + 1) * groups):
                 total = np.float32(0)
                 for d in range(head_dim):
                     total += query[h, d] * wide[d]
-                scores[h, t] = total
+                scores[h, t] = total if scales is None else total * scales[slots[t], k]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _weighted_values(scores: Array, values: Array, shift: np.uint32, slots: Array, out: Array) -> None:
+def _weighted_values(
+    scores: Array, values: Array, scales: Array | None, shift: np.uint32, slots: Array, out: Array
+) -> None:
     """Sum of the values in `slots`, weighted by scores [H, tokens], to out [H, D]."""
     head_dim = out.shape[1]
     num_kv_heads = values.shape[1]
@@ -117,25 +124,37 @@ def _weighted_values(scores: Array, values: Array, shift: np.uint32, slots: Arra
     for t in range(slots.shape[0]):
         token = values[slots[t]]
         for k in range(num_kv_heads):
-            for d in range(head_dim):
-                bits[d] = np.uint32(token[k, d]) << shift
+            if scales is None:
+                for d in range(head_dim):
+                    bits[d] = np.uint32(token[k, d]) << shift
+            else:
+                for d in range(head_dim):
+                    wide[d] = np.float32(token[k, d])
             for h in range(k * groups, (k + 1) * groups):
-                weight = scores[h, t]
+                weight = scores[h, t] if scales is None else scores[h, t] * scales[slots[t], k]
                 for d in range(head_dim):
                     out[h, d] += weight * wide[d]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _one_split(
-    query: Array, keys: Array, values: Array, shift: np.uint32, slots: Array, out: Array, stats: Array
+    query: Array,
+    keys: Array,
+    key_scales: Array | None,
+    values: Array,
+    value_scales: Array | None,
+    shift: np.uint32,
+    slots: Array,
+    out: Array,
+    stats: Array,
 ) -> None:
     """Partial attention of one row [H, D] over the tokens in `slots`."""
     scaled = np.empty(query.shape, np.float32)
     scores = np.empty((query.shape[0], slots.shape[0]), np.float32)
     _scaled_query(query, shift, scaled)
-    _scores(scaled, keys, shift, slots, scores)
+    _scores(scaled, keys, key_scales, shift, slots, scores)
     _softmax_in_place(scores, stats)
-    _weighted_values(scores, values, shift, slots, out)
+    _weighted_values(scores, values, value_scales, shift, slots, out)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -151,7 +170,9 @@ def _slots(table: Array, start: int, end: int, block_tokens: int) -> Array:
 def _partials_serial(
     query: Array,
     keys: Array,
+    key_scales: Array | None,
     values: Array,
+    value_scales: Array | None,
     shift: np.uint32,
     blocks: Array,
     block_tokens: int,
@@ -164,14 +185,16 @@ def _partials_serial(
     """Every piece's partial attention: out [pieces, H, D], stats [pieces, H, 2]."""
     for i in range(rows.shape[0]):
         slots = _slots(blocks[rows[i]], starts[i], ends[i], block_tokens)
-        _one_split(query[rows[i]], keys, values, shift, slots, out[i], stats[i])
+        _one_split(query[rows[i]], keys, key_scales, values, value_scales, shift, slots, out[i], stats[i])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, parallel=True)
 def _partials_parallel(
     query: Array,
     keys: Array,
+    key_scales: Array | None,
     values: Array,
+    value_scales: Array | None,
     shift: np.uint32,
     blocks: Array,
     block_tokens: int,
@@ -184,7 +207,7 @@ def _partials_parallel(
     """The same, shared by the threads."""
     for i in numba.prange(rows.shape[0]):
         slots = _slots(blocks[rows[i]], starts[i], ends[i], block_tokens)
-        _one_split(query[rows[i]], keys, values, shift, slots, out[i], stats[i])
+        _one_split(query[rows[i]], keys, key_scales, values, value_scales, shift, slots, out[i], stats[i])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenworks.engine.kernels.bits import Array, bits_of, narrow, shift_of, widen
+from tokenworks.engine.kernels.bits import Array, bits_of, encode, narrow, plane_arrays, shift_of, widen
+from tokenworks.engine.kv_cache import Plane
 
 PARALLEL_ELEMENTS: Final = 1 << 15
 
@@ -47,13 +48,13 @@ class HeadPreparation:
         self._eps = np.float32(eps)
 
     def __call__(
-        self, qkv_TD: Tensor, rope: Tensor, positions_T: Tensor, slots_T: Tensor, keys: Tensor, values: Tensor
+        self, qkv_TD: Tensor, rope: Tensor, positions_T: Tensor, slots_T: Tensor, keys: Plane, values: Plane
     ) -> Tensor:
         """Rows [T, (H + 2K) * D] to queries [T, H, D]; keys and values go to their slots of [slot, K, D].
 
         `rope` is float32 [positions, 2, D / 2], cos and sin.
         """
-        head_dim = keys.shape[2]
+        head_dim = keys.data.shape[2]
         query_THD = torch.empty(qkv_TD.shape[0], self._num_heads, head_dim, dtype=qkv_TD.dtype)
         kernel = _prepare_parallel if qkv_TD.numel() > PARALLEL_ELEMENTS else _prepare_serial
         kernel(
@@ -67,8 +68,8 @@ class HeadPreparation:
             slots_T.numpy(),
             shift_of(qkv_TD.dtype),
             bits_of(query_THD),
-            bits_of(keys),
-            bits_of(values),
+            *plane_arrays(keys),
+            *plane_arrays(values),
         )
         return query_THD
 
@@ -125,11 +126,14 @@ def _prepare_row(
     turn: Array,
     shift: np.uint32,
     query_HD: Array,
-    key_KD: Array,
-    value_KD: Array,
+    slot: int,
+    keys: Array,
+    key_scales: Array | None,
+    values: Array,
+    value_scales: Array | None,
 ) -> None:
     num_heads, head_dim = query_HD.shape
-    num_kv_heads = key_KD.shape[0]
+    num_kv_heads = keys.shape[1]
     bits = np.empty(head_dim, np.uint32)
     wide = bits.view(np.float32)
     for h in range(num_heads + num_kv_heads):
@@ -137,11 +141,21 @@ def _prepare_row(
         if has_norm:
             _scale_to_unit(wide, query_norm if h < num_heads else key_norm, eps)
         _rotate(wide, turn[0], turn[1])
-        narrow(bits, shift, query_HD[h] if h < num_heads else key_KD[h - num_heads])
+        if h < num_heads:
+            narrow(bits, shift, query_HD[h])
+        elif key_scales is None:
+            narrow(bits, shift, keys[slot, h - num_heads])
+        else:
+            key_scales[slot, h - num_heads] = encode(wide, keys[slot, h - num_heads])
     first_value = (num_heads + num_kv_heads) * head_dim
     for k in range(num_kv_heads):
-        for d in range(head_dim):
-            value_KD[k, d] = qkv[first_value + k * head_dim + d]
+        start = first_value + k * head_dim
+        if value_scales is None:
+            for d in range(head_dim):
+                values[slot, k, d] = qkv[start + d]
+        else:
+            widen(qkv[start : start + head_dim], shift, bits)
+            value_scales[slot, k] = encode(wide, values[slot, k])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -181,11 +195,13 @@ def _prepare_serial(
     shift: np.uint32,
     query: Array,
     keys: Array,
+    key_scales: Array | None,
     values: Array,
+    value_scales: Array | None,
 ) -> None:
     for t in range(qkv.shape[0]):
-        turn, slot = rope[positions[t]], slots[t]
-        _prepare_row(qkv[t], has_norm, query_norm, key_norm, eps, turn, shift, query[t], keys[slot], values[slot])
+        turn, kv = rope[positions[t]], (slots[t], keys, key_scales, values, value_scales)
+        _prepare_row(qkv[t], has_norm, query_norm, key_norm, eps, turn, shift, query[t], *kv)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, parallel=True)
@@ -201,8 +217,10 @@ def _prepare_parallel(
     shift: np.uint32,
     query: Array,
     keys: Array,
+    key_scales: Array | None,
     values: Array,
+    value_scales: Array | None,
 ) -> None:
     for t in numba.prange(qkv.shape[0]):
-        turn, slot = rope[positions[t]], slots[t]
-        _prepare_row(qkv[t], has_norm, query_norm, key_norm, eps, turn, shift, query[t], keys[slot], values[slot])
+        turn, kv = rope[positions[t]], (slots[t], keys, key_scales, values, value_scales)
+        _prepare_row(qkv[t], has_norm, query_norm, key_norm, eps, turn, shift, query[t], *kv)

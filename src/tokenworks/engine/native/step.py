@@ -55,6 +55,7 @@ class NativeDecoder:
         self._matrix_rows = matrix_rows
         self.config = decoder.config
         self.weights = decoder.weights
+        self.dtype = decoder.dtype
         self._num_threads = num_threads
         self._kept: list[Any] = []
         self._windows = tuple(dict.fromkeys(self.config.windows))
@@ -225,7 +226,10 @@ def _form(product: Linear | QuantizedLinear) -> tuple[int, int]:
 def kv_struct(cache: KVCache) -> KVStruct:
     """The cache's memory."""
     return KVStruct(
-        data=cache.data.data_ptr(), num_slots=cache.data.shape[2], block_tokens=cache.spec.block_tokens, scales=None
+        data=cache.data.data_ptr(),
+        scales=None if cache.scales is None else cache.scales.data_ptr(),
+        num_slots=cache.data.shape[2],
+        block_tokens=cache.spec.block_tokens,
     )
 
 

@@ -27,7 +27,9 @@ inline Plane plane_of(const KV& kv, const Model& model, int layer, bool is_value
             model.num_kv_heads, model.head_dim};
 }
 
-// Writes a head given in float32. int8: scale = largest / 127, rounded to nearest.
+constexpr float kLeast = 1e-30f;  // a head that stays below is stored as zeros: its scale would leave float32
+
+// Writes a head given in float32. int8: scale = largest / 127, rounded to nearest, ties to even.
 inline void write_head(const Plane& plane, long head, const float* x) {
     const int width = plane.head_dim;
     if (!plane.scales) {
@@ -37,12 +39,12 @@ inline void write_head(const Plane& plane, long head, const float* x) {
     __m512 largest = _mm512_setzero_ps();
     for (int i = 0; i < width; i += 16) largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
     const float most = _mm512_reduce_max_ps(largest);
-    const __m512 factor = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
+    const __m512 factor = _mm512_set1_ps(most < kLeast ? 0.0f : 127.0f / most);
     for (int i = 0; i < width; i += 16)
         _mm_storeu_si128(
             reinterpret_cast<__m128i*>(plane.codes(head) + i),
             _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor))));
-    plane.scales[head] = most / 127.0f;
+    plane.scales[head] = most < kLeast ? 0.0f : most / 127.0f;
 }
 
 // 32 codes as bf16, exactly: their scale is left to the reader.
