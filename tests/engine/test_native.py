@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from ctypes import byref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from tokenworks.contract.request import Sampling
 from tokenworks.engine.batch import SPLIT_TOKENS, DecodeRows, PrefillChunk, StepBatch
 from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
+from tokenworks.engine.linear_quantized import QuantizedLinear
 from tokenworks.engine.native import library
+from tokenworks.engine.native.packing import pack
 from tokenworks.engine.native.step import NativeDecoder, batch_struct, kv_struct
+from tokenworks.engine.quantize import QuantizedWeight, quantize
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=f"native library: {library.missing()}")
 BLOCK = 16
@@ -50,6 +54,39 @@ def test_products(outputs: int, inputs: int, rows: int) -> None:
     library.load().tw_linear(byref(struct), x.data_ptr(), rows, out.data_ptr(), byref(space), 2)
     expected = (x.double() @ weight.double().T + bias.double()).float()
     torch.testing.assert_close(out.float(), expected, rtol=2**-8, atol=1e-3 * inputs**0.5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 7, 20, 49, 130])
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 32), (192, 64), (1000, 384), (128, 1024)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_products(bits: int, outputs: int, inputs: int, rows: int) -> None:
+    """The same as the portable loops, which round the rows in the same way, up to float32 sums and the bf16 result."""
+    torch.manual_seed(rows)
+    quantized, bias = quantize(torch.randn(outputs, inputs), bits), torch.randn(outputs)
+    x, out = torch.randn(rows, inputs).bfloat16(), torch.empty(rows, outputs, dtype=torch.bfloat16)
+    x[0, :32] = 0  # a group without a scale
+    linear = QuantizedLinear([quantized], [bias])
+    expected = linear(x.float())
+    packed = pack(linear)
+    groups = rows * inputs // quantized.group_size
+    codes = torch.empty(rows * inputs, dtype=torch.int8), torch.empty(groups), torch.empty(groups, dtype=torch.int32)
+    addresses = (memory.data_ptr() for memory in codes)
+    space = library.WorkspaceStruct(**dict(zip(("codes", "code_scales", "code_sums"), addresses, strict=True)))
+    library.load().tw_linear(byref(packed.struct), x.data_ptr(), rows, out.data_ptr(), byref(space), 2)
+    torch.testing.assert_close(out.float(), expected, rtol=2**-8, atol=1e-4 * inputs**0.5)
+
+
+def test_int4_scales_that_float16_would_round_are_kept_exactly() -> None:
+    values = torch.randint(-8, 8, (64, 64), dtype=torch.int8)
+    scales = torch.full((64, 2), 1 + 2**-20)
+    x, out = torch.ones(1, 64).bfloat16(), torch.empty(1, 64, dtype=torch.bfloat16)
+    packed = pack(QuantizedLinear([QuantizedWeight(values, scales, 4, 32)], None))
+    codes = torch.empty(64, dtype=torch.int8), torch.empty(2), torch.empty(2, dtype=torch.int32)
+    space = library.WorkspaceStruct(codes=codes[0].data_ptr(), code_scales=codes[1].data_ptr())
+    space.code_sums = codes[2].data_ptr()
+    library.load().tw_linear(byref(packed.struct), x.data_ptr(), 1, out.data_ptr(), byref(space), 1)
+    assert packed.struct.kind == 1  # int8, whose scales are float32
+    torch.testing.assert_close(out[0].float(), values.float().sum(dim=1), rtol=2**-8, atol=1e-3)
 
 
 class Attention:
@@ -162,9 +199,11 @@ class Tap:
         return logits
 
 
-def last_logits(reference: Any, kernels: str, prompts: list[list[int]], matrix_rows: int | None = None) -> Tensor:
+def last_logits(
+    reference: Any, kernels: str, prompts: list[list[int]], matrix_rows: int | None = None, **settings: Any
+) -> Tensor:
     """Logits behind each prompt, in bf16; a chunk of 16 at a time, so that those of 17 end in a decode row."""
-    engine = reference.engine(dtype="bfloat16", kernels=kernels, max_step_tokens=16, speculation="off")
+    engine = reference.engine(dtype="bfloat16", kernels=kernels, max_step_tokens=16, speculation="off", **settings)
     assert isinstance(engine.model, NativeDecoder) == (kernels == "native")
     if matrix_rows is not None:
         engine.model = NativeDecoder(engine.model.decoder, 2, matrix_rows)
@@ -202,6 +241,19 @@ def test_a_native_step_is_as_close_to_float32_as_a_portable_one(
 def typical(errors: Tensor) -> Tensor:
     """Root mean square of a typical prompt: a router's near tie, which rounding may turn, spoils one or two."""
     return errors.square().mean(dim=1).sqrt().median()
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["llama-biases-linear-rope", "qwen3-tied", "qwen3-moe"])
+def test_a_quantised_native_step_is_the_portable_one_up_to_rounding(
+    name: str, kind: str, references: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reference = references(name, is_wide=True)
+    rng = random.Random(4)
+    prompts = [[rng.randrange(512) for _ in range(length)] for length in (1, 17, 33, 65)]
+    portable, native = (last_logits(reference, kernels, prompts, quantize=kind) for kernels in ("portable", "native"))
+    assert typical(native - portable) < 0.1 * portable.std()
 
 
 @pytest.mark.parametrize("name", ["qwen3-tied", "mistral-sliding", "qwen3-moe"])

@@ -73,7 +73,7 @@ def test_the_second_start_reads_the_cache_and_is_the_same(
     kind: str, directory: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(directory, kind)
-    assert len(parts(cache)) == 4  # three layers and the head
+    assert len(parts(cache)) == 7  # attention and feed-forward of three layers, and the head
     names = matrices_read(monkeypatch)
     second = load(directory, kind)
     assert set(names) == {"model.embed_tokens.weight"}  # the table that tokens are looked up in stays float
@@ -227,7 +227,7 @@ def test_columns_that_no_group_divides_stay_floats(make_reference: Any, tmp_path
     model.save_pretrained(tmp_path / "narrow")
     layer = load(tmp_path / "narrow").model.layers[0]
     assert isinstance(layer.qkv, Linear)
-    assert not isinstance(layer.down, Linear)
+    assert not isinstance(layer.feed_forward.down, Linear)
 
 
 def test_a_checkpoint_that_is_quantised_already_is_not_rounded_again(directory: Path, cache: Path) -> None:

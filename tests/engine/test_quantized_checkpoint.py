@@ -196,11 +196,11 @@ def test_integers_and_scales_are_taken_over_exactly(kind: str, make: Any) -> Non
     directory, model = make(kind)
     engine = load(directory)
     for layer, reference in zip(engine.model.layers, model.model.layers, strict=True):
-        assert not isinstance(layer.down, Linear)
-        assert layer.down.bits == FORMATS[kind][2]
-        assert torch.equal(layer.down.weight.dequantized(), reference.mlp.down_proj.weight)
+        assert not isinstance(layer.feed_forward.down, Linear)
+        assert layer.feed_forward.down.bits == FORMATS[kind][2]
+        assert torch.equal(layer.feed_forward.down.weight.dequantized(), reference.mlp.down_proj.weight)
         both = torch.cat([reference.mlp.gate_proj.weight, reference.mlp.up_proj.weight])
-        assert torch.equal(layer.gate_up.weight.dequantized(), both)
+        assert torch.equal(layer.feed_forward.gate_up.weight.dequantized(), both)
     assert isinstance(engine.model.head, Linear)  # as the config's `ignore` has it
 
 
