@@ -118,6 +118,7 @@ def engine_settings(job: Job) -> EngineSettings:
     given.setdefault("kv_bytes", kv_bytes if config.dtype != "float32" else 2 * kv_bytes)
     given.setdefault("max_running", max(EngineSettings().max_running, job.max_batch))
     given.setdefault("threads", job.threads)
+    given.setdefault("speculation", "off")  # random models fall into loops, which it would guess: too kind to us
     return msgspec.convert(given, EngineSettings, strict=False)
 
 
