@@ -10,6 +10,7 @@ from __future__ import annotations
 from tokenworks.contract.kv import BlockName, child_name, root_name
 from tokenworks.contract.request import Request
 from tokenworks.policy.drafting import Drafting
+from tokenworks.policy.token_counts import TokenCounts
 
 
 class Sequence:
@@ -25,6 +26,7 @@ class Sequence:
         "preemptions",
         "request",
         "root",
+        "token_counts",
         "token_ids",
     )
 
@@ -39,6 +41,7 @@ class Sequence:
         self.cached_tokens: int | None = None  # prompt tokens found in the cache at first admission
         self.preemptions = 0
         self.drafting: Drafting | None = None  # what speculation, where it is on, has noted of this sequence
+        self.token_counts: TokenCounts | None = None  # what the sampler, where there are penalties, has counted
 
     @property
     def num_prompt(self) -> int:
