@@ -170,7 +170,7 @@ class NativeDecoder:
 
 def matrix_rows(decoder: Decoder) -> int | None:
     """From how many rows on oneDNN's products are the faster ones: where it has AMX, and weights are floats."""
-    has_floats = all(isinstance(product, Linear) for layer in decoder.layers for product in (layer.qkv, layer.out))
+    has_floats = all(isinstance(product, Linear) for layer in decoder.layers for product in _products(layer))
     return MATRIX_ROWS if has_floats and "amx_bf16" in library.cpu_flags() else None
 
 
