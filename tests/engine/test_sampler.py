@@ -154,3 +154,50 @@ def test_a_row_behind_drafts_is_sampled_as_if_they_had_been_output(settings: dic
     assert (ahead.logprobs[0] or []) == logprobs
     wrong = (output[1], output[2], (output[3] + 1) % 12, 0, 0)
     assert sample(logits, [chunk_of([1, 2], [5], wrong, **settings)]).token_ids == [output[1:4]]
+
+
+def test_penalties_follow_a_growing_sequence_and_leave_the_logits_as_they_were() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(3, 40) * 2
+    raw = logits.clone()
+    settings = {"temperature": 0.0, "repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.2}
+    growing = chunk_of([3, 3, 7], **settings)
+    plain = chunk_of([3, 3, 7], temperature=0)
+    for _ in range(30):
+        kept = growing.sequence.token_ids[:]
+        found = tokens(logits[:2], [growing, plain])
+        assert found == [tokens(raw[:1], [chunk_of([3, 3, 7], kept[3:], **settings)])[0], int(raw[1].argmax())]
+        assert found[0] == int(penalised_by_definition(raw[0], [3, 3, 7], kept[3:], settings).argmax())
+        growing.sequence.token_ids.append(found[0])
+    assert len(set(growing.sequence.token_ids)) > 3
+    assert torch.equal(logits, raw)
+
+
+def penalised_by_definition(
+    logits: torch.Tensor, prompt: list[int], output: list[int], settings: dict[str, float]
+) -> torch.Tensor:
+    result = logits.clone()
+    for token in {*prompt, *output}:
+        factor = settings["repetition_penalty"]
+        result[token] = logits[token] / factor if logits[token] > 0 else logits[token] * factor
+    for token, count in Counter(output).items():
+        result[token] -= settings["presence_penalty"] + settings["frequency_penalty"] * count
+    return result
+
+
+def test_rows_that_share_their_memory_are_penalised_apart() -> None:
+    logits = torch.tensor([2.0, 1.9]).expand(2, -1)
+    rows = [chunk_of([0], temperature=0, repetition_penalty=3.0), chunk_of([1], temperature=0)]
+    assert tokens(logits, rows) == [1, 0]
+
+
+def test_more_logprobs_than_tokens_can_occur_are_those_that_can() -> None:
+    logits = torch.tensor([[0.0, float("-inf"), 1.0]])
+    (found,) = sample(logits, [chunk_of([0], temperature=0, num_logprobs=3)]).logprobs[0] or []
+    assert found.top_token_ids == [2, 0]
+
+
+def test_requests_get_as_many_logprobs_as_each_asked_for() -> None:
+    rows = [chunk_of([0], temperature=0, num_logprobs=count) for count in (0, None, 3, 1)]
+    found = sample(torch.randn(4, 9), rows).logprobs
+    assert [None if row is None else len(row[0].top_logprobs) for row in found] == [0, None, 3, 1]

@@ -24,7 +24,7 @@ from tokenworks.contract.wire import TokenLogprobs
 from tokenworks.engine.kernels.bits import Array
 from tokenworks.engine.kernels.logprobs import log_probabilities
 from tokenworks.engine.kernels.sampling import SETTINGS, choose
-from tokenworks.engine.penalties import penalised
+from tokenworks.engine.penalties import has_penalties, penalised
 from tokenworks.policy.scheduler import Chunk
 
 
@@ -46,8 +46,12 @@ def sample(logits_SV: Tensor, chunks: Rows[Chunk]) -> Sampled:
     rows = logits_SV.contiguous().numpy()
     ends = list(accumulate(chunk.num_sampled for chunk in chunks))
     assert ends[-1] == len(rows), "there are more logits than sampled rows"
-    with penalised(rows, chunks):
-        chosen = choose(rows, np.array([row for chunk in chunks for row in _settings_of(chunk)], SETTINGS))
+    settings = np.array([row for chunk in chunks for row in _settings_of(chunk)], SETTINGS)
+    if any(has_penalties(chunk.sequence.request.sampling) for chunk in chunks):
+        with penalised(rows, chunks):
+            chosen = choose(rows, settings)
+    else:
+        chosen = choose(rows, settings)
     token_ids = [
         _verified(chosen[end - chunk.num_sampled : end], chunk) for end, chunk in zip(ends, chunks, strict=True)
     ]

@@ -16,6 +16,7 @@ from tokenworks.engine.kernels.bits import Array
 from tokenworks.engine.kernels.row_scan import LOWEST
 
 _BINS: Final = 256
+_LANES: Final = 128
 
 
 @numba.njit(cache=True, nogil=True)
@@ -30,35 +31,70 @@ def boundary(values: Array, weights: Array, limit: float) -> tuple[np.float32, i
         low, high = _range(values)
         if low == high:
             return low, _count_ties(weights, before, limit)
-        scale = (_BINS - 1) / (np.float64(high) - np.float64(low))
-        sums = _binned(values, weights, high, scale)
-        bin_at = 0
-        while bin_at < _BINS - 1 and before + sums[bin_at] < limit:
-            before += sums[bin_at]
-            bin_at += 1
-        values, weights = _members(values, weights, high, scale, bin_at)
+        bins = _bins(values, low, high)
+        sums = _weight_of(bins, weights)
+        reached = 0
+        while reached < _BINS - 1 and before + sums[reached] < limit:
+            before += sums[reached]
+            reached += 1
+        values, weights = _members(values, weights, bins, reached)
 
 
 @numba.njit(cache=True, nogil=True)
 def keep(values: Array, token_ids: Array, lowest: np.float32, num_ties: int) -> int:
     """Move what the boundary keeps to the front, in order; how many these are."""
-    kept = 0
+    kept = np.uint64(0)
     for i in range(values.shape[0]):
-        is_tie = values[i] == lowest
-        is_kept = values[i] > lowest or (is_tie and num_ties > 0)
-        num_ties -= is_tie
-        values[kept], token_ids[kept] = values[i], token_ids[i]
-        kept += is_kept
-    return kept
+        value, token_id = values[i], token_ids[i]
+        values[kept], token_ids[kept] = value, token_id
+        if value == lowest:
+            kept += np.uint64(num_ties > 0)
+            num_ties -= 1
+        else:
+            kept += np.uint64(value > lowest)
+    return int(kept)
 
 
 @numba.njit(cache=True, nogil=True)
 def _range(values: Array) -> tuple[np.float32, np.float32]:
-    low = high = max(values[0], LOWEST)
-    for i in range(1, values.shape[0]):
-        value = max(values[i], LOWEST)
-        low, high = min(low, value), max(high, value)
-    return low, high
+    """Lowest and highest; lanes first, because the reduction of one variable is not made a loop of vectors."""
+    lows, highs = np.full(_LANES, np.inf, np.float32), np.full(_LANES, LOWEST, np.float32)
+    for start in range(0, values.shape[0], _LANES):
+        part = values[start : start + _LANES]
+        for j in range(part.shape[0]):
+            lows[j] = part[j] if part[j] < lows[j] else lows[j]
+            highs[j] = part[j] if part[j] > highs[j] else highs[j]
+    return max(lows.min(), LOWEST), highs.max()
+
+
+@numba.njit(cache=True, nogil=True)
+def _bins(values: Array, low: np.float32, high: np.float32) -> Array:
+    """uint8: 0 for the highest value, never falling as values do, the last one for the lowest (hence the rounding)."""
+    scale = (_BINS - 1) / (np.float64(high) - np.float64(low))
+    bins = np.empty(values.shape[0], np.uint8)
+    for i in range(values.shape[0]):
+        value = values[i] if values[i] > LOWEST else LOWEST
+        bins[i] = np.uint8(np.int32((np.float64(high) - np.float64(value)) * scale + 0.5))
+    return bins
+
+
+@numba.njit(cache=True, nogil=True)
+def _weight_of(bins: Array, weights: Array) -> Array:
+    sums = np.zeros(_BINS, np.float64)
+    for i in range(bins.shape[0]):
+        sums[bins[i]] += weights[i]
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def _members(values: Array, weights: Array, bins: Array, wanted: int) -> tuple[Array, Array]:
+    some_values, some_weights = np.empty(values.shape[0], values.dtype), np.empty(values.shape[0], weights.dtype)
+    count = 0
+    for i in range(bins.shape[0]):
+        if bins[i] == wanted:
+            some_values[count], some_weights[count] = values[i], weights[i]
+            count += 1
+    return some_values[:count], some_weights[:count]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -68,31 +104,3 @@ def _count_ties(weights: Array, before: float, limit: float) -> int:
         before += weights[kept]
         kept += 1
     return kept
-
-
-@numba.njit(cache=True, nogil=True)
-def _bin_of(value: np.float32, high: np.float32, scale: float) -> int:
-    """Never falls as the value does, and differs for the highest and the lowest."""
-    return min(int((np.float64(high) - np.float64(max(value, LOWEST))) * scale + 0.5), _BINS - 1)
-
-
-@numba.njit(cache=True, nogil=True)
-def _binned(values: Array, weights: Array, high: np.float32, scale: float) -> Array:
-    sums = np.zeros(_BINS, np.float64)
-    for i in range(values.shape[0]):
-        sums[_bin_of(values[i], high, scale)] += weights[i]
-    return sums
-
-
-@numba.njit(cache=True, nogil=True)
-def _members(values: Array, weights: Array, high: np.float32, scale: float, bin_at: int) -> tuple[Array, Array]:
-    count = 0
-    for i in range(values.shape[0]):
-        count += _bin_of(values[i], high, scale) == bin_at
-    some_values, some_weights = np.empty(count, values.dtype), np.empty(count, weights.dtype)
-    count = 0
-    for i in range(values.shape[0]):
-        if _bin_of(values[i], high, scale) == bin_at:
-            some_values[count], some_weights[count] = values[i], weights[i]
-            count += 1
-    return some_values, some_weights

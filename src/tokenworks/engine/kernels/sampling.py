@@ -20,11 +20,11 @@ from tokenworks.engine.kernels.row_scan import (
     LOWEST,
     LOWEST_POWER,
     STRETCH,
-    all_powers,
     collect,
     group_maxima,
     largest,
     place_of,
+    powers,
     stretch_sums,
 )
 
@@ -82,7 +82,7 @@ def _draw(values: Array, top: np.float32, scale: np.float32, sums: Array, unifor
         if before > target:
             break
     part = values[chosen * STRETCH : (chosen + 1) * STRETCH]
-    return chosen * STRETCH + _draw_within(all_powers(part, top, scale), target - start)
+    return chosen * STRETCH + _draw_within(powers(part, top, scale), target - start)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -115,7 +115,7 @@ def _draw_truncated(row: Array, maxima: Array, top: Any, scale: float, settings:
         lowest, num_ties = boundary(values, np.ones(values.shape[0], np.float32), float(settings.top_k))
         values = values[: keep(values, token_ids, lowest, num_ties)]
     if settings.top_p < 1:
-        weights = all_powers(values, top, narrow)
+        weights = powers(values, top, narrow)
         mass = mass if mass > 0 else _sum(weights)
         lowest, num_ties = boundary(values, weights, settings.top_p * mass)
         values = values[: keep(values, token_ids, lowest, num_ties)]
