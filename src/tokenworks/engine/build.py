@@ -21,7 +21,8 @@ from tokenworks.engine.checkpoint import name_of
 from tokenworks.engine.engine import Engine, Model
 from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Decoder, Progress
-from tokenworks.engine.native.step import NativeDecoder, matrix_rows, unsupported
+from tokenworks.engine.native.step import NativeDecoder
+from tokenworks.engine.native.support import matrix_rows, unsupported
 from tokenworks.engine.weights import open_weights
 from tokenworks.policy.scheduler import Limits
 from tokenworks.policy.speculation import Speculator
