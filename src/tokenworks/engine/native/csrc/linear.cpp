@@ -281,7 +281,7 @@ Input prepare(Team& team, const Linear& linear, const bf16* data, long stride, l
 
 int row_parts(long blocks, long rows, int threads) {
     const long panels = (rows + kPanelRows - 1) / kPanelRows;
-    return static_cast<int>(std::clamp(8L * threads / std::max(blocks, 1L), 1L, panels));
+    return static_cast<int>(std::clamp(64L * threads / std::max(blocks, 1L), 1L, panels));
 }
 
 static __mmask16 valid_lanes(int out, long column) {
