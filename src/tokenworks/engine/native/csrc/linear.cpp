@@ -198,11 +198,16 @@ struct QuantizedWeights {
     }
 };
 
+// Which of 16 outputs from `column` on exist.
+__mmask16 valid_lanes(int out, long column) {
+    const long left = std::max(0L, std::min(16L, out - column));
+    return static_cast<__mmask16>((1u << left) - 1);
+}
+
 void start(const Linear& linear, long block, int rows, Sums& sums) {
     for (int v = 0; v < kBlock; v += 16) {
         const long column = block * kBlock + v;
-        const long left = std::max(0L, std::min(16L, linear.out - column));
-        const __mmask16 valid = static_cast<__mmask16>((1u << left) - 1);
+        const __mmask16 valid = valid_lanes(linear.out, column);
         const __m512 bias = linear.bias ? _mm512_maskz_loadu_ps(valid, linear.bias + column) : _mm512_setzero_ps();
         for (int r = 0; r < rows; ++r) _mm512_store_ps(&sums.at[r][v], bias);
     }
@@ -282,11 +287,6 @@ Input prepare(Team& team, const Linear& linear, const bf16* data, long stride, l
 int row_parts(long blocks, long rows, int threads) {
     const long panels = (rows + kPanelRows - 1) / kPanelRows;
     return static_cast<int>(std::clamp(64L * threads / std::max(blocks, 1L), 1L, panels));
-}
-
-static __mmask16 valid_lanes(int out, long column) {
-    const long left = std::max(0L, std::min(16L, out - column));
-    return static_cast<__mmask16>((1u << left) - 1);
 }
 
 void block_of(const Linear& linear, const Input& input, long block, long begin, long end, const Output& output) {
