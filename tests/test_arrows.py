@@ -21,14 +21,15 @@ ALLOWED: dict[str, set[str]] = {
     "text": {"contract"},
     "plan": {"contract", "policy"},
     "bench": {"contract", "plan"},
+    "kv": {"contract", "policy"},
     "engine": {"contract", "policy"},
-    "worker": {"contract", "policy", "engine"},
+    "worker": {"contract", "policy", "engine", "kv"},
     "gateway": {"contract", "policy", "text"},
     "fleet": {"contract"},
-    "cli": {"contract", "policy", "text", "plan", "bench", "engine", "worker", "gateway", "fleet"},
+    "cli": {"contract", "policy", "text", "plan", "bench", "engine", "worker", "gateway", "fleet", "kv"},
     "embedded": set(),  # a checkpoint's files, no code
 }
-WITHOUT_ENGINE = ("contract", "policy", "text", "plan", "bench", "gateway", "fleet", "cli")
+WITHOUT_ENGINE = ("contract", "policy", "text", "plan", "bench", "gateway", "fleet", "kv", "cli")
 ENGINE_LIBRARIES = ("torch", "numba", "transformers")
 
 IMPORT_ALL = """

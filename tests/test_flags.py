@@ -17,10 +17,14 @@ ENGINE = """
     --speculation --threads
     --price-per-hour --watts
 """
+KV = """
+    --kv-host-bytes --kv-disk-path --kv-disk-bytes --kv-remote --kv-sync-s --kv-store-address --kv-exchange
+    --kv-tenant-sharing
+"""
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} --workers --drain-s --log-level --config --settings",
-    "gateway": f"MODEL {GATEWAY} --drain-s --log-level --config --settings --parent",
-    "worker": f"MODEL {ENGINE} --id --gateway --drain-s --log-level --config --settings --parent",
+    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} --workers --drain-s --log-level --config --settings",
+    "gateway": f"MODEL {GATEWAY} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
+    "worker": f"MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --drain-s --log-level --config --settings --parent",
     "doctor": "",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",

@@ -20,7 +20,7 @@ _parent = click.option("--parent", type=int, hidden=True, help="End when this pr
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("gateway", "fleet.drain_s", "fleet.log_level")
+@takes_settings("gateway", "kv.tenant_sharing", "fleet.drain_s", "fleet.log_level")
 @_parent
 def gateway(parent: int | None, **options: Any) -> None:
     """Run one gateway by hand, for instance in front of workers on other machines.
@@ -51,7 +51,7 @@ def gateway(parent: int | None, **options: Any) -> None:
     metavar="ADDRESS",
     help="A gateway's worker address to dial, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
 )
-@takes_settings("engine", "fleet.drain_s", "fleet.log_level")
+@takes_settings("engine", "kv.store_address", "kv.exchange", "fleet.drain_s", "fleet.log_level")
 @_parent
 def worker(worker_id: str, gateways: tuple[str, ...], parent: int | None, **options: Any) -> None:
     """Run one worker by hand, for instance on another machine than the gateway.

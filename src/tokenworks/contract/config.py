@@ -73,6 +73,57 @@ class EngineSettings(_Section, frozen=True):
     watts: Annotated[float, Meta(ge=0, description="Power a worker draws, for its card; 0: not stated.")] = 0.0
 
 
+class KVSettings(_Section, frozen=True):
+    """The host's KV store: blocks kept beyond the workers' own memory, and shared among them."""
+
+    host_bytes: Annotated[
+        int, Meta(ge=0, description="Memory of the store; 0: none, or 1 GiB where a disk or a remote tier is set.")
+    ] = 0
+    disk_path: Annotated[str, Meta(description="Folder of the disk tier; empty: no disk tier.")] = ""
+    disk_bytes: Annotated[int, Meta(ge=0, description="Most bytes in that folder.")] = 20 << 30
+    remote: Annotated[
+        str, Meta(description="Remote tier, redis://HOST:PORT or s3://BUCKET/PREFIX?endpoint=URL; empty: none.")
+    ] = ""
+    sync_s: Annotated[
+        float, Meta(gt=0, description="A block that was put longer ago than this many seconds is safe on disk.")
+    ] = 5.0
+    store_address: Annotated[
+        str, Meta(description="ZeroMQ address where workers reach the store; empty: a private socket on this machine.")
+    ] = ""
+    exchange: Annotated[
+        Literal["exact", "any"],
+        Meta(
+            description="Whose blocks a worker takes: those of its own numerics class (exact), or any of the model's."
+        ),
+    ] = "exact"
+    tenant_sharing: Annotated[bool, Meta(description="Whether tenants may find each other's blocks.")] = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a store at all."""
+        return bool(self.host_bytes or self.disk_path or self.remote)
+
+
+class WorkerGroup(_Section, frozen=True):
+    """Workers of one kind: an entry of `[[workers]]`, which may hold any key of `[engine]` too, for these alone."""
+
+    count: Annotated[int, Meta(ge=1, le=1024, description="How many of them.")] = 1
+    role: Annotated[
+        Literal["both", "prefill", "decode"],
+        Meta(description="What they are for: whole requests, prompts for others, or what follows the prompt."),
+    ] = "both"
+    runs: Annotated[
+        Literal["tokenworks", "openvino", "openai"],
+        Meta(description="The engine: this one, OpenVINO, or any server with OpenAI's API at `url`."),
+    ] = "tokenworks"
+    device: Annotated[str, Meta(description="OpenVINO only: CPU, GPU or NPU.")] = "CPU"
+    url: Annotated[str, Meta(description="openai only: the server's base URL, such as http://10.0.0.7:8000/v1.")] = ""
+    upstream_model: Annotated[
+        str, Meta(description="openai only: the model's name there; empty: the first that it lists.")
+    ] = ""
+    engine: EngineSettings = EngineSettings()  # of the whole system, with what the entry says instead
+
+
 class FleetSettings(_Section, frozen=True):
     """The supervisor."""
 
@@ -91,4 +142,6 @@ class Settings(_Section, frozen=True):
     model: Annotated[str, Meta(description="Checkpoint directory; empty: the embedded model.")] = ""
     gateway: GatewaySettings = GatewaySettings()
     engine: EngineSettings = EngineSettings()
+    kv: KVSettings = KVSettings()
     fleet: FleetSettings = FleetSettings()
+    workers: tuple[WorkerGroup, ...] = ()  # empty: `fleet.workers` of one kind

@@ -3,12 +3,17 @@
 A block is named by what it contains: `H(parent name, token ids)`, starting from a root that covers the model's
 fingerprint and the tenant's salt. Two blocks with one name hold the same keys and values, wherever they were computed,
 so a name is all that a router, a tier or another worker needs. Only full blocks have names.
+
+Where a pool demands exactness the fingerprint covers the numerics class too (dtype of activations, form of weights,
+dtype of KV), so that unlike engines share nothing; where it does not, a name stands for the same tokens under the same
+weights, and a block says in its header in which dtype it is stored.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from enum import StrEnum
 from hashlib import blake2b
 from typing import Final
 
@@ -21,15 +26,27 @@ SCALE_BYTES: Final = 4
 BlockName = bytes
 
 
+class Tier(StrEnum):
+    """Where a block is, from near to far."""
+
+    DEVICE = "device"  # a worker's own memory
+    HOST = "host"  # the store's shared memory
+    DISK = "disk"
+    REMOTE = "remote"
+
+
 class KVSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The KV that a worker computes and can hold."""
 
-    fingerprint: str
-    num_layers: int
-    num_kv_heads: int
+    fingerprint: str  # of weights, config and rotary parameters; of the numerics class too where exactness is asked for
+    num_layers: int  # held, from first_layer on
+    num_kv_heads: int  # held, from first_kv_head on
     head_dim: int
     block_tokens: int
     dtype: str  # of what is stored: "int8" comes with a scale a head
+    numerics: str = ""  # its class, such as "bfloat16" or "bfloat16, weights int8": shown in tables
+    first_layer: int = 0
+    first_kv_head: int = 0
 
     @property
     def bytes_per_token(self) -> int:
@@ -37,6 +54,11 @@ class KVSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         itemsize = {"bfloat16": 2, "float16": 2, "float32": 4, "int8": 1}[self.dtype]
         head_bytes = self.head_dim * itemsize + (SCALE_BYTES if self.is_quantized else 0)
         return 2 * self.num_layers * self.num_kv_heads * head_bytes
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of a full block's payload, scales included."""
+        return self.bytes_per_token * self.block_tokens
 
     @property
     def is_quantized(self) -> bool:

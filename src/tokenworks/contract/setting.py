@@ -2,7 +2,8 @@
 
 The loader, the command line's options and the reference page are made from this list, so a setting's name, type, range,
 default and reason are written once, as a field in `config`. A setting `engine.kv_bytes` is the key `kv_bytes` of the
-table `[engine]`, the environment name `TOKENWORKS_ENGINE_KV_BYTES` and the option `--kv-bytes`.
+table `[engine]`, the environment name `TOKENWORKS_ENGINE_KV_BYTES` and the option `--kv-bytes`; of the section `kv` the
+last carries its name: `kv.host_bytes` is `--kv-host-bytes`.
 
 Invariant: option names are unique over all sections (a test holds it).
 """
@@ -20,6 +21,7 @@ from tokenworks.contract.config import Settings
 
 ENVIRONMENT_PREFIX: Final = "TOKENWORKS_"
 NOT_SETTINGS: Final = frozenset({"TOKENWORKS_API_KEY", "TOKENWORKS_TRACES"})  # read by `tokenworks bench`, by tests
+_FLAG_PREFIXES: Final = {"kv": "kv_"}  # of sections whose names alone would say too little
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 _BYTES: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?|)(?:B|b)?", re.ASCII)
@@ -48,7 +50,7 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def flag(self) -> str:
         """The command line's option."""
-        return "--" + self.name.replace("_", "-")
+        return "--" + (_FLAG_PREFIXES.get(self.section, "") + self.name).replace("_", "-")
 
     @property
     def is_bytes(self) -> bool:
@@ -99,7 +101,7 @@ def _settings_of(section: str) -> list[Setting]:
     found = []
     for field in msgspec.structs.fields(section_types()[section]):
         described = inspect.type_info(field.type)
-        if isinstance(described, inspect.StructType):
+        if isinstance(described, inspect.StructType | inspect.VarTupleType):
             continue
         schema = described.extra_json_schema or {} if isinstance(described, inspect.Metadata) else {}
         bare = described.type if isinstance(described, inspect.Metadata) else described

@@ -4,7 +4,8 @@ A worker dials in to a gateway (ZeroMQ DEALER to ROUTER) and says `Hello`; from 
 own clock, a `StepOutput` after each step that produced something for this gateway, and `BlocksChanged` when its prefix
 cache changed. The gateway answers with `Submit` and `Cancel`, or with `Rejoin` where it does not know the worker (the
 gateway restarted): the worker then drops what it ran for that gateway and says `Hello` again. The supervisor, which
-sees a child die at once, says `WorkerExited`.
+sees a child die at once, says `WorkerExited`. A host's KV store dials in too and says `StoreStatus` every second; it
+waits for no answer.
 
 Every frame is validated as it is decoded; unknown fields are errors. `PROTOCOL` changes with any change of these types.
 """
@@ -18,10 +19,10 @@ import msgspec
 
 from tokenworks.contract.card import Card
 from tokenworks.contract.errors import TokenworksError
-from tokenworks.contract.kv import BlockName, KVSpec
+from tokenworks.contract.kv import BlockName, KVSpec, Tier
 from tokenworks.contract.request import Request
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, omit_defaults=True):
@@ -35,6 +36,14 @@ class EndReason(StrEnum):
     LENGTH = "length"  # max_tokens or the window was reached
     CANCELLED = "cancelled"
     FAILED = "failed"
+
+
+class Role(StrEnum):
+    """What a worker is for, as it was configured; every worker can do everything."""
+
+    BOTH = "both"
+    PREFILL = "prefill"
+    DECODE = "decode"
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -59,9 +68,32 @@ class SequenceOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
     request_id: str
     token_ids: list[int] = []
+    text: str | None = None  # of a foreign server, which gives text and no ids
     logprobs: list[TokenLogprobs] | None = None  # one per token, where asked for
-    cached_tokens: int | None = None  # prompt tokens not computed; set with the first token
+    cached_tokens: int | None = None  # prompt tokens not computed, whatever tier they came from; with the first token
+    fetched_tokens: dict[Tier, int] | None = None  # of those, the ones that came from beyond the device
     end: End | None = None
+
+
+class TierTraffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker fetched from one tier since it started, and whether that paid."""
+
+    blocks: int = 0
+    num_bytes: int = 0
+    predicted_s: float = 0.0  # what fetching them was predicted to take
+    actual_s: float = 0.0  # what it took, from the decision to the last block's arrival
+    recompute_s: float = 0.0  # what computing them was predicted to take
+
+
+class KVTraffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A worker's exchange with its host's KV store since it started."""
+
+    is_attached: bool = False
+    published_blocks: int = 0
+    published_bytes: int = 0
+    fetched: dict[Tier, TierTraffic] = {}
+    faults: dict[str, int] = {}  # blocks that were promised and not used, by reason: see kv.format.BlockFault
+    declined_blocks: int = 0  # held by the store, and computed all the same: moving was predicted to be slower
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +107,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preemptions: int  # since start
     draft_tokens: int  # guessed ahead and computed, since start
     accepted_tokens: int  # of those, right
+    arriving: int = 0  # of the waiting ones, those whose KV is on its way from the store
+    kv: KVTraffic = KVTraffic()
 
 
 class Hello(Message, frozen=True):
@@ -85,8 +119,10 @@ class Hello(Message, frozen=True):
     pid: int
     model: str
     max_context_tokens: int
-    kv: KVSpec
+    kv: KVSpec | None  # None: its KV is its own affair (a foreign server)
     card: Card
+    role: Role = Role.BOTH
+    has_store: bool = False  # whether it publishes to, and fetches from, its host's KV store
 
 
 class Heartbeat(Message, frozen=True):
@@ -129,10 +165,38 @@ class WorkerExited(Message, frozen=True):
     reason: str
 
 
+class TierStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tier of a store. Counters count since the store started."""
+
+    blocks: int = 0
+    used_bytes: int = 0
+    limit_bytes: int = 0
+    is_up: bool = True
+    hits: int = 0  # blocks asked for and given
+    puts: int = 0  # blocks taken in
+    evictions: int = 0
+    read_bytes_per_s: float = 0.0  # as measured lately; 0: not yet
+    faults: dict[str, int] = {}  # by reason
+
+
+class StoreStatus(Message, frozen=True):
+    """A host's KV store is alive, and holds this much."""
+
+    store_id: str
+    pid: int
+    tiers: dict[Tier, TierStatus]
+    misses: int = 0  # blocks asked for that no tier holds, since start
+
+
 class Submit(Message, frozen=True):
-    """Run this request."""
+    """Run this request.
+
+    With `publishes` it is a prefill for somebody else: its end is told when the blocks of its prompt are in the store,
+    or when that has failed.
+    """
 
     request: Request
+    publishes: bool = False
 
 
 class Cancel(Message, frozen=True):
@@ -145,7 +209,7 @@ class Rejoin(Message, frozen=True):
     """The gateway does not know this worker: drop its requests, say hello again."""
 
 
-ToGateway = Hello | Heartbeat | StepOutput | BlocksChanged | Leaving | Goodbye | WorkerExited
+ToGateway = Hello | Heartbeat | StepOutput | BlocksChanged | Leaving | Goodbye | WorkerExited | StoreStatus
 ToWorker = Submit | Cancel | Rejoin
 
 _encoder = msgspec.msgpack.Encoder()

@@ -108,7 +108,7 @@ class Dispatcher:
             return ready[0] if ready else None
         prompt = id(request.token_ids)
         if prompt not in names:
-            names[prompt] = _prompt_block_names(request, ready[0])
+            names[prompt] = _prompt_block_names(request, ready)
         chosen = pick_worker([worker.candidate() for worker in ready], names[prompt])
         return None if chosen is None else self.workers.get(chosen)
 
@@ -218,7 +218,9 @@ class Dispatcher:
             }
 
 
-def _prompt_block_names(request: Request, worker: Worker) -> list[BlockName]:
-    """Names of the prompt's full blocks; one model version and one block size per pool, so any worker's spec serves."""
-    spec = worker.hello.kv
-    return block_names(root_name(spec.fingerprint, request.salt), request.token_ids, spec.block_tokens)
+def _prompt_block_names(request: Request, workers: Sequence[Worker]) -> list[BlockName]:
+    """Names of the prompt's full blocks, as the first worker that tells of its KV names them; none where none does."""
+    for worker in workers:
+        if (spec := worker.hello.kv) is not None:
+            return block_names(root_name(spec.fingerprint, request.salt), request.token_ids, spec.block_tokens)
+    return []

@@ -1,0 +1,1 @@
+"""Where the store keeps blocks beyond its own memory: disk and remote."""
