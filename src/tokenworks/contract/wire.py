@@ -68,11 +68,11 @@ class SequenceOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
     request_id: str
     token_ids: list[int] = []
-    text: str | None = None  # of a foreign server, which gives text and no ids
     logprobs: list[TokenLogprobs] | None = None  # one per token, where asked for
     cached_tokens: int | None = None  # prompt tokens not computed, whatever tier they came from; with the first token
-    fetched_tokens: dict[Tier, int] | None = None  # of those, the ones that came from beyond the device
     end: End | None = None
+    fetched_tokens: dict[Tier, int] | None = None  # of the cached ones, those that came from beyond the device
+    text: str | None = None  # of a foreign server, which gives text and no ids
 
 
 class TierTraffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
