@@ -121,7 +121,10 @@ def usage_event(body: dict[str, Any]) -> bytes:
     usage = {
         "prompt_tokens": num_input,
         "completion_tokens": body["max_tokens"],
-        "prompt_tokens_details": {"cached_tokens": num_input // 2},
+        "prompt_tokens_details": {
+            "cached_tokens": num_input // 2,
+            "cached_tokens_by_tier": {"device": num_input // 2 - num_input // 4, "host": num_input // 4},
+        },
     }
     return event({"choices": [], "usage": usage})
 

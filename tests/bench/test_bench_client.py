@@ -30,6 +30,7 @@ async def test_a_good_stream_is_measured_and_counted_by_usage(server: Any, model
     result = await send(server.url, model)
     assert (result.outcome, result.reason, result.index, result.due_s) == ("ok", "", 5, 0.25)
     assert (result.input_tokens, result.output_tokens, result.cached_tokens) == (12, 6, 6)
+    assert result.cached_tokens_by_tier == {"device": 3, "host": 3}
     assert (result.token_events, len(result.itl_s), result.has_usage) == (6, 5, True)
     assert result.ttft_s is not None
     assert result.ttft_s + sum(result.itl_s) <= result.e2e_s  # one clock, read in this order

@@ -20,6 +20,7 @@ def ok(index: int, **fields: Any) -> RequestResult:
         "output_tokens": 4,
         "asked_output_tokens": 4,
         "cached_tokens": 5,
+        "cached_tokens_by_tier": {"device": 2, "disk": 3},
         "token_events": 4,
         "has_usage": True,
     }
@@ -62,6 +63,7 @@ def test_rates_divide_what_succeeded_by_first_send_to_last_end() -> None:
     assert summary.tokens.input_per_s == pytest.approx(5.0)
     assert summary.tokens.output_per_s == pytest.approx(2.0)
     assert (summary.tokens.input, summary.tokens.output, summary.tokens.cached) == (20, 8, 10)
+    assert summary.tokens.cached_by_tier == {"device": 4, "disk": 6}
     assert (summary.ttft_s.count, summary.itl_s.count, summary.tpot_s.count, summary.e2e_s.count) == (2, 6, 2, 2)
     assert summary.send_lag_s.count == 0
     assert summary.goodput is None

@@ -43,6 +43,7 @@ def result(index: int, **fields: Any) -> RequestResult:
         "output_tokens": 3,
         "asked_output_tokens": 3,
         "cached_tokens": 5,
+        "cached_tokens_by_tier": {"device": 4, "host": 1, "disk": 0},
         "token_events": 3,
         "has_usage": True,
     }
@@ -91,7 +92,7 @@ def test_the_page_says_what_was_asked_what_happened_and_how_fast() -> None:
         "  requests  4 sent in 2.0 s: 2 ok, 1 failed, 1 rejected · at most 4 in flight",
         "  rejected  1 x 429 full",
         "    failed  1 x cut: [red]x" + "y" * 91 + "...",
-        "throughput  1.00 req/s · 10 input tok/s · 3 output tok/s · 50.0% of input cached",
+        "throughput  1.00 req/s · 10 input tok/s · 3 output tok/s · 50.0% of input cached (device 40.0%, host 10.0%)",
         "   goodput  0.50 req/s met every objective (1 of 4, 25.0%)",
         "",
         "        ms   mean    P50     P95     P99   P99.9    max  objective  met by",

@@ -150,6 +150,7 @@ def _count_tokens(stream: TokenStream, planned: PlannedRequest, *, is_exact_inpu
         "input_tokens": usage.prompt_tokens,
         "output_tokens": usage.completion_tokens,
         "cached_tokens": details.cached_tokens if details else None,
+        "cached_tokens_by_tier": (details.cached_tokens_by_tier if details else None) or {},
         "has_usage": True,
     }
 

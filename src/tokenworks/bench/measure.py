@@ -8,6 +8,7 @@ succeeded; rates divide by the wall time from the first send to the last end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -34,6 +35,7 @@ class RequestResult(msgspec.Struct, frozen=True):
     output_tokens: int = 0
     asked_output_tokens: int = 0
     cached_tokens: int | None = None
+    cached_tokens_by_tier: dict[str, int] = {}  # where the server says it
     token_events: int = 0
     has_usage: bool = False
 
@@ -98,6 +100,7 @@ class Tokens(msgspec.Struct, frozen=True):
     input_per_s: float
     output_per_s: float
     cached: int | None  # None where no usage says
+    cached_by_tier: dict[str, int]  # of those, as far as the server says it
     token_events: int
     uncounted_requests: int  # no usage: events were counted in place of tokens
     short_requests: int  # gave fewer tokens than were asked for
@@ -204,10 +207,18 @@ def _count_tokens(ok: Sequence[RequestResult], wall_s: float) -> Tokens:
         input_per_s=_per_s(num_input, wall_s),
         output_per_s=_per_s(num_output, wall_s),
         cached=sum(cached) if cached else None,
+        cached_by_tier=_sums(result.cached_tokens_by_tier for result in ok),
         token_events=sum(result.token_events for result in ok),
         uncounted_requests=sum(not result.has_usage for result in ok),
         short_requests=sum(result.output_tokens < result.asked_output_tokens for result in ok),
     )
+
+
+def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
 
 
 def _wall_s(results: Sequence[RequestResult]) -> float:

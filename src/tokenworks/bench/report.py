@@ -143,7 +143,10 @@ def _describe_throughput(summary: Summary) -> str:
         f"{tokens.output_per_s:,.0f} output tok/s",
     ]
     if tokens.cached is not None and tokens.input:
-        parts.append(f"{tokens.cached / tokens.input:.1%} of input cached")
+        tiers = [f"{tier} {count / tokens.input:.1%}" for tier, count in tokens.cached_by_tier.items() if count]
+        parts.append(
+            f"{tokens.cached / tokens.input:.1%} of input cached" + (f" ({', '.join(tiers)})" if tiers else "")
+        )
     return " · ".join(parts)
 
 

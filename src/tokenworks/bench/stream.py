@@ -70,6 +70,7 @@ def _parse_event(block: bytes) -> SseEvent | None:
 
 class PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
+    cached_tokens_by_tier: dict[str, int] | None = None  # Tokenworks: where they were
 
 
 class Usage(msgspec.Struct):
