@@ -55,7 +55,7 @@ class NativeDecoder:
         self._windows = tuple(dict.fromkeys(self.config.windows))
         self._layers = (LayerStruct * self.config.num_layers)(*map(self._layer, decoder.layers))
         self._model = self._model_struct()
-        self._workspace = Workspace(self.config)
+        self._workspace = Workspace(self.config, num_threads)
         self._library = library.load()
 
     @property

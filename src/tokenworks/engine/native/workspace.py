@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,16 @@ from tokenworks.engine.experts_config import ExpertsConfig
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.native.library import WorkspaceStruct
 
+OWN_ROWS: Final = 8
+"""kOwnRows of `csrc/api.h`."""
+
 
 class Workspace:
     """Buffers for one model; see `csrc/api.h` for what each holds."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, num_threads: int) -> None:
         self._config = config
+        self._least_rows = num_threads * OWN_ROWS
         self._rows = self._pieces = 0  # that there is room for
         self._buffers: dict[str, Tensor] = {}
         self._struct = WorkspaceStruct()
@@ -43,7 +49,7 @@ class Workspace:
     def of(self, rows: int, pieces: int) -> WorkspaceStruct:
         """The buffers, large enough for a step of `rows` rows whose decode contexts are cut into `pieces` pieces."""
         if rows > self._rows or pieces > self._pieces:
-            self._rows, self._pieces = max(rows, self._rows), max(pieces, self._pieces)
+            self._rows, self._pieces = max(rows, self._rows, self._least_rows), max(pieces, self._pieces)
             self._buffers.update(self._row_buffers(self._rows))
             self._buffers.update(self._piece_buffers(self._pieces))
             self._struct = WorkspaceStruct(**{name: buffer.data_ptr() for name, buffer in self._buffers.items()})

@@ -71,6 +71,9 @@ struct Batch {
     const int64_t* sampled_rows;
 };
 
+// Rows of the workspace that each thread has for itself in a step of one row: T is at least threads * kOwnRows.
+constexpr int kOwnRows = 8;
+
 struct Workspace {
     float* residual;        // [T, hidden]
     uint16_t* normed;       // [T, hidden]

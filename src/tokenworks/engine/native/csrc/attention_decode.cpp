@@ -15,8 +15,9 @@ inline int padded(int tokens) { return (tokens + kTile - 1) / kTile * kTile; }
 
 // One layer's keys, or values, of a piece's tokens; past the last token, which is repeated, tiles are whole.
 //
-// Tokens are read one after the other with all their heads, as they lie in memory, which is what the CPU's own prefetcher
-// follows; asking for whole rows ahead by instructions gains nothing over that.
+// Tokens are read one after the other with all their heads, as they lie in memory. Before a tile is computed with, it is
+// fetched: one word of each of its lines is read, back to back. Memory answers many reads at once, but only those that
+// the core has come to; in between arithmetic that is a token or two, and asking ahead by instructions gains nothing.
 struct Run {
     const Plane& plane;
     const long* slots;
@@ -31,11 +32,13 @@ struct Run {
         return wide;
     }
 
-    // Asks for the start of the token after next, whose page the prefetcher would only find when it is read.
-    void announce(int token) const {
-        const long at = plane.at(slots[std::min(token + 2, padded(num_tokens) - 1)], 0) * plane.head_bytes();
-        _mm_prefetch(plane.data + at, _MM_HINT_T0);
-        _mm_prefetch(plane.data + at + 64, _MM_HINT_T0);
+    // Reads one word of each line of a tile from `first` on.
+    void fetch(int first) const {
+        const long bytes = plane.head_bytes() * plane.num_kv_heads;
+        for (int t = first; t < std::min(first + kTile, num_tokens); ++t) {
+            const char* token = plane.data + plane.at(slots[t], 0) * plane.head_bytes();
+            for (long i = 0; i < bytes; i += 64) static_cast<void>(*reinterpret_cast<const volatile char*>(token + i));
+        }
     }
 
     // The scales of kv head k, one a token.
@@ -48,8 +51,8 @@ struct Run {
 template <int P>
 void add_products(const Run& keys, int first, int group, const bf16* query, __m512 (*sums)[kTile]) {
     alignas(64) bf16 wide[32 * P];
+    keys.fetch(first);
     for (int t = 0; t < kTile; ++t) {
-        keys.announce(first + t);
         for (int k = 0; k < keys.plane.num_kv_heads; ++k) {
             const bf16* key = keys.head<P>(first + t, k, wide);
             __m512i parts[P];
@@ -67,7 +70,7 @@ void add_products(const Run& keys, int first, int group, const bf16* query, __m5
 template <int P>
 void add_values(const Run& values, int first, int group, const bf16 (*weights)[kMostTokens], float* out) {
     alignas(64) bf16 wide[kTogether][32 * P];
-    for (int t = 0; t < kTogether; ++t) values.announce(first + t);
+    if (first % kTile == 0) values.fetch(first);
     for (int k = 0; k < values.plane.num_kv_heads; ++k) {
         const bf16* rows[kTogether];
         for (int t = 0; t < kTogether; ++t) rows[t] = values.head<P>(first + t, k, wide[t]);

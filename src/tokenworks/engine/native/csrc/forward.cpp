@@ -14,7 +14,7 @@ class Step {
 public:
     Step(Team& team, const Model& model, const KV& kv, const Batch& batch, const Workspace& space)
         : team_(team), model_(model), kv_(kv), batch_(batch), space_(space),
-          codes_{space.codes, space.code_scales, space.code_sums} {}
+          codes_{space.codes, space.code_scales, space.code_sums}, is_single_(batch.num_rows == 1) {}
 
     void run(float* logits) {
         embed();
@@ -90,27 +90,45 @@ private:
         attend_prefill(team_, model_, layer, kv_, batch_, space_);
     }
 
+    // A step of one row: each thread makes the products' inputs for itself, in a place of its own. That takes less than
+    // waiting for one thread to make them for all.
+    Input own_input(const Linear& linear, const bf16* row) {
+        return prepare_alone(linear, row, team_.index * kOwnRows, codes_);
+    }
+
     Input input(const Linear& linear, const bf16* data, long rows) {
-        return prepare(team_, linear, data, linear.in, rows, codes_);
+        return is_single_ ? own_input(linear, data) : prepare(team_, linear, data, linear.in, rows, codes_);
+    }
+
+    // The residual, normed, as the input of a product with `linear`.
+    Input normed(const float* weight, const Linear& linear) {
+        if (is_single_) {
+            bf16* own = space_.normed + team_.index * kOwnRows * model_.hidden;
+            norm_row(space_.residual, weight, model_.hidden, model_.eps, own);
+            return own_input(linear, own);
+        }
+        norm(weight);
+        return input(linear, space_.normed, batch_.num_rows);
     }
 
     Output residual() { return {Output::kAddFloat, space_.residual, model_.hidden, nullptr}; }
 
     void attention(int index) {
         const Layer& layer = model_.layers[index];
-        norm(layer.input_norm);
         multiply(
-            team_, layer.qkv, input(layer.qkv, space_.normed, batch_.num_rows), batch_.num_rows,
+            team_, layer.qkv, normed(layer.input_norm, layer.qkv), batch_.num_rows,
             {Output::kStoreBf16, space_.qkv, layer.qkv.out, nullptr});
         attend(index);
         multiply(team_, layer.out, input(layer.out, space_.attention, batch_.num_rows), batch_.num_rows, residual());
     }
 
     void feed_forward(const Layer& layer) {
-        norm(layer.post_norm);
-        if (layer.router) return apply_experts(team_, model_, layer, batch_.num_rows, space_);
+        if (layer.router) {
+            norm(layer.post_norm);
+            return apply_experts(team_, model_, layer, batch_.num_rows, space_);
+        }
         multiply_gated(
-            team_, layer.gate_up, input(layer.gate_up, space_.normed, batch_.num_rows), batch_.num_rows,
+            team_, layer.gate_up, normed(layer.post_norm, layer.gate_up), batch_.num_rows,
             {Output::kStoreBf16, space_.inner, model_.inner, nullptr});
         multiply(team_, layer.down, input(layer.down, space_.inner, batch_.num_rows), batch_.num_rows, residual());
     }
@@ -118,15 +136,16 @@ private:
     void head(float* logits) {
         const int width = model_.hidden;
         const long rows = batch_.num_sampled;
+        const Linear& linear = model_.head;
+        const Output output{Output::kStoreFloat, logits, linear.out, nullptr};
+        if (is_single_ && rows) return multiply(team_, linear, normed(model_.final_norm, linear), rows, output);
         team_.split(rows, [&](long begin, long end) {
             for (long i = begin; i < end; ++i)
                 norm_row(
                     space_.residual + batch_.sampled_rows[i] * width, model_.final_norm, width, model_.eps,
                     space_.normed + i * width);
         });
-        const Linear& linear = model_.head;
-        multiply(
-            team_, linear, input(linear, space_.normed, rows), rows, {Output::kStoreFloat, logits, linear.out, nullptr});
+        multiply(team_, linear, input(linear, space_.normed, rows), rows, output);
     }
 
     Team& team_;
@@ -135,6 +154,7 @@ private:
     const Batch& batch_;
     const Workspace& space_;
     const CodeSpace codes_;
+    const bool is_single_;
 };
 
 }  // namespace

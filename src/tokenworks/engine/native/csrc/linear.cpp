@@ -284,6 +284,14 @@ Input prepare(Team& team, const Linear& linear, const bf16* data, long stride, l
     return {data, stride, nullptr, space.codes, space.scales, space.sums};
 }
 
+Input prepare_alone(const Linear& linear, const bf16* row, long place, const CodeSpace& space) {
+    if (linear.kind == kBf16) return {row, 0, nullptr, nullptr, nullptr, nullptr};
+    const long groups = linear.in / linear.group;
+    const CodeSpace own{space.codes + place * linear.in, space.scales + place * groups, space.sums + place * groups};
+    quantize_rows(row, 0, linear.in, linear.group, 0, 1, own.codes, own.scales, own.sums);
+    return {row, 0, nullptr, own.codes, own.scales, own.sums};
+}
+
 int row_parts(long blocks, long rows, int threads) {
     const long panels = (rows + kPanelRows - 1) / kPanelRows;
     return static_cast<int>(std::clamp(64L * threads / std::max(blocks, 1L), 1L, panels));

@@ -65,6 +65,9 @@ struct CodeSpace {
 // The input of a product with `linear`: quantised first where the weights are. Ends in a barrier.
 Input prepare(Team& team, const Linear& linear, const bf16* data, long stride, long rows, const CodeSpace& space);
 
+// The same for one row and by one thread, without a barrier; `place`: which row of `space` it may use.
+Input prepare_alone(const Linear& linear, const bf16* row, long place, const CodeSpace& space);
+
 // One piece of work of a product: the block's 64 outputs of rows [begin, end).
 void block_of(const Linear& linear, const Input& input, long block, long begin, long end, const Output& output);
 
