@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from tokenworks.contract.kv import BlockName, KVSpec
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, Load, SequenceOutput, TokenLogprobs
 from tokenworks.engine.batch import StepBatch, build_batch
-from tokenworks.engine.kv_cache import KVCache
+from tokenworks.engine.block_memory import BlockMemory
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.sampler import Sampled, sample
 from tokenworks.policy.block_pool import BlockPool
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """What computes a step: PyTorch's operators and Numba's loops, or the native library."""
+    """What computes a step: PyTorch's operators and Numba's loops, the native library, or another engine's graph."""
 
     config: ModelConfig
     weights: str  # the form they are multiplied in
@@ -45,7 +45,10 @@ class Model(Protocol):
     def step_bytes(self, num_rows: int) -> int:
         """Bytes of packed weights that a step over `num_rows` rows reads."""
 
-    def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
+    def make_cache(self, spec: KVSpec, num_blocks: int) -> BlockMemory:
+        """KV memory of the kind that its steps read and write."""
+
+    def __call__(self, batch: StepBatch, cache: Any) -> Tensor:  # Any: what its own `make_cache` gave
         """Compute the batch's rows, writing their KV; float32 [sampled rows, vocab], good until the next call."""
 
 
@@ -65,7 +68,7 @@ class Engine:
         self.spec = spec
         self.limits = limits
         self.steps = 0
-        self._cache = KVCache(spec, num_blocks)
+        self._cache = model.make_cache(spec, num_blocks)
         self._pool = BlockPool(num_blocks)
         self._speculator = speculator
         self._clock = clock
