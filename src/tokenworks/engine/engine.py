@@ -25,8 +25,9 @@ from tokenworks.engine.block_memory import BlockMemory
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.sampler import Sampled, sample
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
+from tokenworks.policy.scheduler import Limits, Scheduler
 from tokenworks.policy.speculation import Speculator
+from tokenworks.policy.step_plan import Outcome, StepPlan
 
 log = logging.getLogger(__name__)
 
