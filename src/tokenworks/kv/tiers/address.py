@@ -1,4 +1,7 @@
-"""What may stand in `kv.remote`, checked without connecting, and how it is shown: never with its password."""
+"""What may stand in `kv.remote`, checked without connecting, and how it is shown: never with its password.
+
+And how a block's name is found again in what somebody else's server lists.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.kv import NAME_BYTES, BlockName
 
 _FORMS: Final = """redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]
 rediss://... (the same over TLS; ?ssl_ca_certs=FILE for a CA of your own)
@@ -48,6 +52,15 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{place}" + (f" at {endpoint}" if endpoint else "")
 
 
+def name_in(digits: str) -> BlockName | None:
+    """The block's name that this is in hexadecimal; None for what is not ours."""
+    try:
+        name = bytes.fromhex(digits)
+    except ValueError:
+        return None
+    return name if name.hex() == digits and len(name) == NAME_BYTES else None
+
+
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -85,7 +98,8 @@ def _check_s3(parts: SplitResult) -> None:
         raise _wrong("keys do not belong into it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if not parts.netloc or parts.port is not None:
         raise _wrong("it names no bucket")
-    endpoint = urlsplit(dict(parse_qsl(parts.query)).get("endpoint", "https://aws"))
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    endpoint = urlsplit(given.get("endpoint", "https://aws"))
     if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
         raise _wrong("its endpoint is no http:// or https:// address")
 

@@ -38,6 +38,7 @@ class DiskTier(BlockTier):
         self._lock = threading.Lock()
         self._sizes: dict[BlockName, int] | None = None  # bytes by name, as they were put; None: not looked yet
         self._used_bytes = 0
+        self._is_closed = False
         self._flusher = Flusher(sync_s, self._drop)
 
     @property
@@ -83,8 +84,10 @@ class DiskTier(BlockTier):
             return self._looked_up().keys() & set(names)
 
     def close(self) -> None:
-        self._flusher.close()
-        self._folder.release()
+        if not self._is_closed:
+            self._is_closed = True
+            self._flusher.close()
+            self._folder.release()
 
     def _looked_up(self) -> dict[BlockName, int]:
         """Bytes by name; the first call reads the folder, everybody who puts or deletes waits for it."""

@@ -15,26 +15,26 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tokenworks.contract.kv import NAME_BYTES, BlockName
-from tokenworks.kv.tiers.address import shown
+from tokenworks.contract.kv import BlockName
+from tokenworks.kv.tiers.address import name_in, shown
 from tokenworks.kv.tiers.tier import BlockTier, PutRefused, TierError
 
 PREFIX: Final = b"tokenworks:kv:1:"
 CONNECT_S: Final = 1.0
-SOCKET_S: Final = 5.0
+SILENCE_S: Final = 5.0
 _SCAN_KEYS: Final = 1000
 
 
 class RedisTier(BlockTier):
     """Blocks in a Redis server. Connects when it is first used."""
 
-    def __init__(self, url: str) -> None:
-        """`url`: redis, rediss, valkey or unix, as `check_remote` allows it."""
+    def __init__(self, url: str, silence_s: float = SILENCE_S) -> None:
+        """`url`: redis, rediss, valkey or unix, as `check_remote` allows it; `silence_s`: the longest of the server."""
         self._shown = shown(url)
         self._client = redis.Redis.from_url(
             url.replace("valkey://", "redis://", 1),
             socket_connect_timeout=CONNECT_S,
-            socket_timeout=SOCKET_S,
+            socket_timeout=silence_s,
             # Only a connection that broke: the server may have restarted. One that is slow would be slow again.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError, ConnectionError)),
         )
@@ -64,7 +64,7 @@ class RedisTier(BlockTier):
             cursor = 0
             while True:
                 cursor, keys = self._client.scan(cursor, match=PREFIX + b"*", count=_SCAN_KEYS)
-                yield from self._sizes([key for key in keys if len(key) == len(PREFIX) + 2 * NAME_BYTES])
+                yield from self._sizes(keys)
                 if cursor == 0:
                     return
 
@@ -83,7 +83,9 @@ class RedisTier(BlockTier):
                 pipeline.strlen(key)
             sizes = pipeline.execute() if keys else []
         for key, num_bytes in zip(keys, sizes, strict=True):
-            yield bytes.fromhex(key[len(PREFIX) :].decode()), num_bytes
+            name = name_in(key[len(PREFIX) :].decode(errors="replace"))
+            if name is not None:
+                yield name, num_bytes
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -111,7 +113,7 @@ def _explain(error: redis.RedisError) -> tuple[bool, str]:
         case redis.exceptions.BusyLoadingError():
             return False, "it is still loading its data: it will be tried again"
         case redis.TimeoutError():
-            return False, f"it was silent for {SOCKET_S:.0f} s: it, or the way to it, is overloaded"
+            return False, "it was silent for too long: it, or the way to it, is overloaded"
         case redis.ConnectionError():
             return False, f"it cannot be reached ({error}): start it, or correct kv.remote"
     return False, f"it answered: {error}"

@@ -1,9 +1,9 @@
 """A remote tier on S3 or anything that speaks its protocol (MinIO, Ceph, R2, ...): one object a block, PREFIX/NAME.
 
-An object appears whole or not at all. Who removes objects in the end is the bucket's lifecycle rule. Keys come from the
-environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) or from the machine's role. Connecting may take
-1 s, the connection may be silent for 5 s, a request may take 30 s altogether, and one that failed is tried once more.
-Everything that goes wrong is a TierError.
+An object appears whole or not at all. Who removes objects in the end is the bucket's lifecycle rule. Keys come from
+the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) or from the machine's role. Connecting may
+take 1 s, the connection may be silent for 5 s, a request may take 30 s altogether, and one that failed is tried once
+more. Everything that goes wrong is a TierError.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from tokenworks.contract.kv import NAME_BYTES, BlockName
-from tokenworks.kv.tiers.address import options, shown
+from tokenworks.contract.kv import BlockName
+from tokenworks.kv.tiers.address import name_in, options, shown
 from tokenworks.kv.tiers.tier import BlockTier, TierError
 
 CONNECT_S: Final = 1.0
@@ -64,8 +64,9 @@ class S3Tier(BlockTier):
         with self._explained():
             for page in obstore.list(self._store):
                 for found in page:
-                    if len(found["path"]) == 2 * NAME_BYTES:
-                        yield bytes.fromhex(found["path"]), found["size"]
+                    name = name_in(found["path"])
+                    if name is not None:
+                        yield name, found["size"]
 
     def held(self, names: Sequence[BlockName]) -> set[BlockName]:
         with self._explained():
