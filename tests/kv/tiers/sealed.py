@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 from tokenworks.contract.kv import BlockName, KVSpec, child_name, root_name
 from tokenworks.kv.format import HEADER_BYTES, block_bytes, seal, verify
+from tokenworks.kv.tiers.tier import BlockTier
 
 FINGERPRINT = "tiers"
 BYTES_PER_VALUE_PAIR = 8  # a key and a value in float32
@@ -20,6 +22,14 @@ def sealed(number: int, payload_bytes: int = 4096) -> tuple[BlockName, memoryvie
     block[HEADER_BYTES:] = random.Random(number).randbytes(payload_bytes)
     seal(memoryview(block), spec, name, parent)
     return name, memoryview(bytes(block))
+
+
+def fill(tier: BlockTier, numbers: Iterable[int], payload_bytes: int, put: dict[BlockName, memoryview]) -> None:
+    """Put one block after the other, and note each in `put`, until the tier raises."""
+    for number in numbers:
+        name, block = sealed(number, payload_bytes)
+        tier.put(name, block)
+        put[name] = block
 
 
 def is_whole(block: memoryview | bytes, name: BlockName) -> bool:

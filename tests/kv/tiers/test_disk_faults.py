@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.kv.tiers.conftest import wait_until
-from tests.kv.tiers.sealed import is_whole, sealed
+from tests.kv.tiers.sealed import fill, is_whole, sealed
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.tiers.disk import DiskTier
 from tokenworks.kv.tiers.folder import LAYOUT
@@ -82,10 +82,7 @@ def test_a_full_file_system_refuses_puts_and_keeps_what_it_has(small_disk: Path)
     tier = DiskTier(small_disk, SPACIOUS, 60.0)
     held: dict[BlockName, memoryview] = {}
     with pytest.raises(PutRefused, match=r"file system is full: free space there, or lower kv\.disk_bytes"):
-        for number in range(300):  # there are 300 files at most
-            name, block = sealed(number)
-            tier.put(name, block)
-            held[name] = block
+        fill(tier, range(300), 4096, held)  # there are 300 files at most
     assert held
     assert dict(tier.names()).keys() == held.keys()
     assert all(read(tier, name) == block for name, block in held.items())
@@ -97,11 +94,11 @@ def test_a_full_file_system_refuses_puts_and_keeps_what_it_has(small_disk: Path)
 def test_some_of_the_file_system_is_kept_free(small_disk: Path) -> None:
     tier = DiskTier(small_disk, SPACIOUS, 60.0)
     (small_disk / "others").write_bytes(bytes(58 << 20))
-    tier.put(*sealed(0, 1 << 20))
+    held: dict[BlockName, memoryview] = {}
     with pytest.raises(PutRefused, match="are kept so"):
-        for number in range(1, 4):
-            tier.put(*sealed(number, 1 << 20))
-    assert read(tier, sealed(0, 1 << 20)[0]) == sealed(0, 1 << 20)[1]
+        fill(tier, range(4), 1 << 20, held)
+    assert held
+    assert all(read(tier, name) == block for name, block in held.items())
     tier.close()
 
 

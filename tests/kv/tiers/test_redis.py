@@ -9,7 +9,7 @@ import pytest
 
 from tests.kv.throttle import ThrottledProxy
 from tests.kv.tiers.conftest import RedisServer, free_port, wait_until
-from tests.kv.tiers.sealed import is_whole, sealed
+from tests.kv.tiers.sealed import fill, is_whole, sealed
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.format import BadBlock
 from tokenworks.kv.tiers.open import open_remote
@@ -145,12 +145,11 @@ def test_a_full_server_refuses_puts_and_can_still_be_read(redis_server: RedisSer
     redis_server.kill()
     redis_server.start("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
     tier = open_remote(redis_server.url)
-    name, block = sealed(0, 1 << 20)
-    tier.put(name, block)
+    held: dict[BlockName, memoryview] = {}
     with pytest.raises(PutRefused, match="`maxmemory`"):
-        for number in range(1, 20):
-            tier.put(*sealed(number, 1 << 20))
-    assert read(tier, name) == block
+        fill(tier, range(20), 1 << 20, held)
+    assert held
+    assert all(read(tier, name) == block for name, block in held.items())
     tier.close()
 
 

@@ -1,4 +1,4 @@
-"""Puts blocks into a disk tier until killed: `python -m tests.kv.tiers.writer FOLDER FIRST`. Says each name it has put."""
+"""Puts blocks into a disk tier until killed: `python -m tests.kv.tiers.writer FOLDER FIRST`. Says what it has put."""
 
 from __future__ import annotations
 
