@@ -96,6 +96,12 @@ class LowerTier:
         if self._held.pop(name, None) is not None:
             self._policy.remove(name)
 
+    def set_parent(self, name: BlockName, parent: BlockName, now_s: float) -> None:
+        """What a block follows has become known."""
+        if entry := self._held.get(name):
+            self._policy.remove(name)
+            self._add(name, Entry(entry.num_bytes, parent, entry.recompute_s), now_s)
+
     def status(self) -> TierStatus:
         """For the gateways."""
         return TierStatus(

@@ -183,7 +183,10 @@ class Stock:
             return self._elsewhere(task.name, lower, outcome.fault)
         lower.meter.read(outcome.num_bytes, outcome.start_s, outcome.end_s)
         lower.hits += 1
-        block.num_bytes, block.parent, block.is_reused = outcome.num_bytes, outcome.parent, True
+        block.num_bytes, block.is_reused = outcome.num_bytes, True
+        if block.parent != outcome.parent:  # found after a restart, when nothing but names was known
+            self.host.set_parent(block, outcome.parent, now_s)
+            lower.set_parent(task.name, outcome.parent, now_s)
         self.host.settle(block)
         self._write_back.save(block, now_s)
         return [Arrival(task.name, lower.tier, block)]
