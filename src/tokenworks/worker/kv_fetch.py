@@ -33,9 +33,10 @@ from tokenworks.worker.prefill_speed import PrefillSpeed
 TURN_BYTES: Final = 32 << 20
 """Copied between two steps at most: some ten milliseconds."""
 
-LOOKUP_SHARE: Final = 0.01
+LOOKUP_SHARE: Final = 0.03
 LOOKUP_S: Final = 0.01
-"""How long the store's answer to `Find` is waited for: a share of what computing everything takes, and no less."""
+"""How long the store's answer to `Find` is waited for: a share of what computing everything takes, but no less than so
+many seconds. What it took is not waited again for the blocks."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +45,7 @@ class Incoming:
 
     arrival: Arrival
     request: str  # its name towards the store
+    asked_s: float
     give_up_s: float  # when the look-up is given up
     fetch: Fetch | None = None  # None until the store has said what it holds
     written: set[int] = field(default_factory=set)  # indices of blocks that are in place
@@ -53,7 +55,9 @@ class Incoming:
     @property
     def deadline_s(self) -> float:
         """When to go on with what is there."""
-        return self.give_up_s if self.fetch is None else self.fetch.deadline_s
+        if self.fetch is None:
+            return self.give_up_s
+        return self.fetch.deadline_s - (self.fetch.started_s - self.asked_s)
 
 
 class Fetcher:
@@ -101,7 +105,7 @@ class Fetcher:
             prompt = self._prompt(arrival)
             recompute_s = self._speed.seconds(prompt.new_tokens, prompt.cached_tokens)
             give_up_s = now_s + max(LOOKUP_S, LOOKUP_SHARE * recompute_s)
-            self._incoming[request] = Incoming(arrival, request, give_up_s)
+            self._incoming[request] = Incoming(arrival, request, now_s, give_up_s)
             self._client.find(request, arrival.names)
 
     def _prompt(self, arrival: Arrival) -> Prompt:
