@@ -211,7 +211,7 @@ class Trial:
         self.deliveries: list[Delivery] = []
         self.running: list[str] = []  # request ids in order of admission
         self.queue: list[str] = []  # of those that wait, in order
-        self.num_held = 0
+        self.held: set[str] = set()  # those in the queue that may not be admitted yet
         self.seen: Counter[str] = Counter()
         self.device = Device([[None] * block_tokens for _ in range(num_blocks)], self.seen)
         self.live: dict[str, Client] = {}
@@ -451,20 +451,18 @@ class Trial:
         self.seen["overtaken"] += bool(admitted) and self.queue[: len(admitted)] != admitted
         self.running += admitted
         self.queue = [request_id for request_id in self.queue if request_id not in admitted]
-        num_held = len(self.queue) - len(self.may_run())
-        if plan is None or num_held < self.num_held:
+        if plan is None:
             self.put_off_deadlines()
-        self.num_held = num_held
         if plan is None and self.live:
-            assert num_held, "nothing runs, and nobody is waited for"
+            assert set(self.queue) - set(self.may_run()), "nothing runs, and nobody is waited for"
             assert not self.could_admit([])
             self.seen["all waits for blocks"] += 1
 
     def may_run(self) -> list[str]:
         """Those in the queue that are not held back."""
-        waiting = {sequence.request.id: sequence for sequence in self.scheduler._waiting}
+        waiting = list(self.scheduler._waiting)
         arriving = {each.arrival.sequence.request.id for each in self.deliveries if each.arrival.is_open}
-        held = {key for key in self.queue if self.scheduler._arrivals.is_held(waiting[key])}
+        held = {sequence.request.id for sequence in waiting if self.scheduler._arrivals.is_held(sequence)}
         assert arriving <= held
         assert arriving or not held, "somebody waits for nothing"
         self.seen["waits for another's blocks"] += len(held - arriving)
@@ -549,8 +547,11 @@ class Trial:
         assert [sequence.request.id for sequence in running] == self.running
         assert [sequence.request.id for sequence in waiting] == self.queue
         assert {*self.running, *self.queue} == set(self.live)
-        may_starve = set(self.queue) - set(self.may_run())
-        steps = {key: client.deadline - self.num_steps for key, client in self.live.items() if key not in may_starve}
+        held = set(self.queue) - set(self.may_run())
+        if self.held - held:
+            self.put_off_deadlines()
+        self.held = held
+        steps = {key: client.deadline - self.num_steps for key, client in self.live.items() if key not in held}
         assert all(left > 0 for left in steps.values()), "a sequence starves"
         load = self.scheduler.load(self.num_steps)
         assert (load.running, load.waiting, load.steps) == (len(running), len(waiting), self.num_steps)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import zmq
 
+import tokenworks
 from tests.engine.conftest import random_cache, references, tokens_of  # noqa: F401
 from tokenworks.contract.card import Card
 from tokenworks.contract.request import Request, Sampling
@@ -42,7 +43,9 @@ class StoreProcess:
         command = [sys.executable, "-m", "tokenworks", "kvstore", "--id", "kv0", "--gateway", gateway]
         command += ["--kv-store-address", address, "--kv-host-bytes", str(host_bytes), "--parent", str(os.getpid())]
         self.address = address
-        self._process = subprocess.Popen(command, cwd=Path(address.removeprefix("ipc://")).parent)
+        source = str(Path(tokenworks.__file__).parents[1])
+        folder = Path(address.removeprefix("ipc://")).parent  # without a tokenworks.toml
+        self._process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": source})
 
     def kill(self) -> None:
         """As a crash would."""
