@@ -205,29 +205,22 @@ def test_who_runs_takes_the_blocks_of_who_waits_the_last_first_before_anybody_is
     arrivals = look_up(scheduler)
     assert scheduler.expect(arrivals["b"], 2)
     assert scheduler.expect(arrivals["c"], 1)
-    scheduler.arrived(arrivals["b"], [Tier.HOST] * 2)
-    held = [arrivals["c"].is_open]
-    for _ in range(8):
-        scheduler.arrived(look_up(scheduler).get("b", arrivals["b"]), [])
-        assert step(scheduler)[0][0] == "a"
-        held.append(arrivals["c"].is_open)
+    lost_at = dict.fromkeys(arrivals, 0)
+    for num_computed in range(9, 28):
+        assert step(scheduler) == [("a", num_computed - 1, 1)]
+        for name, arrival in arrivals.items():
+            lost_at[name] += arrival.is_open
+    assert lost_at == {"b": 16, "c": 12}  # until a needs its sixth block, and its seventh
     assert scheduler.preemptions == 0
-    assert held[0]
+    assert arrivals["b"].sequence.block_table == []
 
 
-def test_where_nothing_runs_who_waits_behind_makes_room() -> None:
-    """An arrived sequence that is next would else wait for blocks that those behind it hold."""
-    scheduler = make_scheduler(num_blocks=8, max_step_tokens=16)
-    add(scheduler, "a", 12)
-    add(scheduler, "b", 16)
-    first = look_up(scheduler)
-    assert scheduler.expect(first["b"], 3)
-    assert scheduler.expect(first["a"], 2)
-    scheduler.arrived(first["a"], [Tier.HOST] * 2)
-    add(scheduler, "c", 20)
-    scheduler.cancel("a")
-    scheduler.arrived(first["b"], [Tier.HOST])
-    assert step(scheduler) == [("b", 4, 12)]
+def test_a_block_whose_name_another_one_has_is_not_told_again() -> None:
+    scheduler = make_scheduler()
+    add(scheduler, "a", list(range(8)))
+    add(scheduler, "b", list(range(8)))  # its second block holds the last token, and so is computed
+    assert step(scheduler) == [("a", 0, 8), ("b", 4, 4)]
+    assert [block.index for block in scheduler.named] == [0, 1]
 
 
 def test_a_failed_step_names_nothing() -> None:
