@@ -22,8 +22,8 @@ from torch import Tensor
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.kernels.threads import set_threads
 from tokenworks.engine.sampler import sample
-from tokenworks.policy.scheduler import Chunk
 from tokenworks.policy.sequence import Sequence
+from tokenworks.policy.step_plan import Chunk
 
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},

@@ -28,7 +28,7 @@ from tokenworks.engine.build import build_engine  # noqa: E402
 from tokenworks.engine.engine import Engine  # noqa: E402
 from tokenworks.engine.kernels.threads import set_threads  # noqa: E402
 from tokenworks.engine.sampler import Sampled  # noqa: E402
-from tokenworks.policy.scheduler import Chunk, StepPlan  # noqa: E402
+from tokenworks.policy.step_plan import Chunk, StepPlan  # noqa: E402
 from tokenworks.worker.measure import measure_card  # noqa: E402
 from tokenworks.worker.process import choose_threads  # noqa: E402
 

@@ -26,6 +26,7 @@ FROZEN = {
     "gateway": f"MODEL {GATEWAY} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --drain-s --log-level --config
         --settings --parent""",
+    "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
     "doctor": "",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",

@@ -109,11 +109,12 @@ class Reference:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kv_dtype = "int8" if settings.get("kv_dtype") == "int8" else "float32"
         spec = KVSpec("", config.num_hidden_layers, config.num_key_value_heads, head_dim, 8, kv_dtype)
+        exchange = settings.pop("exchange", "exact")
         settings = {"dtype": "float32", "max_running": 16, **settings}
         engine_settings = EngineSettings(
             block_tokens=8, kv_bytes=num_blocks * 8 * spec.bytes_per_token, max_step_tokens=max_step_tokens, **settings
         )
-        return build_engine(self.directory, engine_settings, 1, lambda done, total: None)
+        return build_engine(self.directory, engine_settings, 1, lambda done, total: None, exchange)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import torch
 
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.sampler import sample, uniform_at
-from tokenworks.policy.scheduler import Chunk
 from tokenworks.policy.sequence import Sequence
+from tokenworks.policy.step_plan import Chunk
 
 
 def chunk_of(

@@ -12,9 +12,9 @@ from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import EndReason
 from tokenworks.engine import build
 from tokenworks.engine.batch import build_batch
-from tokenworks.policy.scheduler import Chunk, StepPlan
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.speculation import Speculator
+from tokenworks.policy.step_plan import Chunk, StepPlan
 
 NAMES = [
     "llama3",

@@ -8,8 +8,9 @@ from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import EndReason, Load
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
+from tokenworks.policy.scheduler import Limits, Scheduler
 from tokenworks.policy.sequence import Sequence
+from tokenworks.policy.step_plan import Outcome, StepPlan
 
 
 def make_scheduler(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import EndReason
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Chunk, Limits, Outcome, Scheduler, StepPlan
+from tokenworks.policy.scheduler import Limits, Scheduler
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.speculation import Speculator
+from tokenworks.policy.step_plan import Chunk, Outcome, StepPlan
 
 
 class Fixed(Speculator):

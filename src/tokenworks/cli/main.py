@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "doctor": "tokenworks.cli.doctor:doctor",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
+    "kvstore": "tokenworks.cli.kvstore:kvstore",
 }
 EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (TokenworksError, 1))
 

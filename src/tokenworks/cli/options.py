@@ -57,11 +57,11 @@ def metavar(setting: Setting) -> str:
     return kinds.get(type(setting.type), "TEXT")
 
 
-def takes_settings(*wanted: str) -> Callable[[Decorated], Decorated]:
+def takes_settings(*wanted: str, takes_model: bool = True) -> Callable[[Decorated], Decorated]:
     """Give a command the options for sections ("engine") and single settings ("fleet.log_level"), and MODEL."""
 
     def decorate(function: Decorated) -> Decorated:
-        parameters: list[click.Parameter] = [click.Argument(["model"], required=False)]
+        parameters: list[click.Parameter] = [click.Argument(["model"], required=False)] if takes_model else []
         parameters += [
             SettingOption(setting) for setting in all_settings() if {setting.section, setting.key} & {*wanted}
         ]

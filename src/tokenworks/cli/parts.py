@@ -74,9 +74,13 @@ def worker(worker_id: str, gateways: tuple[str, ...], parent: int | None, **opti
 
 
 def _begin(parent: int | None, options: dict[str, Any]) -> Settings:
+    return start_part(parent, resolve_model(settings_from(options)))
+
+
+def start_part(parent: int | None, settings: Settings) -> Settings:
+    """What every part does first: tie itself to its parent, if it was started by one, and begin to log."""
     if parent is not None:
         die_with(parent)
-    settings = resolve_model(settings_from(options))
     level = settings.fleet.log_level.upper()
     logging.basicConfig(level=level, stream=sys.stderr, format=LOG_FORMAT)
     return settings

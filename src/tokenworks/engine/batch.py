@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenworks.policy.scheduler import Chunk, StepPlan
+from tokenworks.policy.step_plan import Chunk, StepPlan
 
 SPLIT_TOKENS: Final = 128
 """Long enough that merging the pieces costs little, short enough that two cores share one long context evenly."""

@@ -1,7 +1,7 @@
 """One engine: a scheduler that decides, a decoder that computes, a sampler that chooses. One call is one step.
 
 The engine knows nothing of processes and sockets: it is given requests and gives outputs. It reads the clock that it is
-handed for one thing: with speculation it tells how long each step took, so that guessing ahead is chosen by its gain.
+handed for one thing: it tells how long each step took, so that guessing ahead and fetching are chosen by their gain.
 A step that raises ends the sequences that were in it, with the reason, and the engine goes on.
 """
 
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,18 +21,19 @@ from tokenworks.contract.kv import BlockName, KVSpec
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, Load, SequenceOutput, TokenLogprobs
 from tokenworks.engine.batch import StepBatch, build_batch
-from tokenworks.engine.kv_cache import KVCache
+from tokenworks.engine.block_memory import BlockMemory
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.sampler import Sampled, sample
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Outcome, Scheduler, StepPlan
+from tokenworks.policy.scheduler import Limits, Scheduler
 from tokenworks.policy.speculation import Speculator
+from tokenworks.policy.step_plan import Outcome, StepPlan
 
 log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """What computes a step: PyTorch's operators and Numba's loops, or the native library."""
+    """What computes a step: PyTorch's operators and Numba's loops, the native library, or another engine's graph."""
 
     config: ModelConfig
     weights: str  # the form they are multiplied in
@@ -45,12 +46,25 @@ class Model(Protocol):
     def step_bytes(self, num_rows: int) -> int:
         """Bytes of packed weights that a step over `num_rows` rows reads."""
 
-    def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
+    def make_cache(self, spec: KVSpec, num_blocks: int) -> BlockMemory:
+        """KV memory of the kind that its steps read and write."""
+
+    def __call__(self, batch: StepBatch, cache: Any) -> Tensor:  # Any: what its own `make_cache` gave
         """Compute the batch's rows, writing their KV; float32 [sampled rows, vocab], good until the next call."""
 
 
+class StepTime(NamedTuple):
+    """A step that was run."""
+
+    plan: StepPlan
+    seconds: float
+
+
 class Engine:
-    """Runs sequences of one model on one device slice."""
+    """Runs sequences of one model on one device slice.
+
+    `scheduler` and `memory` are there for who exchanges KV blocks with others, between steps.
+    """
 
     def __init__(
         self,
@@ -65,32 +79,42 @@ class Engine:
         self.spec = spec
         self.limits = limits
         self.steps = 0
-        self._cache = KVCache(spec, num_blocks)
+        self.last_step: StepTime | None = None
+        self._cache = model.make_cache(spec, num_blocks)
         self._pool = BlockPool(num_blocks)
         self._speculator = speculator
         self._clock = clock
-        self._scheduler = Scheduler(limits, self._pool, spec.fingerprint, speculator)
+        self.scheduler = Scheduler(limits, self._pool, spec.fingerprint, speculator)
+
+    @property
+    def memory(self) -> BlockMemory:
+        """The blocks' bytes."""
+        return self._cache
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return self._scheduler.has_work
+        return self.scheduler.has_work
 
     @property
     def load(self) -> Load:
         """How busy the engine is."""
-        return self._scheduler.load(self.steps)
+        return self.scheduler.load(self.steps)
 
     def add(self, request: Request) -> None:
         """Queue a request; raises InvalidRequest where it can never run."""
         vocab_size = self.model.config.vocab_size
         if request.token_ids and not 0 <= min(request.token_ids) <= max(request.token_ids) < vocab_size:
             raise InvalidRequest(f"token ids must be from 0 to {vocab_size - 1}", param="prompt")
-        self._scheduler.add(request)
+        self.scheduler.add(request)
 
     def cancel(self, request_id: str) -> bool:
         """Drop a request and free its blocks; False where it has ended already."""
-        return self._scheduler.cancel(request_id) is not None
+        return self.scheduler.cancel(request_id) is not None
+
+    def block_of(self, name: BlockName) -> int | None:
+        """The block of `memory` that holds it, computed; None where none does. Between steps only."""
+        return next(iter(self._pool.match([name])), None)
 
     def take_block_changes(self) -> tuple[list[BlockName], list[BlockName]]:
         """Names of blocks (added to, removed from) the prefix cache since the last call."""
@@ -113,14 +137,16 @@ class Engine:
             self._speculator.is_paused = False
 
     def reset_cache(self) -> None:
-        """Forget every cached block; only while nothing runs."""
+        """Forget every cached block, and what the last step did; only while nothing runs."""
         assert not self.has_work, "the cache is in use"
         for block in range(self._pool.num_blocks):
             self._pool.forget(block)
+        self.scheduler.named, self.scheduler.reused = [], []
+        self.last_step = None
 
     def step(self) -> list[SequenceOutput]:
-        """One forward pass; what it gave each sequence that got a token or ended."""
-        plan = self._scheduler.plan()
+        """One forward pass; what it gave each sequence that got a token or ended. None is run if all is arriving."""
+        plan = self.scheduler.plan()
         if plan is None:
             return []
         self.steps += 1
@@ -129,14 +155,15 @@ class Engine:
         except Exception as error:
             log.exception("step %d failed", self.steps)
             return self._abandon(plan, f"{type(error).__name__}: {error}")
-        outcomes = self._scheduler.apply(plan, sampled.token_ids)
+        outcomes = self.scheduler.apply(plan, sampled.token_ids)
         return [_output(*pair) for pair in zip(outcomes, sampled.logprobs, strict=True)]
 
     def _compute(self, plan: StepPlan) -> Sampled:
         start_s = self._clock()
         sampled = self._forward(plan)
+        self.last_step = StepTime(plan, self._clock() - start_s)
         if self._speculator is not None:
-            self._speculator.costs.observe(plan.num_tokens, self._clock() - start_s)
+            self._speculator.costs.observe(plan.num_tokens, self.last_step.seconds)
         return sampled
 
     @torch.inference_mode()
@@ -146,11 +173,12 @@ class Engine:
 
     def _abandon(self, plan: StepPlan, error: str) -> list[SequenceOutput]:
         end = End(reason=EndReason.FAILED, error=error)
-        return [SequenceOutput(s.request.id, end=end) for s in self._scheduler.abandon(plan)]
+        return [SequenceOutput(s.request.id, end=end) for s in self.scheduler.abandon(plan)]
 
 
 def _output(outcome: Outcome, logprobs: list[TokenLogprobs] | None) -> SequenceOutput:
     sequence, token_ids = outcome.sequence, outcome.token_ids
+    is_first = sequence.num_output == len(token_ids)
     end = None
     if outcome.end is not None:
         stop = token_ids[-1] if outcome.end is EndReason.STOP else None
@@ -159,6 +187,7 @@ def _output(outcome: Outcome, logprobs: list[TokenLogprobs] | None) -> SequenceO
         request_id=sequence.request.id,
         token_ids=token_ids,
         logprobs=None if logprobs is None else logprobs[: len(token_ids)],
-        cached_tokens=sequence.cached_tokens if sequence.num_output == len(token_ids) else None,
+        cached_tokens=sequence.cached_tokens if is_first else None,
         end=end,
+        fetched_tokens=sequence.fetched_tokens or None if is_first else None,
     )

@@ -14,8 +14,8 @@ import numpy as np
 
 from tokenworks.contract.request import Sampling
 from tokenworks.engine.kernels.bits import Array
-from tokenworks.policy.scheduler import Chunk
 from tokenworks.policy.sequence import Sequence as TokenSequence
+from tokenworks.policy.step_plan import Chunk
 from tokenworks.policy.token_counts import TokenCounts
 
 

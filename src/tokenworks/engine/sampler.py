@@ -25,7 +25,7 @@ from tokenworks.engine.kernels.bits import Array
 from tokenworks.engine.kernels.logprobs import log_probabilities
 from tokenworks.engine.kernels.sampling import SETTINGS, choose
 from tokenworks.engine.penalties import has_penalties, penalised
-from tokenworks.policy.scheduler import Chunk
+from tokenworks.policy.step_plan import Chunk
 
 
 @dataclass(frozen=True, slots=True)

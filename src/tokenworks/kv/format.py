@@ -43,6 +43,7 @@ class BlockFault(StrEnum):
     MODEL = "model"  # of another model, or of another numerics class
     SPEC = "spec"  # of layers, heads or a dtype that cannot be converted
     LATE = "late"  # it did not come in time
+    NO_ROOM = "no_room"  # host memory is full of blocks in use, so it could not be brought there
     UNREACHABLE = "unreachable"  # its tier failed, or the store is gone
 
 

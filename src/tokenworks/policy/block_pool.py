@@ -76,12 +76,14 @@ class BlockPool:
                 if self._names[block] is None:
                     self._free.move_to_end(block, last=False)
 
-    def give_name(self, block: int, name: BlockName) -> None:
-        """Make a full block findable. Where another block has the name already, that one keeps it."""
-        if name not in self._by_name and self._names[block] is None:
-            self._names[block] = name
-            self._by_name[name] = block
-            self._changes[name] = True
+    def give_name(self, block: int, name: BlockName) -> bool:
+        """Make a full block findable. Where another block has the name already, that one keeps it: False."""
+        if name in self._by_name or self._names[block] is not None:
+            return False
+        self._names[block] = name
+        self._by_name[name] = block
+        self._changes[name] = True
+        return True
 
     def forget(self, block: int) -> None:
         """Take a block's name away: nobody will find it again."""

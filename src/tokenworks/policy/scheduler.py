@@ -14,22 +14,31 @@ its last one and kept as far as they equal what is sampled. They use budget and 
 this step. A block that drafts fill is named when they have proved right; what rejected ones wrote is never read, and
 their blocks are given back.
 
-Invariants: `plan` and `apply` (or `abandon`) alternate; `add` and `cancel` come only between steps; the oldest sequence
-always advances, because it alone fits the pool and everybody else can be preempted for it.
+Where blocks can be fetched from elsewhere, a waiting sequence may be *arriving* (see `arriving`): it is held back, with
+blocks of the pool that are being filled for it, and those behind it are admitted meanwhile. Blocks that a waiting
+sequence holds are taken from it before anybody is preempted.
+
+Invariants: `plan` and `apply` (or `abandon`) alternate; all else comes only between steps; the oldest sequence that is
+not held back always advances, because it alone fits the pool and everybody else can be made to give up what they hold.
+Between steps every block that has a name has been computed.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 
 from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest
+from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.request import Request
-from tokenworks.contract.wire import EndReason, Load
+from tokenworks.contract.wire import Load
+from tokenworks.policy.arriving import Arrival, Arrivals, tokens_by_tier
 from tokenworks.policy.block_pool import BlockPool
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.speculation import Speculator
+from tokenworks.policy.step_plan import Chunk, Outcome, StepPlan, until_end, verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,53 +58,12 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens `[start, start + num_tokens)` of one sequence, to be computed in this step; the last may be drafts."""
+class NamedBlock:
+    """A block that a step fills."""
 
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    num_sampled: (
-        int  # of its last tokens, what follows is sampled: 0 before the sequence's last token, 1 + drafts at it
-    )
-    drafts: tuple[int, ...] = ()  # guesses behind the sequence's last token
-
-    @property
-    def is_decode(self) -> bool:
-        """Whether it is one sampled token, and perhaps drafts behind it."""
-        return self.num_sampled == self.num_tokens
-
-    @property
-    def token_ids(self) -> list[int]:
-        """What is to be computed; only before the step is applied."""
-        known = self.sequence.token_ids[self.start : self.start + self.num_tokens]
-        return [*known, *self.drafts] if self.drafts else known
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One forward pass. Every chunk's block table already covers its tokens."""
-
-    chunks: tuple[Chunk, ...]
-
-    @property
-    def sampled(self) -> list[Chunk]:
-        """The chunks that tokens are sampled for, in order."""
-        return [chunk for chunk in self.chunks if chunk.num_sampled]
-
-    @property
-    def num_tokens(self) -> int:
-        """Rows of the step."""
-        return sum(chunk.num_tokens for chunk in self.chunks)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a step did to one sequence: the tokens it got, one or more, and whether that was the last of it."""
-
-    sequence: Sequence
-    token_ids: list[int]
-    end: EndReason | None
+    name: BlockName
+    parent: BlockName
+    index: int  # in its sequence: its first token's position, in blocks
 
 
 class Scheduler:
@@ -107,15 +75,18 @@ class Scheduler:
         self.preemptions = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
+        self.named: list[NamedBlock] = []  # by the last step
+        self.reused: list[BlockName] = []  # blocks of the pool that sequences admitted in the last step began with
         self._speculator = speculator
         self._fingerprint = fingerprint
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # in order of admission
         self._by_id: dict[str, Sequence] = {}
+        self._arrivals = Arrivals(pool, self._waiting, limits.max_running)
 
     @property
     def has_work(self) -> bool:
-        """Whether `plan` would find something to do."""
+        """Whether a sequence has not ended. `plan` finds something to do then, unless all is arriving."""
         return bool(self._by_id)
 
     def load(self, steps: int) -> Load:
@@ -129,6 +100,7 @@ class Scheduler:
             preemptions=self.preemptions,
             draft_tokens=self.draft_tokens,
             accepted_tokens=self.accepted_tokens,
+            arriving=len(self._arrivals),
         )
 
     def add(self, request: Request) -> None:
@@ -164,13 +136,26 @@ class Scheduler:
         """Drop every sequence."""
         return [sequence for request_id in list(self._by_id) if (sequence := self.cancel(request_id))]
 
+    def take_unmatched(self) -> list[Arrival]:
+        """Waiting sequences whose missing blocks could be fetched; each is held back until `arrived`."""
+        return self._arrivals.take_unmatched(len(self._running))
+
+    def expect(self, arrival: Arrival, count: int) -> bool:
+        """Give it blocks for its first `count` names, to be written to; False where it has none to get."""
+        return self._arrivals.expect(arrival, count, len(self._running))
+
+    def arrived(self, arrival: Arrival, tiers: ListLike[Tier]) -> None:
+        """Its first `len(tiers)` blocks have been written, and no more will be: it may be admitted."""
+        self._arrivals.arrived(arrival, tiers)
+
     def plan(self) -> StepPlan | None:
-        """The next step, or None when there is nothing to do."""
-        if not self._by_id:
-            return None
+        """The next step, or None when there is nothing to do, or nothing until somebody's blocks have arrived."""
+        self.named, self.reused = [], []
         chunks, budget = self._plan_running(self.limits.max_step_tokens)
         chunks += self._admit(budget)
-        assert chunks, "work is waiting, but the step is empty"
+        if not chunks:
+            assert not self._by_id or self._arrivals, "work is waiting, but the step is empty"
+            return None
         if self._speculator is not None:
             chunks = self._run_ahead(self._speculator, chunks)
         return StepPlan(tuple(chunks))
@@ -190,11 +175,20 @@ class Scheduler:
         """Preempt from the tail until `sequence` can grow to `num_tokens`; False where it had to go itself."""
         needed = sequence.blocks_for(num_tokens) - len(sequence.block_table)
         while needed > self.pool.num_free:
+            if self._take_from_waiting():
+                continue
             victim = self._running.pop()
             self._preempt(victim)
             if victim is sequence:
                 return False
         return True
+
+    def _take_from_waiting(self, behind: Sequence | None = None) -> bool:
+        """The last waiting sequence (behind that one) that holds blocks loses them; False where there is none."""
+        holder = self._arrivals.last_holder(behind)
+        if holder is not None:
+            self._release(holder)
+        return holder is not None
 
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence)
@@ -204,18 +198,28 @@ class Scheduler:
 
     def _admit(self, budget: int) -> list[Chunk]:
         chunks: list[Chunk] = []
-        while self._waiting and budget > 0 and len(self._running) < self.limits.max_running:
-            sequence = self._waiting[0]
-            cached = self._cached_blocks(sequence)
-            if not self._can_admit(sequence, cached):
+        while budget > 0 and len(self._running) < self.limits.max_running:
+            sequence = self._next_admissible()
+            if sequence is None or not self._find_room(sequence):
                 break
-            self._waiting.popleft()
+            self._waiting.remove(sequence)
             self._running.append(sequence)
-            self._start(sequence, cached)
+            self._start(sequence)
             count = min(sequence.num_uncomputed, budget)
             chunks.append(self._schedule(sequence, count))
             budget -= count
         return chunks
+
+    def _next_admissible(self) -> Sequence | None:
+        """The first in the queue that is not held back."""
+        return next((sequence for sequence in self._waiting if not self._arrivals.is_held(sequence)), None)
+
+    def _find_room(self, sequence: Sequence) -> bool:
+        """Whether it can be admitted; where nothing runs that would make room later, those behind it make it now."""
+        while not self._can_admit(sequence, self._cached_blocks(sequence)):
+            if self._running or not self._take_from_waiting(behind=sequence):
+                return False
+        return True
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """The longest cached prefix, short of the last token, which must be computed to sample from it."""
@@ -227,12 +231,17 @@ class Scheduler:
         new = sequence.blocks_for(len(sequence.token_ids)) - len(cached)
         return taken + new + len(self._running) <= self.pool.num_free
 
-    def _start(self, sequence: Sequence, cached: list[int]) -> None:
+    def _start(self, sequence: Sequence) -> None:
+        cached, held = self._cached_blocks(sequence), sequence.block_table
         self.pool.acquire(cached)
-        sequence.block_table = list(cached)
+        self.pool.release(held)
+        sequence.block_table = cached
         sequence.num_computed = len(cached) * self.limits.block_tokens
+        names = sequence.block_names[: len(cached)]
+        self.reused += [name for index, name in enumerate(names) if index not in sequence.fetched]
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.num_computed
+            sequence.fetched_tokens = tokens_by_tier(sequence)
 
     def _schedule(self, sequence: Sequence, count: int) -> Chunk:
         """Give `sequence` the blocks for its next `count` tokens, and name those that they fill."""
@@ -246,7 +255,9 @@ class Scheduler:
         """Make those blocks findable that the tokens `[start, end)` fill up."""
         names = sequence.names_of_full_blocks(end)
         for index in range(start // self.limits.block_tokens, len(names)):
-            self.pool.give_name(sequence.block_table[index], names[index])
+            if self.pool.give_name(sequence.block_table[index], names[index]):
+                parent = names[index - 1] if index else sequence.root
+                self.named.append(NamedBlock(names[index], parent, index))
 
     def _run_ahead(self, speculator: Speculator, chunks: list[Chunk]) -> list[Chunk]:
         """Give drafts to chunks of one token; nobody makes way for a guess."""
@@ -280,7 +291,7 @@ class Scheduler:
 
     def _append(self, chunk: Chunk, sampled: list[int]) -> Outcome:
         sequence = chunk.sequence
-        token_ids, end = _until_end(sequence, _verified(chunk.drafts, sampled))
+        token_ids, end = until_end(sequence, verified(chunk.drafts, sampled))
         sequence.token_ids += token_ids
         if chunk.drafts:
             self.accepted_tokens += len(token_ids) - 1
@@ -300,6 +311,7 @@ class Scheduler:
 
     def abandon(self, plan: StepPlan) -> list[Sequence]:
         """The step failed: forget the blocks it was to write, and drop its sequences, which are returned."""
+        self.named = []
         for chunk in plan.chunks:
             first = chunk.start // self.limits.block_tokens
             for block in chunk.sequence.block_table[first:]:
@@ -318,26 +330,7 @@ class Scheduler:
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
+        self._arrivals.forget(sequence)
         self.pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed = 0
-
-
-def _verified(drafts: tuple[int, ...], sampled: list[int]) -> list[int]:
-    """The sampled tokens as far as the drafts before them were right: at least the first."""
-    assert sampled, "a sampled chunk got no token"
-    right = 0
-    while right < min(len(drafts), len(sampled) - 1) and drafts[right] == sampled[right]:
-        right += 1
-    return sampled[: right + 1]
-
-
-def _until_end(sequence: Sequence, token_ids: list[int]) -> tuple[list[int], EndReason | None]:
-    """The tokens up to the one that ends the sequence, and why it does."""
-    sampling = sequence.request.sampling
-    for count, token_id in enumerate(token_ids, 1):
-        if token_id in sampling.stop_token_ids:
-            return token_ids[:count], EndReason.STOP
-        if sequence.num_output + count >= sampling.max_tokens:
-            return token_ids[:count], EndReason.LENGTH
-    return token_ids, None

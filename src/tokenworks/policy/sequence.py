@@ -7,7 +7,7 @@ and recomputation after preemption are thus one thing: computing what is not com
 
 from __future__ import annotations
 
-from tokenworks.contract.kv import BlockName, child_name, root_name
+from tokenworks.contract.kv import BlockName, Tier, child_name, root_name
 from tokenworks.contract.request import Request
 from tokenworks.policy.drafting import Drafting
 from tokenworks.policy.token_counts import TokenCounts
@@ -22,6 +22,9 @@ class Sequence:
         "block_tokens",
         "cached_tokens",
         "drafting",
+        "fetched",
+        "fetched_tokens",
+        "is_looked_up",
         "num_computed",
         "preemptions",
         "request",
@@ -39,6 +42,9 @@ class Sequence:
         self.root = root_name(fingerprint, request.salt)
         self.block_names: list[BlockName] = []
         self.cached_tokens: int | None = None  # prompt tokens found in the cache at first admission
+        self.fetched_tokens: dict[Tier, int] | None = None  # of those, what came from beyond the device
+        self.is_looked_up = False  # whether somebody was asked for the blocks that the pool does not have: see arriving
+        self.fetched: dict[int, Tier] = {}  # the blocks that then came, by their index, and where they were
         self.preemptions = 0
         self.drafting: Drafting | None = None  # what speculation, where it is on, has noted of this sequence
         self.token_counts: TokenCounts | None = None  # what the sampler, where there are penalties, has counted

@@ -1,5 +1,8 @@
 """The step loop: take in messages, run one step, send what it gave; never wait for anyone while there is work.
 
+With a KV store the turn before and after a step belongs to the exchange of blocks (see `kv_exchange`). While every
+sequence waits for blocks no step runs, and the loop sleeps until something comes or somebody's time is up.
+
 Each request belongs to the gateway that submitted it and its outputs go there, one frame per step and gateway. The loop
 alone touches the engine. When draining, it says so, finishes what it has and leaves; a request that still comes in is
 refused with a reason the gateway can act on.
@@ -8,6 +11,7 @@ refused with a reason the gateway can act on.
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from queue import Empty
@@ -34,6 +38,7 @@ from tokenworks.contract.wire import (
 )
 from tokenworks.engine.engine import Engine
 from tokenworks.worker.heartbeat import HeartbeatThread
+from tokenworks.worker.kv_exchange import KVExchange
 from tokenworks.worker.link import GatewayLink
 
 log = logging.getLogger(__name__)
@@ -44,16 +49,25 @@ IDLE_POLL_MS: Final = 100  # how long an idle loop sleeps before it looks at its
 class StepLoop:
     """Runs until drained."""
 
-    def __init__(self, engine: Engine, hello: Hello, links: Sequence[GatewayLink], heartbeat: HeartbeatThread) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        hello: Hello,
+        links: Sequence[GatewayLink],
+        heartbeat: HeartbeatThread,
+        exchange: KVExchange | None = None,
+    ) -> None:
         self._engine = engine
         self._hello = hello
         self._links = links
         self._heartbeat = heartbeat
+        self._exchange = exchange
         self._gateway_of: dict[str, int] = {}
         self._is_draining = False
+        self._is_busy = False  # whether another turn would do something at once
         self._poller = zmq.Poller()
-        for link in links:
-            self._poller.register(link.socket, zmq.POLLIN)
+        for socket in [*(link.socket for link in links), *([exchange.socket] if exchange else [])]:
+            self._poller.register(socket, zmq.POLLIN)
 
     def drain(self) -> None:
         """Finish what is there, then leave. Safe to call from a signal handler."""
@@ -64,7 +78,7 @@ class StepLoop:
         for index in range(len(self._links)):
             self._introduce(index)
         has_left = False
-        while not (self._is_draining and not self._engine.has_work):
+        while not (self._is_draining and self._is_done):
             self._turn()
             if self._is_draining and not has_left:
                 has_left = True
@@ -72,14 +86,29 @@ class StepLoop:
         self._take_in()
         self._send_all(Goodbye(self._hello.worker_id))
 
+    @property
+    def _is_done(self) -> bool:
+        return not self._engine.has_work and not (self._exchange and self._exchange.is_holding)
+
     def _turn(self) -> None:
         self._heartbeat.came_round()
-        if not self._engine.has_work:
-            self._poller.poll(IDLE_POLL_MS)
+        if not self._is_busy:
+            self._poller.poll(self._patience_ms())
         self._take_in()
-        if self._engine.has_work:
-            self._send_outputs(self._engine.step())
-            self._send_block_changes()
+        if self._exchange:
+            self._exchange.before_step()
+        steps = self._engine.steps
+        outputs = self._engine.step()
+        if self._exchange:
+            outputs = self._exchange.after_step(outputs)
+        self._send_outputs(outputs)
+        self._send_block_changes()
+        self._is_busy = self._engine.steps > steps or (self._exchange is not None and self._exchange.has_backlog)
+
+    def _patience_ms(self) -> int:
+        if self._exchange is None:
+            return IDLE_POLL_MS
+        return math.ceil(1e3 * self._exchange.patience_s(IDLE_POLL_MS / 1e3))
 
     def _take_in(self) -> None:
         self._answer_rejoins()
@@ -90,13 +119,13 @@ class StepLoop:
     def _handle(self, index: int, message: ToWorker) -> None:
         match message:
             case Submit():
-                self._submit(index, message.request)
+                self._submit(index, message.request, message.publishes)
             case Cancel():
                 self._cancel(message.request_id)
             case Rejoin():
                 self._rejoin(index)
 
-    def _submit(self, index: int, request: Request) -> None:
+    def _submit(self, index: int, request: Request, publishes: bool) -> None:
         try:
             if self._is_draining:
                 raise TokenworksError("this worker is leaving and takes no new requests")
@@ -105,6 +134,8 @@ class StepLoop:
             self._refuse(index, request, error)
         else:
             self._gateway_of[request.id] = index
+            if publishes and self._exchange:
+                self._exchange.publishes(request)
 
     def _refuse(self, index: int, request: Request, error: TokenworksError) -> None:
         end = End(reason=EndReason.FAILED, error=error.message)
@@ -112,6 +143,8 @@ class StepLoop:
 
     def _cancel(self, request_id: str) -> None:
         self._engine.cancel(request_id)
+        if self._exchange:
+            self._exchange.forget(request_id)
         self._gateway_of.pop(request_id, None)
 
     def _answer_rejoins(self) -> None:

@@ -20,11 +20,13 @@ import torch
 import zmq
 
 from tokenworks.contract.config import EngineSettings, Settings
-from tokenworks.contract.wire import PROTOCOL, Hello
+from tokenworks.contract.wire import PROTOCOL, Hello, Role
 from tokenworks.engine.build import build_engine
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.kernels.threads import set_threads
+from tokenworks.kv.client import KVClient
 from tokenworks.worker.heartbeat import HeartbeatThread
+from tokenworks.worker.kv_exchange import KVExchange
 from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
 from tokenworks.worker.measure import measure_card
@@ -56,8 +58,15 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
         max_context_tokens=engine.limits.max_context_tokens,
         kv=engine.spec,
         card=card,
+        role=role_of(settings),
+        has_store=bool(settings.kv.store_address),
     )
-    serve(engine, hello, gateways)
+    serve(engine, hello, gateways, settings.kv.store_address)
+
+
+def role_of(settings: Settings) -> Role:
+    """As the group of this worker says, which is the only one in the settings that a worker is given."""
+    return Role(settings.workers[0].role) if settings.workers else Role.BOTH
 
 
 def load_engine(directory: Path, settings: Settings) -> Engine:
@@ -69,7 +78,7 @@ def load_engine(directory: Path, settings: Settings) -> Engine:
             log.info("packed layer %d of %d after %.1f s", done, total, time.monotonic() - started)
 
     with torch.inference_mode():
-        engine = build_engine(directory, settings.engine, settings.fleet.workers, progress)
+        engine = build_engine(directory, settings.engine, settings.fleet.workers, progress, settings.kv.exchange)
     gc.collect()
     gc.freeze()  # what was loaded stays; the collector need not walk it between steps
     return_free_memory()
@@ -82,20 +91,29 @@ def return_free_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def serve(engine: Engine, hello: Hello, gateways: Sequence[str]) -> None:
-    """Dial in and run the step loop; returns when drained."""
+def serve(engine: Engine, hello: Hello, gateways: Sequence[str], store_address: str) -> None:
+    """Dial in and run the step loop; returns when drained. Without a store the address is empty."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     links = [GatewayLink(context, address) for address in gateways]
-    heartbeat = HeartbeatThread(hello.worker_id, gateways, lambda: engine.load)
-    loop = StepLoop(engine, hello, links, heartbeat)
+    exchange = open_exchange(context, engine, hello, store_address) if store_address else None
+    heartbeat = HeartbeatThread(hello.worker_id, gateways, lambda: (exchange or engine).load)
+    loop = StepLoop(engine, hello, links, heartbeat, exchange)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.drain())
     heartbeat.start()
     loop.run()
     heartbeat.stop()
+    if exchange:
+        exchange.close()
     for link in links:
         link.close()
     context.term()
+
+
+def open_exchange(context: zmq.Context[zmq.Socket[bytes]], engine: Engine, hello: Hello, address: str) -> KVExchange:
+    """The exchange with the host's KV store; the store may come later, or never."""
+    client = KVClient(context, address, f"{hello.worker_id}-{hello.pid}", engine.spec)
+    return KVExchange(engine, client, hello.card)
 
 
 def choose_threads(settings: EngineSettings) -> int:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenworks.contract.kv import KVSpec
 from tokenworks.engine.attention import attend
 from tokenworks.engine.batch import StepBatch
 from tokenworks.engine.checkpoint import EMBEDDING, HEAD, WeightSource
@@ -154,6 +155,10 @@ class Decoder:
         Exact for one row; for more, what a router that spreads them evenly would be expected to read.
         """
         return sum(layer.step_bytes(num_rows) for layer in self.layers) + self.head.num_bytes
+
+    def make_cache(self, spec: KVSpec, num_blocks: int) -> KVCache:
+        """KV memory for its steps."""
+        return KVCache(spec, num_blocks)
 
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
         """Compute the batch's rows, writing their KV; logits float32 [sampled rows, vocab]."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenworks.contract.kv import KVSpec
 from tokenworks.engine.batch import Splits, StepBatch
 from tokenworks.engine.kv_cache import KVCache
 from tokenworks.engine.linear import Linear
@@ -66,6 +67,10 @@ class NativeDecoder:
     def step_bytes(self, num_rows: int) -> int:
         """Bytes of packed weights that a step over `num_rows` rows reads."""
         return self.decoder.step_bytes(num_rows)
+
+    def make_cache(self, spec: KVSpec, num_blocks: int) -> KVCache:
+        """KV memory for its steps: the decoder's own kind."""
+        return self.decoder.make_cache(spec, num_blocks)
 
     def __call__(self, batch: StepBatch, cache: KVCache) -> Tensor:
         """Compute the batch's rows, writing their KV; float32 [sampled rows, vocab], good until the next call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from tokenworks.contract.errors import TokenworksError
@@ -13,6 +13,12 @@ class TierError(TokenworksError):
     """A tier cannot do it now (full, gone, read-only, too slow); the message says what to do about it."""
 
     code = "kv_tier_failed"
+
+
+class PutRefused(TierError):
+    """A tier takes nothing in now (full, read-only); what it holds can still be read."""
+
+    code = "kv_tier_full"
 
 
 class BlockTier(Protocol):
@@ -28,7 +34,13 @@ class BlockTier(Protocol):
         """Forget these; names that are not there are ignored."""
 
     def names(self) -> Iterable[tuple[BlockName, int]]:
-        """What is held from before, with each block's bytes, least recently used first; for a start."""
+        """What is held from before, with each block's bytes, least recently used first; for a start.
+
+        A remote tier, which other hosts fill too, gives no order and may take minutes: ask it `held` instead.
+        """
+
+    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
+        """Which of these are held, in one round trip; for a tier that others fill too."""
 
     def close(self) -> None:
         """Flush what must survive, and let go."""

@@ -1,0 +1,254 @@
+"""What a tier's policy keeps, against least-recently-used and the optimum, on recorded traffic.
+
+    python benchmarks/kv_policy.py conversation_trace.jsonl.gz [more traces] [--tokens 0.5 1.5 5 15]
+
+A trace tells which blocks of its prompts were the same (Mooncake's format, 512 tokens a block; only full blocks are
+kept, as in the store). One tier of each size sees the requests in order; what a request computes can be had by the next
+one. Costs are those of a card: seconds = 512 tokens x (per token + per pair x context), in the proportion of a 0.6 B
+model (its attention costs as much as its products at about 4,000 tokens of context).
+
+Columns, each in percent of all prompt tokens, and in percent of all prompt seconds: `policy` is `TierPolicy`, `by size`
+GreedyDual-Size-Frequency over leaves; `plain LRU` notes a prompt's blocks from the first to the last, so that a prefix
+goes before what follows it and that lies there in vain; `ideal LRU` notes them from the last to the first; `optimum`
+drops what is used again last (Belady 1966; the best there is in tokens, not in seconds). Hits are counted up to the
+first block that is missing. The share of the ideal LRU's tokens is the bar: 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+from pathlib import Path
+from time import process_time
+from typing import NamedTuple, Protocol
+
+from tokenworks.plan.traces import MOONCAKE_BLOCK_TOKENS as BLOCK_TOKENS
+from tokenworks.plan.traces import read_trace
+from tokenworks.policy.tiering import TierPolicy
+
+PER_TOKEN_S = 2.8e-3
+PER_PAIR_S = 7e-7
+ROOT = b"root"
+
+
+class Block(NamedTuple):
+    """One block of one prompt; it takes one byte a token."""
+
+    name: bytes
+    parent: bytes
+    depth: int
+
+    @property
+    def recompute_s(self) -> float:
+        """What the card says."""
+        return BLOCK_TOKENS * (PER_TOKEN_S + PER_PAIR_S * BLOCK_TOKENS * (self.depth + 0.5))
+
+
+class Prompt(NamedTuple):
+    """One request."""
+
+    arrival_s: float
+    num_tokens: int
+    blocks: list[Block]
+    next_uses: list[int]  # the request that uses each block next; beyond the last one: never
+
+    @property
+    def seconds(self) -> float:
+        """To compute all of it."""
+        return self.num_tokens * (PER_TOKEN_S + PER_PAIR_S * self.num_tokens / 2)
+
+
+class Tier(Protocol):
+    """What is compared."""
+
+    def serve(self, prompt: Prompt) -> int:
+        """How many of its leading blocks are held; afterwards it has been seen."""
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The requests of a trace that say what they contain."""
+    prompts = []
+    for record in read_trace(path).records:
+        ids = record.block_ids[: record.input_tokens // BLOCK_TOKENS]
+        names = [ROOT, *(number.to_bytes(8, "big") for number in ids)]
+        blocks = [Block(name, parent, at) for at, (parent, name) in enumerate(zip(names, names[1:], strict=False))]
+        prompts.append(Prompt(record.arrival_s, record.input_tokens, blocks, []))
+    return _with_next_uses(prompts)
+
+
+def _with_next_uses(prompts: list[Prompt]) -> list[Prompt]:
+    seen: dict[bytes, int] = {}
+    for number in range(len(prompts) - 1, -1, -1):
+        prompts[number].next_uses[:] = [seen.get(block.name, len(prompts)) for block in prompts[number].blocks]
+        seen.update((block.name, number) for block in prompts[number].blocks)
+    return prompts
+
+
+def _leading(blocks: Sequence[Block], held: object) -> int:
+    """How many of the first blocks are held without a gap."""
+    return next((at for at, block in enumerate(blocks) if block.name not in held), len(blocks))  # type: ignore[operator]
+
+
+class Policy:
+    """The policy of the store."""
+
+    def __init__(self, limit_tokens: int) -> None:
+        self.policy = TierPolicy(limit_tokens)
+        self.held: set[bytes] = set()
+
+    def serve(self, prompt: Prompt) -> int:
+        hits = _leading(prompt.blocks, self.held)
+        for block in prompt.blocks[:hits]:
+            self.policy.used(block.name, prompt.arrival_s)
+        for block in prompt.blocks[hits:]:
+            self._put(block, prompt.arrival_s)
+        return hits
+
+    def _put(self, block: Block, now_s: float) -> None:
+        if block.name in self.held:
+            self.policy.used(block.name, now_s)
+        elif self.policy.wants(block.name, block.parent, BLOCK_TOKENS, block.recompute_s, now_s):
+            missing = self.policy.used_bytes + BLOCK_TOKENS - self.policy.limit_bytes
+            for name in self.policy.victims(missing, lambda name: False):
+                self.policy.remove(name)
+                self.held.remove(name)
+            self.policy.add(block.name, block.parent, BLOCK_TOKENS, block.recompute_s, now_s)
+            self.held.add(block.name)
+
+
+class Recent:
+    """Least recently used, block by block."""
+
+    def __init__(self, limit_tokens: int, *, is_tail_first: bool) -> None:
+        self.limit = limit_tokens // BLOCK_TOKENS
+        self.step = -1 if is_tail_first else 1
+        self.held: OrderedDict[bytes, None] = OrderedDict()
+
+    def serve(self, prompt: Prompt) -> int:
+        hits = _leading(prompt.blocks, self.held)
+        for block in prompt.blocks[:: self.step]:
+            self.held[block.name] = None
+            self.held.move_to_end(block.name)
+        while len(self.held) > self.limit:
+            self.held.popitem(last=False)
+        return hits
+
+
+class Greedy:
+    """GreedyDual-Size-Frequency (Cherkasova 1998) over leaves: clock + uses x seconds / bytes."""
+
+    def __init__(self, limit_tokens: int) -> None:
+        self.limit = limit_tokens // BLOCK_TOKENS
+        self.clock = 0.0
+        self.held: dict[bytes, tuple[float, int, Block]] = {}  # priority, uses
+        self.children: dict[bytes, int] = {}
+        self.leaves: list[tuple[float, int, bytes]] = []  # void where the priority is not the block's
+
+    def serve(self, prompt: Prompt) -> int:
+        hits = _leading(prompt.blocks, self.held)
+        for block in prompt.blocks:
+            if block.name not in self.held:
+                self.children[block.parent] = self.children.get(block.parent, 0) + 1
+            uses = self.held[block.name][1] + 1 if block.name in self.held else 1
+            self.held[block.name] = (self.clock + uses * block.recompute_s, uses, block)
+            self._push(block.name)
+        while len(self.held) > self.limit:
+            self._drop()
+        return hits
+
+    def _push(self, name: bytes) -> None:
+        if name in self.held and not self.children.get(name):
+            priority, _, block = self.held[name]
+            heappush(self.leaves, (priority, -block.depth, name))
+
+    def _drop(self) -> None:
+        priority, _, name = heappop(self.leaves)
+        if name in self.held and self.held[name][0] == priority and not self.children.get(name):
+            block = self.held.pop(name)[2]
+            self.clock = max(self.clock, priority)
+            self.children[block.parent] -= 1
+            self._push(block.parent)
+
+
+class Optimum:
+    """Drops what is used again last; of those that never are, the deepest first."""
+
+    def __init__(self, limit_tokens: int) -> None:
+        self.limit = limit_tokens // BLOCK_TOKENS
+        self.held: dict[bytes, int] = {}  # next use
+        self.order: list[tuple[int, int, bytes]] = []
+
+    def serve(self, prompt: Prompt) -> int:
+        hits = _leading(prompt.blocks, self.held)
+        for block, next_use in zip(prompt.blocks, prompt.next_uses, strict=True):
+            self.held[block.name] = next_use
+            heappush(self.order, (-next_use, -block.depth, block.name))
+        while len(self.held) > self.limit:
+            next_use, _, name = heappop(self.order)
+            if self.held.get(name) == -next_use:
+                del self.held[name]
+        return hits
+
+
+def tiers(limit_tokens: int) -> Iterator[tuple[str, Tier]]:
+    """What is compared, by name."""
+    yield "policy", Policy(limit_tokens)
+    yield "by size", Greedy(limit_tokens)
+    yield "plain LRU", Recent(limit_tokens, is_tail_first=False)
+    yield "ideal LRU", Recent(limit_tokens, is_tail_first=True)
+    yield "optimum", Optimum(limit_tokens)
+
+
+class Score(NamedTuple):
+    """Shares of everything that had to be computed."""
+
+    tokens: float
+    seconds: float
+    cpu_s: float
+
+
+def score(tier: Tier, prompts: list[Prompt]) -> Score:
+    """Serve the whole trace."""
+    tokens, seconds, start_s = 0, 0.0, process_time()
+    for prompt in prompts:
+        hits = tier.serve(prompt)
+        tokens += hits * BLOCK_TOKENS
+        seconds += sum(block.recompute_s for block in prompt.blocks[:hits])
+    cpu_s = process_time() - start_s
+    all_tokens = sum(prompt.num_tokens for prompt in prompts)
+    return Score(tokens / all_tokens, seconds / sum(prompt.seconds for prompt in prompts), cpu_s)
+
+
+def report(path: Path, sizes: Sequence[float]) -> None:
+    """One table."""
+    prompts = read_prompts(path)
+    infinite = score(Recent(1 << 60, is_tail_first=True), prompts)
+    print(
+        f"\n{path.name}: {len(prompts)} requests; without a limit {infinite.tokens:.1%} of all prompt tokens, ", end=""
+    )
+    print(f"{infinite.seconds:.1%} of all prompt seconds\n")
+    for size in sizes:
+        found = {name: score(tier, prompts) for name, tier in tiers(int(size * 1e6))}
+        if size == sizes[0]:
+            print(f"| M tokens | {' | '.join(found)} | policy / ideal LRU, tokens | seconds |")
+            print(f"|---:|{'---:|' * (len(found) + 2)}")
+        cells = [f"{100 * one.tokens:.1f}, {100 * one.seconds:.1f}" for one in found.values()]
+        policy, ideal = found["policy"], found["ideal LRU"]
+        ratios = [f"{policy.tokens / ideal.tokens:.3f}", f"{policy.seconds / ideal.seconds:.3f}"]
+        print(f"| {size:g} | {' | '.join(cells + ratios)} |", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("traces", nargs="+", type=Path)
+    parser.add_argument("--tokens", nargs="+", type=float, default=[0.5, 1.5, 5, 15], help="sizes, in millions")
+    options = parser.parse_args(arguments)
+    for path in options.traces:
+        report(path, options.tokens)
+
+
+if __name__ == "__main__":
+    main()

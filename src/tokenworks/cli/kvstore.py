@@ -1,0 +1,42 @@
+"""`tokenworks kvstore`: one host's KV store by hand. The supervisor starts its own with this too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
+from tokenworks.cli.parts import start_part
+from tokenworks.fleet.launch import check_address
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--id", "store_id", required=True, metavar="NAME", help="This store's name, one for each host.")
+@click.option(
+    "--gateway",
+    "gateways",
+    required=True,
+    multiple=True,
+    metavar="ADDRESS",
+    help="A gateway's worker address to report to, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
+)
+@takes_settings("kv", "fleet.log_level", takes_model=False)
+@click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
+def kvstore(store_id: str, gateways: tuple[str, ...], parent: int | None, **options: Any) -> None:
+    """Run one host's KV store by hand, for the workers of this machine.
+
+    It keeps blocks of KV in memory that the workers share, on disk and in a remote tier, beyond the life of any of
+    them. SIGTERM writes back what is not on disk yet, and ends it.
+
+    \b
+    Example:
+      tokenworks kvstore --id kv0 --gateway tcp://10.0.0.5:7000 --kv-store-address ipc:///run/tokenworks-kv \\
+        --kv-host-bytes 8GiB --kv-disk-path /var/cache/tokenworks
+    """
+    settings = start_part(parent, settings_from(options))
+    for address in gateways:
+        check_address(address)
+    from tokenworks.kv.process import run_store
+
+    run_store(settings, store_id, list(gateways))

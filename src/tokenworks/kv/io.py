@@ -1,0 +1,181 @@
+"""The store's I/O threads: each task is done through its tier's own threads and reported when it is over.
+
+A tier that hangs holds up its own threads and nobody else's; they are daemons, so that it does not hold up the end of
+the process either. What comes from a tier is verified here, once, before anybody is told of it, and what goes to one
+before it is written: the store itself never hashes on its loop.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from tokenworks.contract.kv import NAME_BYTES, BlockName, KVSpec, Tier
+from tokenworks.kv.arena import Arena
+from tokenworks.kv.format import BadBlock, BlockFault, Header, block_bytes, check_payload, read_header, seal
+from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
+from tokenworks.kv.tiers.tier import BlockTier, TierError
+
+THREADS: Final = 8
+"""A tier: two reads, a write, two moves, a scan, a probe and a look-up may be under way together."""
+SCAN_PART: Final = 1000
+"""Names told at a time, so that what has been found can be served before the whole folder has been seen."""
+_PROBE_SPEC: Final = KVSpec("tokenworks probe", 1, 1, 64, 512, "float32")  # 256 KiB
+_ABSENT: Final = blake2b(b"tokenworks: no block has this name", digest_size=NAME_BYTES).digest()
+
+
+class TierThreads:
+    """Threads for `tiers`, and one for the arena alone. `wake` is called, from them, after each outcome."""
+
+    def __init__(self, arena: Arena, tiers: Mapping[Tier, BlockTier], wake: Callable[[], None]) -> None:
+        self._arena = arena
+        self._tiers = tiers
+        self._wake = wake
+        self._outcomes: SimpleQueue[Outcome] = SimpleQueue()
+        self._queues: dict[Tier, SimpleQueue[Task]] = {}
+        for tier in (Tier.HOST, *tiers):
+            self._queues[tier] = SimpleQueue()
+            for number in range(THREADS if tier in tiers else 1):
+                name = f"kv-{tier}-{number}"
+                threading.Thread(target=self._run, args=(self._queues[tier],), name=name, daemon=True).start()
+
+    def start(self, task: Task) -> None:
+        """Have it done."""
+        self._queues[task.tier].put(task)
+
+    def outcomes(self) -> list[Outcome]:
+        """What has ended since the last call."""
+        found: list[Outcome] = []
+        while True:
+            try:
+                found.append(self._outcomes.get_nowait())
+            except Empty:
+                return found
+
+    def _run(self, queue: SimpleQueue[Task]) -> None:
+        while True:
+            task = queue.get()
+            start_s = time.monotonic()
+            try:
+                outcome = self._do(task, start_s)
+            except (TierError, OSError) as error:
+                outcome = Outcome(task, start_s, time.monotonic(), error=str(error) or type(error).__name__)
+            except BadBlock as bad:
+                outcome = Outcome(task, start_s, time.monotonic(), fault=bad.fault)
+            self._report(outcome)
+
+    def _report(self, outcome: Outcome) -> None:
+        self._outcomes.put(outcome)
+        self._wake()
+
+    def _do(self, task: Task, start_s: float) -> Outcome:
+        match task:
+            case Read():
+                return self._read(task, start_s)
+            case Write():
+                return self._write(task, start_s)
+            case Move():
+                return self._move(task, start_s)
+            case Check():
+                verified(self._arena.view(task.offset, task.num_bytes), task.name)
+                return Outcome(task, start_s, time.monotonic())
+            case Probe():
+                return probe(self._tiers[task.tier], task)
+            case Lookup():
+                return self._look_up(task, start_s)
+            case Scan():
+                return self._scan(task, start_s)
+        raise AssertionError(f"no task: {task}")
+
+    def _read(self, task: Read, start_s: float) -> Outcome:
+        into = self._arena.view(task.offset, task.num_bytes)
+        num_bytes, header = read_verified(self._tiers[task.tier], task.name, into)
+        return Outcome(task, start_s, time.monotonic(), num_bytes=num_bytes, parent=header.parent)
+
+    def _write(self, task: Write, start_s: float) -> Outcome:
+        tier = self._tiers[task.tier]
+        if task.drop:
+            tier.delete(task.drop)
+        block = self._arena.view(task.offset, task.num_bytes)
+        verified(block, task.name)
+        tier.put(task.name, block)
+        return Outcome(task, start_s, time.monotonic())
+
+    def _move(self, task: Move, start_s: float) -> Outcome:
+        block = memoryview(bytearray(task.num_bytes))
+        try:
+            num_bytes, header = read_verified(self._tiers[task.source], task.name, block)
+        except TierError as error:  # the source's failure is no failure of the target
+            raise BadBlock(BlockFault.UNREACHABLE, str(error)) from error
+        self._tiers[task.tier].put(task.name, block[:num_bytes])
+        return Outcome(task, start_s, time.monotonic(), num_bytes=num_bytes, parent=header.parent)
+
+    def _look_up(self, task: Lookup, start_s: float) -> Outcome:
+        found = self._tiers[task.tier].held(task.names)
+        pairs = tuple((name, task.num_bytes) for name in found)
+        return Outcome(task, start_s, time.monotonic(), found=pairs)
+
+    def _scan(self, task: Scan, start_s: float) -> Outcome:
+        names = iter(self._tiers[task.tier].names())
+        while part := tuple(islice(names, SCAN_PART)):
+            self._report(Outcome(task, start_s, time.monotonic(), found=part, is_last=False))
+        return Outcome(task, start_s, time.monotonic())
+
+
+def verified(block: memoryview, name: BlockName) -> Header:
+    """The header of a block that is whole and bears this name, whatever its model; raises BadBlock."""
+    header = read_header(block)
+    if header.name != name:
+        raise BadBlock(BlockFault.NAME, f"wanted block {name.hex()}, this is {header.name.hex()}")
+    check_payload(block, header)
+    return header
+
+
+def read_verified(tier: BlockTier, name: BlockName, into: memoryview) -> tuple[int, Header]:
+    """Bytes and header of a block read from a tier; a bad one is deleted there. Raises BadBlock, TierError."""
+    num_bytes = tier.get(name, into)
+    if not num_bytes:
+        raise BadBlock(BlockFault.MISSING, f"no block {name.hex()} where one should be")
+    try:
+        return num_bytes, verified(into[:num_bytes], name)
+    except BadBlock:
+        tier.delete([name])
+        raise
+
+
+def probe(tier: BlockTier, task: Probe) -> Outcome:
+    """Latency and speed of one tier: an empty round trip, then a block that it holds, or a small one of our own."""
+    write_error = ""
+    sample = task.sample
+    if sample is None:
+        own, block = _own_block()
+        try:
+            tier.put(own, block)
+            sample = (own, len(block))
+        except TierError as error:
+            write_error = str(error)
+    start_s = time.monotonic()
+    tier.get(_ABSENT, memoryview(bytearray(NAME_BYTES)))
+    latency_s = time.monotonic() - start_s
+    start_s = time.monotonic()
+    num_bytes = tier.get(sample[0], memoryview(bytearray(sample[1]))) if sample else 0
+    end_s = time.monotonic()
+    if sample is not None and task.sample is None:
+        tier.delete([sample[0]])
+    return Outcome(task, start_s, end_s, write_error=write_error, num_bytes=num_bytes, latency_s=latency_s)
+
+
+def _own_block() -> tuple[BlockName, memoryview]:
+    """A sealed block of this host's own name, of bytes that no compression makes smaller."""
+    name = blake2b(f"tokenworks probe of {socket.gethostname()}".encode(), digest_size=NAME_BYTES).digest()
+    block = memoryview(bytearray(block_bytes(_PROBE_SPEC)))
+    block[-_PROBE_SPEC.bytes_per_block :] = random.Random(0).randbytes(_PROBE_SPEC.bytes_per_block)
+    seal(block, _PROBE_SPEC, name, name)
+    return name, block

@@ -1,0 +1,119 @@
+"""A remote tier on Redis or Valkey: one string a block, under `tokenworks:kv:1:NAME`, shared by many hosts.
+
+The server does its own eviction (`maxmemory`, `maxmemory-policy allkeys-lru`), so a block that was there may be gone:
+`get` is the only truth. Nobody waits long: connecting may take 1 s, the socket may be silent for 5 s, and a connection
+that broke is made again once. Everything that goes wrong is a TierError; the password never stands in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tokenworks.contract.kv import BlockName
+from tokenworks.kv.tiers.address import name_in, shown
+from tokenworks.kv.tiers.tier import BlockTier, PutRefused, TierError
+
+PREFIX: Final = b"tokenworks:kv:1:"
+CONNECT_S: Final = 1.0
+SILENCE_S: Final = 5.0
+_SCAN_KEYS: Final = 1000
+
+
+class RedisTier(BlockTier):
+    """Blocks in a Redis server. Connects when it is first used."""
+
+    def __init__(self, url: str, silence_s: float = SILENCE_S) -> None:
+        """`url`: redis, rediss, valkey or unix, as `check_remote` allows it; `silence_s`: the longest of the server."""
+        self._shown = shown(url)
+        self._client = redis.Redis.from_url(
+            url.replace("valkey://", "redis://", 1),
+            socket_connect_timeout=CONNECT_S,
+            socket_timeout=silence_s,
+            # Only a connection that broke: the server may have restarted. One that is slow would be slow again.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError, ConnectionError)),
+        )
+
+    def put(self, name: BlockName, block: memoryview) -> None:
+        with self._explained():
+            self._client.set(_key(name), block)
+
+    def get(self, name: BlockName, into: memoryview) -> int:
+        with self._explained():
+            # One byte more than fits: a value that is too long is seen, and not fetched to its end.
+            block = self._client.getrange(_key(name), 0, len(into))
+        if len(block) > len(into):
+            return 0
+        into[: len(block)] = block
+        return len(block)
+
+    def delete(self, names: Iterable[BlockName]) -> None:
+        keys = [_key(name) for name in names]
+        if keys:
+            with self._explained():
+                self._client.unlink(*keys)
+
+    def names(self) -> Iterator[tuple[BlockName, int]]:
+        """What all hosts have put there, in no order; walks through the whole server."""
+        with self._explained():
+            cursor = 0
+            while True:
+                cursor, keys = self._client.scan(cursor, match=PREFIX + b"*", count=_SCAN_KEYS)
+                yield from self._sizes(keys)
+                if cursor == 0:
+                    return
+
+    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
+        with self._explained(), self._client.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.exists(_key(name))
+            return {name for name, is_there in zip(names, pipeline.execute(), strict=True) if is_there}
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _sizes(self, keys: list[bytes]) -> Iterator[tuple[BlockName, int]]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.strlen(key)
+            sizes = pipeline.execute() if keys else []
+        for key, num_bytes in zip(keys, sizes, strict=True):
+            name = name_in(key[len(PREFIX) :].decode(errors="replace"))
+            if name is not None:
+                yield name, num_bytes
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raises TierError instead of the library's errors."""
+        try:
+            yield
+        except redis.RedisError as error:
+            refused, what = _explain(error)
+            raise (PutRefused if refused else TierError)(f"KV blocks in {self._shown}: {what}") from error
+
+
+def _key(name: BlockName) -> bytes:
+    return PREFIX + name.hex().encode()
+
+
+def _explain(error: redis.RedisError) -> tuple[bool, str]:
+    """Whether only writing is refused, and what to do."""
+    match error:
+        case redis.exceptions.OutOfMemoryError():
+            return True, "it is full: raise `maxmemory`, or let it evict with `maxmemory-policy allkeys-lru`"
+        case redis.ReadOnlyError():
+            return True, "it is a read-only replica: set kv.remote to the primary"
+        case redis.AuthenticationError() | redis.exceptions.NoPermissionError():
+            return False, f"it refuses this user or password ({error}): correct them in kv.remote"
+        case redis.exceptions.BusyLoadingError():
+            return False, "it is still loading its data: it will be tried again"
+        case redis.TimeoutError():
+            return False, "it was silent for too long: it, or the way to it, is overloaded"
+        case redis.ConnectionError():
+            return False, f"it cannot be reached ({error}): start it, or correct kv.remote"
+    return False, f"it answered: {error}"

@@ -1,0 +1,267 @@
+"""Which blocks a tier takes in and which it drops: those worth least by recompute seconds saved per byte and second.
+
+A block's value is what computing it again would take, per byte, times the rate at which blocks of its history and age
+are used again (`reuse`, learnt from the uses that the tier itself sees). A tier that is full drops the least valuable
+leaf, and takes in what is worth more than that. Blocks are a forest: one without its parent cannot be found (lookup
+walks the chain from the front), so only leaves are dropped, and a block whose parent was dropped is not taken in.
+
+Leaves stand in heaps, one for each class of history and cost, least recently used first. Within a class that is the
+order of value, so that only the heads are compared. Names that are not held (refused, dropped, used elsewhere) are
+remembered for a while as ghosts: when such a block comes again it comes with its history, and the model learns from it.
+
+Invariants: `used_bytes` is the sum over held blocks; ghosts are never more than MIN_GHOSTS or the blocks held at most;
+operations cost O(log n) amortised, victims O(classes + log n) for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from tokenworks.contract.kv import BlockName
+from tokenworks.policy.reuse import ReuseModel
+
+NUM_HISTORIES: Final = 6
+"""Uses after which a block counts as used often."""
+
+MIN_GHOSTS: Final = 4096
+
+SAME_USE_S: Final = 1.0
+"""Uses that follow each other as fast are of one request."""
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    """What is known of a name, held or not."""
+
+    name: BlockName
+    parent: BlockName
+    history: int  # class of the reuse model
+    last_s: float  # its last use, or when it came
+    num_bytes: int = 0
+    recompute_s: float = 0.0
+    has_grown: bool = False  # whether a block was put after it
+    is_lost: bool = False  # dropped or refused, so that what follows it cannot be found
+    order: int = 0  # of coming; settles ties
+    stamp: int = -1  # of its valid entry in `home`
+    home: _Leaves | None = None  # None: it is no leaf
+
+    @property
+    def density(self) -> float:
+        """Recompute seconds per byte."""
+        return self.recompute_s / max(self.num_bytes, 1)
+
+
+@dataclass(slots=True, eq=False)
+class _Leaves:
+    """Leaves of one class, least recently used first; entries whose stamp is not their block's any more are void."""
+
+    heap: list[tuple[float, int, int, _Block]] = field(default_factory=list)  # (last use, order, stamp, block)
+    num_valid: int = 0
+
+    def head(self) -> _Block | None:
+        """The least recently used one."""
+        while self.heap and self.heap[0][2] != self.heap[0][3].stamp:
+            heappop(self.heap)
+        return self.heap[0][3] if self.heap else None
+
+    def push(self, block: _Block, stamp: int) -> None:
+        """One more; void entries are swept out before they are most of the heap."""
+        if len(self.heap) > 2 * self.num_valid + 64:
+            self.heap = [entry for entry in self.heap if entry[2] == entry[3].stamp]
+            heapify(self.heap)
+        heappush(self.heap, (block.last_s, block.order, stamp, block))
+        block.home, block.stamp = self, stamp
+        self.num_valid += 1
+
+    def void(self, block: _Block) -> None:
+        """Not a leaf any more, or not here."""
+        block.home, block.stamp = None, -1
+        self.num_valid -= 1
+
+
+class TierPolicy:
+    """The blocks of one tier of `limit_bytes`. Instants are seconds of one clock; one that goes back stands still."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._used_bytes = 0
+        self._held: dict[BlockName, _Block] = {}
+        self._ghosts: OrderedDict[BlockName, _Block] = OrderedDict()  # the one seen longest ago first
+        self._max_ghosts = MIN_GHOSTS
+        self._children: dict[BlockName, int] = {}  # held ones, by parent, held or not
+        self._leaves: dict[tuple[int, int], _Leaves] = {}
+        self._orders = 0
+        self._stamps = 0
+        self._now_s = 0.0
+        self._reuse = ReuseModel(NUM_HISTORIES)
+
+    @property
+    def used_bytes(self) -> int:
+        """Of all blocks held."""
+        return self._used_bytes
+
+    def wants(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> bool:
+        """Whether to take this block in. One that is refused is remembered as if it had been dropped at once."""
+        self._now_s = max(self._now_s, now_s)
+        if name in self._held:
+            return False
+        ghost = self._ghosts.get(name)
+        history = self._first_history(parent) if ghost is None else _after(ghost.history)
+        if self._is_worth_it(_Block(name, parent, history, self._now_s, num_bytes, recompute_s)):
+            return True
+        self._remember(self._note(name, parent, num_bytes, recompute_s), is_lost=True)
+        return False
+
+    def add(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
+        """The block is held from now on; it is for the caller to drop `victims` first. Held already: a use."""
+        if name in self._held:
+            self.used(name, now_s)
+            return
+        self._now_s = max(self._now_s, now_s)
+        block = self._note(name, parent, num_bytes, recompute_s)
+        self._held[name] = block
+        self._used_bytes += num_bytes
+        self._max_ghosts = max(self._max_ghosts, len(self._held))
+        self._children[parent] = self._children.get(parent, 0) + 1
+        if parent in self._held:
+            self._settle(self._held[parent])
+        self._settle(block)
+
+    def used(self, name: BlockName, now_s: float) -> None:
+        """A hit, or a touch: the block was used again, wherever it came from."""
+        self._now_s = max(self._now_s, now_s)
+        block = self._held.get(name)
+        if block is not None:
+            self._count_use(block)
+            self._settle(block)
+            return
+        block = self._ghosts.get(name)
+        if block is None:
+            self._remember(self._note(name, b"", 0, 0.0), is_lost=False)
+        else:
+            self._count_use(block)
+            self._ghosts.move_to_end(name)
+
+    def remove(self, name: BlockName) -> None:
+        """The block is not held any more; names that are not held are ignored."""
+        block = self._held.pop(name, None)
+        if block is None:
+            return
+        self._used_bytes -= block.num_bytes
+        self._children[block.parent] -= 1
+        if not self._children[block.parent]:
+            del self._children[block.parent]
+        self._settle(block)
+        if block.parent in self._held:
+            self._settle(self._held[block.parent])
+        self._remember(block, is_lost=True)
+
+    def victims(self, num_bytes: int, is_pinned: Callable[[BlockName], bool]) -> list[BlockName]:
+        """What to drop to free `num_bytes`, each before its parent, least valuable first; less where all is pinned.
+
+        They stay held until each is told to `remove`.
+        """
+        chosen: list[BlockName] = []
+        moved: list[_Block] = []  # whose place among the leaves is not what it was
+        left: dict[BlockName, int] = {}  # children that parents would still have
+        while num_bytes > 0 and (block := self._least()) is not None:
+            _leave(block)
+            moved.append(block)
+            if is_pinned(block.name):
+                continue
+            chosen.append(block.name)
+            num_bytes -= block.num_bytes
+            left[block.parent] = left.get(block.parent, self._children[block.parent]) - 1
+            if not left[block.parent] and block.parent in self._held:
+                moved.append(self._held[block.parent])
+                self._enter(moved[-1])
+        for block in moved:
+            self._settle(block)
+        return chosen
+
+    def _is_worth_it(self, block: _Block) -> bool:
+        """Whether a block that would come now is worth more than what would go for it."""
+        before = self._ghosts.get(block.parent)
+        if block.num_bytes > self.limit_bytes or (before is not None and before.is_lost):
+            return False
+        if self._used_bytes + block.num_bytes <= self.limit_bytes:
+            return True
+        least = self._least()
+        return least is not None and least.name != block.parent and self._value(block) >= self._value(least)
+
+    def _least(self) -> _Block | None:
+        """The leaf of the least value: the head of one of the classes."""
+        heads = (leaves.head() for leaves in self._leaves.values())
+        return min((head for head in heads if head is not None), key=self._rank, default=None)
+
+    def _rank(self, block: _Block) -> tuple[float, float, int]:
+        return self._value(block), block.last_s, block.order
+
+    def _value(self, block: _Block) -> float:
+        """Recompute seconds saved per byte and second."""
+        return block.density * self._reuse.rate(block.history, self._now_s - block.last_s)
+
+    def _note(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float) -> _Block:
+        """A block that comes, with the history that its ghost has, which is forgotten; the model learns of it."""
+        block = self._ghosts.pop(name, None)
+        if block is None:
+            block = _Block(name, parent, self._first_history(parent), self._now_s)
+            self._reuse.entered(block.history)
+        else:
+            self._count_use(block)
+        before = self._known(parent)
+        if before is not None:
+            before.has_grown = True
+        self._orders += 1
+        block.parent, block.num_bytes, block.recompute_s, block.order = parent, num_bytes, recompute_s, self._orders
+        return block
+
+    def _first_history(self, parent: BlockName) -> int:
+        """Of a block never seen: a conversation goes on with the history it has, another branch starts anew."""
+        before = self._known(parent)
+        return 0 if before is None or before.has_grown else before.history
+
+    def _known(self, name: BlockName) -> _Block | None:
+        return self._held.get(name) or self._ghosts.get(name)
+
+    def _count_use(self, block: _Block) -> None:
+        """Uses within a second are one: a request looks a block up, gets it and touches it."""
+        age_s = self._now_s - block.last_s
+        block.last_s = self._now_s
+        if age_s >= SAME_USE_S:
+            self._reuse.used(block.history, age_s)
+            block.history = _after(block.history)
+            self._reuse.entered(block.history)
+
+    def _remember(self, block: _Block, *, is_lost: bool) -> None:
+        """As a ghost, while there is room for ghosts."""
+        block.is_lost = is_lost
+        self._ghosts[block.name] = block
+        while len(self._ghosts) > self._max_ghosts:
+            self._ghosts.popitem(last=False)
+
+    def _settle(self, block: _Block) -> None:
+        """Put a block where it belongs: among the leaves of its class, if it is one."""
+        _leave(block)
+        if block.name in self._held and block.name not in self._children:
+            self._enter(block)
+
+    def _enter(self, block: _Block) -> None:
+        octave = math.frexp(block.density)[1]
+        self._stamps += 1
+        self._leaves.setdefault((block.history, octave), _Leaves()).push(block, self._stamps)
+
+
+def _leave(block: _Block) -> None:
+    if block.home is not None:
+        block.home.void(block)
+
+
+def _after(history: int) -> int:
+    """One use later."""
+    return min(history + 1, NUM_HISTORIES - 1)

@@ -1,0 +1,126 @@
+"""Between a worker's engine and its host's KV store: what a turn of the step loop does about both.
+
+Before a step: take in what the store has said, copy blocks that have come, let sequences go on, ask for what new ones
+lack, fill places that were granted. After it: offer what it computed, tell what it reused, and look at the store's
+answers once more, so that what came during a step is not late by another one. Nothing here waits; without a store, or
+with one that is gone, a worker computes everything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import zmq
+
+from tokenworks.contract.card import Card
+from tokenworks.contract.request import Request
+from tokenworks.contract.wire import Load, SequenceOutput
+from tokenworks.engine.engine import Engine
+from tokenworks.kv.client import KVClient, StoreEvent, StoreLost
+from tokenworks.kv.protocol import Found, Granted, Missing, Ready
+from tokenworks.worker.kv_fetch import Fetcher
+from tokenworks.worker.kv_publish import Publisher
+from tokenworks.worker.kv_traffic import TrafficCounts
+from tokenworks.worker.prefill_speed import PrefillSpeed
+
+
+class KVExchange:
+    """One engine's exchange. Used by the step loop alone, but for `load`."""
+
+    def __init__(
+        self, engine: Engine, client: KVClient, card: Card, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._client = client
+        self._clock = clock
+        self._counts = TrafficCounts()
+        self._speed = PrefillSpeed(card, engine.limits.max_step_tokens)
+        self._fetcher = Fetcher(engine, client, self._speed, self._counts, clock)
+        self._publisher = Publisher(engine, client, self._speed, self._counts)
+        self._steps = engine.steps
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """What to poll."""
+        return self._client.socket
+
+    @property
+    def load(self) -> Load:
+        """The engine's, with the traffic. Safe to read from another thread."""
+        return msgspec.structs.replace(self._engine.load, kv=self._counts.snapshot)
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether another turn would do something at once."""
+        return self._fetcher.has_backlog or self._publisher.has_backlog
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the end of a request is held back."""
+        return self._publisher.is_holding
+
+    def patience_s(self, longest_s: float) -> float:
+        """How long the loop may sleep if nothing comes."""
+        deadlines = [self._fetcher.next_deadline_s(), self._publisher.next_deadline_s()]
+        now_s = self._clock()
+        return max(0.0, min([longest_s, *(each - now_s for each in deadlines if each is not None)]))
+
+    def before_step(self) -> None:
+        """Bring in what has come, and ask for what is wanted."""
+        self._receive()
+        self._fetcher.copy()
+        self._fetcher.settle()
+        self._fetcher.look_up()
+        self._publisher.write()
+        self._counts.publish_snapshot(self._client.is_attached)
+
+    def after_step(self, outputs: Sequence[SequenceOutput]) -> list[SequenceOutput]:
+        """Publish what the step computed; the outputs that can be told now."""
+        if self._engine.steps > self._steps:
+            self._steps = self._engine.steps
+            self._note_step()
+        self._receive()
+        now_s = self._clock()
+        return self._publisher.hold_back(outputs, now_s) + self._publisher.take_released(now_s)
+
+    def _note_step(self) -> None:
+        scheduler = self._engine.scheduler
+        self._publisher.offer(scheduler.named)
+        if scheduler.reused:
+            self._client.touch(scheduler.reused)
+        if self._engine.last_step is not None:
+            self._speed.observe(self._engine.last_step)
+
+    def publishes(self, request: Request) -> None:
+        """This request, which the engine has been given, is a prefill for somebody else."""
+        self._publisher.begin(request)
+
+    def forget(self, request_id: str) -> None:
+        """Nobody waits for this request any more."""
+        self._publisher.forget(request_id)
+
+    def close(self) -> None:
+        """Leave the store."""
+        self._client.close()
+
+    def _receive(self) -> None:
+        for event in self._client.receive():
+            self._handle(event)
+        self._fetcher.looked()
+
+    def _handle(self, event: StoreEvent) -> None:
+        match event:
+            case Granted():
+                self._publisher.on_granted(event)
+            case Found():
+                if not self._publisher.on_found(event):
+                    self._fetcher.on_found(event)
+            case Ready():
+                self._fetcher.on_ready(event)
+            case Missing():
+                self._fetcher.on_missing(event)
+            case StoreLost():
+                self._fetcher.lost()
+                self._publisher.lost()

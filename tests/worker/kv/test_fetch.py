@@ -1,0 +1,351 @@
+"""A prompt whose KV another engine computed: the same tokens as `transformers`, whatever becomes of the fetch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tokenworks.contract.kv import BlockName, Tier, block_names, root_name
+from tokenworks.contract.request import Sampling
+from tokenworks.engine.engine import Engine
+from tokenworks.kv.client import StoreEvent, StoreLost
+from tokenworks.kv.convert import convert
+from tokenworks.kv.format import BlockFault
+from tokenworks.kv.protocol import Found, Missing, Ready
+
+if TYPE_CHECKING:
+    from tests.worker.kv.conftest import Member, StoreProcess
+
+    Join = Callable[..., Member]
+
+NEW_TOKENS = 12
+GREEDY = Sampling(max_tokens=NEW_TOKENS, temperature=0)
+PREFILL = Sampling(max_tokens=1, temperature=0)
+BLOCK = 8  # tokens
+
+
+def tokens(count: int, seed: int = 7) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(512) for _ in range(count)]
+
+
+PROMPT = tokens(67)  # eight blocks and three tokens
+
+
+def publish(member: Member, prompt: list[int], name: str = "prefill") -> None:
+    member.run(name, prompt[: len(prompt) // BLOCK * BLOCK], PREFILL, publishes=True)
+
+
+def answer(member: Member, name: str = "request") -> list[int]:
+    return [token for output in member.outputs[name] for token in output.token_ids]
+
+
+def blocks_read(member: Member) -> int:
+    return member.outputs["request"][0].cached_tokens // BLOCK
+
+
+@pytest.fixture
+def reference(references: Any) -> Any:
+    return references("qwen3-tied")
+
+
+@pytest.fixture
+def reader(reference: Any, join: Join) -> Member:
+    """A member that has computed nothing, in a pool where another one has published PROMPT."""
+    publish(join(reference.engine()), PROMPT)
+    return join(reference.engine())
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2-sliding", "qwen3-tied", "mistral-sliding", "qwen3-moe"])
+def test_what_one_engine_publishes_another_continues_token_for_token(name: str, references: Any, join: Join) -> None:
+    reference = references(name)
+    publish(join(reference.engine()), PROMPT)
+    reader = join(reference.engine())
+    outputs = reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert outputs[0].cached_tokens == 64
+    assert outputs[0].fetched_tokens == {Tier.HOST: 64}
+    assert reader.faults == {}
+
+
+def test_the_block_of_the_last_token_is_computed_though_it_is_held(reader: Member, reference: Any) -> None:
+    outputs = reader.run("request", PROMPT[:64], GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT[:64], NEW_TOKENS)
+    assert outputs[0].cached_tokens == 56
+
+
+def test_what_the_device_has_is_not_fetched_and_its_use_is_told(reader: Member, reference: Any) -> None:
+    reader.run("request", PROMPT, GREEDY)
+    outputs = reader.run("again", PROMPT, GREEDY)
+    assert outputs[0].cached_tokens == 64
+    assert outputs[0].fetched_tokens is None
+    assert len(reader.client.words("get")) == 1
+    (touched,) = reader.client.words("touch")
+    assert len(touched[0]) == 8
+
+
+def test_a_longer_prompt_fetches_only_what_the_device_lacks(reader: Member, reference: Any) -> None:
+    reader.run("short", PROMPT[:30], GREEDY)
+    outputs = reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert outputs[0].cached_tokens == 64
+    assert outputs[0].fetched_tokens == {Tier.HOST: 40}
+
+
+def test_equal_prompts_that_wait_together_fetch_once(reader: Member, reference: Any) -> None:
+    for name in ("request", "twin", "third"):
+        reader.add(name, PROMPT, GREEDY)
+    reader.finish()
+    assert {tuple(answer(reader, name)) for name in reader.outputs} == {tuple(reference.greedy(PROMPT, NEW_TOKENS))}
+    assert len(reader.client.words("get")) == 1
+
+
+def test_int8_kv_travels_with_its_scales(reference: Any, join: Join) -> None:
+    publish(join(reference.engine(kv_dtype="int8")), PROMPT)
+    reader, alone = join(reference.engine(kv_dtype="int8")), join(reference.engine(kv_dtype="int8"), is_alone=True)
+    assert reader.run("request", PROMPT, GREEDY)[0].cached_tokens == 64
+    alone.run("request", PROMPT, GREEDY)
+    assert answer(reader) == answer(alone)
+
+
+def test_blocks_of_another_kind_are_converted_where_any_kind_will_do(reference: Any, join: Join) -> None:
+    theirs, ours = reference.engine(exchange="any"), reference.engine(kv_dtype="int8", exchange="any")
+    publish(join(theirs), PROMPT)
+    reader = join(ours)
+    assert reader.run("request", PROMPT, GREEDY)[0].cached_tokens == 64
+    assert reader.faults == {}
+    for name in block_names(root_name(ours.spec.fingerprint), PROMPT, BLOCK):
+        expected = memoryview(bytearray(ours.spec.bytes_per_block))
+        convert(block_of(theirs, name), theirs.spec, ours.spec, expected)
+        assert block_of(ours, name) == expected
+
+
+def block_of(engine: Engine, name: BlockName) -> memoryview:
+    payload = memoryview(bytearray(engine.spec.bytes_per_block))
+    block = engine.block_of(name)
+    assert block is not None
+    engine.memory.read_block(block, payload)
+    return payload
+
+
+def test_another_numerics_class_is_not_found(reference: Any, join: Join) -> None:
+    publish(join(reference.engine()), PROMPT)
+    reader = join(reference.engine(kv_dtype="int8"))
+    assert reader.run("request", PROMPT, GREEDY)[0].cached_tokens == 0
+
+
+def test_after_preemption_it_is_looked_up_again(references: Any, join: Join) -> None:
+    reference = references("qwen3-tied")
+    prompts = {f"request {seed}": tokens(40 + seed, seed) for seed in range(6)}
+    writer = join(reference.engine())
+    for name, prompt in prompts.items():
+        publish(writer, prompt, name)
+    reader = join(reference.engine(num_blocks=17, max_step_tokens=40))
+    for name, prompt in prompts.items():
+        reader.add(name, prompt, Sampling(max_tokens=40, temperature=0))
+    reader.finish()
+    for name, prompt in prompts.items():
+        assert answer(reader, name) == reference.greedy(prompt, 40), name
+    assert reader.engine.load.preemptions > 0
+    assert reader.engine.load.free_blocks == 17
+    found = [request for request, *_ in reader.client.words("find")]
+    assert len(found) > len(prompts)
+
+
+# Faults: right text, and a counter that says what happened
+
+
+def meddle(reader: Member, alter: Callable[[StoreEvent], list[StoreEvent]]) -> None:
+    reader.client.alter = alter
+
+
+def test_a_block_that_is_missing_half_way(reader: Member, reference: Any) -> None:
+    def lose(event: StoreEvent) -> list[StoreEvent]:
+        if not isinstance(event, Ready):
+            return [event]
+        lost = event.places[3]
+        rest = [place for place in event.places if place is not lost]
+        return [Missing(event.request, [lost.name], "missing"), Ready(event.request, rest)]
+
+    meddle(reader, lose)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 3
+    assert reader.faults == {"missing": 1}
+
+
+@pytest.mark.parametrize(("at", "fault"), [(0, "torn"), (4, "version"), (50, "checksum"), (5000, "checksum")])
+def test_a_bit_that_has_changed(at: int, fault: str, reader: Member, reference: Any) -> None:
+    def spoil(event: StoreEvent) -> list[StoreEvent]:
+        if isinstance(event, Ready):
+            reader.client.memory(event.places[5])[at] ^= 16
+        return [event]
+
+    meddle(reader, spoil)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 5
+    assert reader.faults == {fault: 1}
+
+
+def test_a_place_that_holds_another_block(reader: Member, reference: Any) -> None:
+    def swap(event: StoreEvent) -> list[StoreEvent]:
+        if isinstance(event, Ready):
+            first, second = event.places[:2]
+            reader.client.memory(second)[:] = bytes(reader.client.memory(first))
+        return [event]
+
+    meddle(reader, swap)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 1
+    assert reader.faults == {"name": 1}
+
+
+def test_a_place_that_does_not_exist(reader: Member, reference: Any) -> None:
+    def misplace(event: StoreEvent) -> list[StoreEvent]:
+        if not isinstance(event, Ready):
+            return [event]
+        first, second, *_ = event.places
+        return [Ready(event.request, [first, type(second)(second.name, 1 << 40, second.num_bytes)])]
+
+    meddle(reader, misplace)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 1
+    assert reader.faults == {"unreachable": 1}
+
+
+def hold_back(reader: Member, num_let_through: int) -> list[Ready]:
+    """Blocks from that one on do not come; what was held back can be given later."""
+    held: list[Ready] = []
+
+    def hold(event: StoreEvent) -> list[StoreEvent]:
+        if not isinstance(event, Ready):
+            return [event]
+        held.append(Ready(event.request, event.places[num_let_through:]))
+        return [Ready(event.request, event.places[:num_let_through])]
+
+    meddle(reader, hold)
+    return held
+
+
+def test_blocks_that_come_too_late(reader: Member, reference: Any) -> None:
+    held = hold_back(reader, 2)
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: bool(held))
+    reader.turn()
+    assert reader.exchange.load.arriving == 1
+    assert reader.exchange.patience_s(0.1) == 0.1
+    reader.skipped_s = 1e9
+    assert reader.exchange.patience_s(0.1) == 0
+    reader.finish()
+    reader.client.pending += held  # of use to nobody now
+    reader.turn()
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 2
+    assert reader.faults == {"late": 6}
+    assert len(reader.client.words("done")) == 1
+
+
+def test_a_look_up_that_is_not_answered(reader: Member, reference: Any) -> None:
+    meddle(reader, lambda event: [] if isinstance(event, Found) else [event])
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn()
+    reader.skipped_s = 1e9
+    reader.finish()
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 0
+    assert reader.faults == {"late": 1}
+
+
+def test_a_store_that_dies_half_way(reader: Member, reference: Any, store: StoreProcess) -> None:
+    held = hold_back(reader, 2)
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: bool(held))
+    reader.turn()
+    store.kill()
+    reader.client.pending.append(StoreLost("it was killed"))
+    reader.finish()
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 2
+    assert reader.faults == {"unreachable": 6}
+
+
+def test_without_a_store_everything_is_computed(reference: Any, join: Join) -> None:
+    alone = join(reference.engine(), is_alone=True)
+    alone.run("request", PROMPT, GREEDY, publishes=True)
+    assert answer(alone) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(alone) == 0
+    assert not alone.exchange.load.kv.is_attached
+
+
+def test_a_request_that_is_cancelled_while_its_blocks_arrive_leaves_nothing_behind(reader: Member) -> None:
+    held = hold_back(reader, 2)
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: bool(held))
+    reader.engine.cancel("request")
+    reader.exchange.forget("request")
+    reader.client.pending += held
+    reader.turn()
+    assert reader.engine.load.free_blocks == reader.engine.load.total_blocks
+    assert reader.engine.load.arriving == 0
+    assert len(reader.client.words("done")) == 1
+    assert not reader.engine.has_work
+
+
+def test_an_unexpected_fault_is_one_that_is_known() -> None:
+    from tokenworks.worker.kv_fetch import _fault
+
+    assert _fault("checksum") is BlockFault.CHECKSUM
+    assert _fault("gremlins") is BlockFault.UNREACHABLE
+
+
+# What is worth it
+
+
+def test_where_computing_is_faster_nothing_is_fetched(reference: Any, join: Join) -> None:
+    publish(join(reference.engine()), PROMPT)
+    quick = join(reference.engine(), prefill_s_per_token=1e-12)
+    assert quick.run("request", PROMPT, GREEDY)[0].cached_tokens == 0
+    quick.turn()
+    assert quick.exchange.load.kv.declined_blocks == 8
+    assert not quick.client.words("get")
+
+
+def test_a_slow_fetch_delays_nobody_else(reader: Member, reference: Any) -> None:
+    """Others run, a step a turn, as if the waiting one were not there; it goes on when its blocks have come."""
+    held = hold_back(reader, 0)
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: bool(held))
+    other = tokens(20, seed=3)
+    steps = reader.engine.steps
+    reader.add("other", other, GREEDY)
+    reader.turn_until(lambda: bool(reader.outputs["other"]))
+    assert reader.engine.steps == steps + 1
+    reader.turn_until(lambda: bool(reader.outputs["other"][-1].end))
+    assert reader.engine.steps <= steps + NEW_TOKENS  # fewer where it ran ahead
+    assert answer(reader, "other") == reference.greedy(other, NEW_TOKENS)
+    assert reader.engine.load.arriving == 1
+    assert reader.outputs["request"] == []
+    meddle(reader, lambda event: [event])
+    reader.client.pending += held
+    reader.finish()
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 8
+
+
+def test_the_heartbeat_says_what_was_fetched_and_what_that_took(reader: Member) -> None:
+    reader.run("request", PROMPT, GREEDY)
+    reader.turn()
+    traffic = reader.exchange.load.kv
+    fetched = traffic.fetched[Tier.HOST]
+    assert traffic.is_attached
+    assert fetched.blocks == 8
+    assert fetched.num_bytes == 8 * (reader.engine.spec.bytes_per_block + 128)
+    assert fetched.predicted_s > 0
+    assert fetched.actual_s >= 0
+    assert fetched.recompute_s == pytest.approx(64e6)
