@@ -1,4 +1,4 @@
-"""The plainest tier policy there is: takes everything in, drops what was used longest ago. Computed by hand in tests."""
+"""The plainest tier policy there is: takes all in, drops what was used longest ago. Computed by hand in tests."""
 
 from __future__ import annotations
 

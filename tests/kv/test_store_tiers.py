@@ -145,13 +145,13 @@ def test_a_disk_that_fails_holds_nothing_until_it_answers_again() -> None:
     assert not rig.status(Tier.DISK).is_up
     rig.tell(B, Find("s", names_of(blocks)))
     assert rig.found(B) == []
-    assert rig.store._stock.speeds(rig.now_s)[Tier.DISK].bytes_per_s == 0
+    assert rig.stock.speeds(rig.now_s)[Tier.DISK].bytes_per_s == 0
     rig.wait(1.0)
     rig.end(rig.task(Probe), error="the device fails")
     rig.wait(1.0)
     assert rig.tasks(Probe) == []
-    rig.wait(1.0)
-    rig.end(rig.task(Probe))
+    rig.wait(1.1)
+    rig.measure(Tier.DISK)
     rig.tell(B, Find("t", names_of(blocks)))
     assert rig.found(B) == [Tier.DISK] * 3
 
@@ -206,17 +206,16 @@ def test_a_block_being_written_keeps_its_place() -> None:
 
 
 def test_blocks_that_are_safe_give_way_before_those_that_are_not() -> None:
-    rig = with_disk(3)
-    safe, unsafe, other = chain(3)
-    put_and_written(rig, [unsafe])  # older in use than `safe`, but then its file is lost
-    put_and_written(rig, [safe, other])
-    rig.stock.lowers[Tier.DISK].lost(unsafe.name)
-    rig.put(A, chain(1, seed=1))  # takes the writer: what follows waits
-    rig.tell(A, Touch([unsafe.name]))
-    assert rig.stock.nearest(unsafe.name) is Tier.HOST
-    rig.put(A, chain(1, seed=2))
-    assert rig.stock.nearest(unsafe.name) is Tier.HOST
-    assert rig.status(Tier.DISK).faults.get("unsaved", 0) == 0
+    rig = with_disk(4)
+    safe, busy, waits, new = (chain(2, seed=seed) for seed in range(4))
+    put_and_written(rig, safe)
+    rig.put(A, busy[:1])
+    rig.put(A, waits[:1])  # behind the write that is under way
+    rig.tell(A, Touch(names_of(safe)))
+    rig.put(A, new[:1])
+    assert rig.stock.nearest(waits[0].name) is Tier.HOST
+    assert rig.stock.nearest(safe[0].name) is Tier.DISK
+    assert "unsaved" not in rig.status(Tier.DISK).faults
 
 
 def test_what_leaves_memory_before_it_is_written_is_counted() -> None:
@@ -374,9 +373,9 @@ def test_a_smaller_limit_than_before_is_kept_to_with_the_next_write() -> None:
 def test_a_tier_is_measured_at_first_and_when_it_was_long_unused() -> None:
     rig = Rig(4, Tier.REMOTE)
     rig.attach(A)
-    assert rig.store._stock.speeds(rig.now_s)[Tier.REMOTE].bytes_per_s == 0
+    assert rig.stock.speeds(rig.now_s)[Tier.REMOTE].bytes_per_s == 0
     rig.measure(Tier.REMOTE, bytes_per_s=5e6, latency_s=0.02)
-    speed = rig.store._stock.speeds(rig.now_s)[Tier.REMOTE]
+    speed = rig.stock.speeds(rig.now_s)[Tier.REMOTE]
     assert speed.latency_s == pytest.approx(0.02)
     assert speed.bytes_per_s == pytest.approx(5e6)
     rig.wait(29)
