@@ -228,7 +228,9 @@ def test_what_is_bad_on_disk_is_found_counted_and_put_again(store: RunningStore,
         peer.until_attached()
         peer.find_all(blocks, [Tier.DISK] * 2)
         reason = {"flip": "checksum", "cut": "torn", "swap": "name"}[harm]
-        assert peer.get(blocks) == {blocks[0].name: reason, blocks[1].name: blocks[1].content}
+        got = peer.get(blocks)
+        assert got.pop(blocks[0].name) in (reason, "missing")  # missing: the store found it while it measured the disk
+        assert got == contents(blocks[1:])
         assert store.until_counted(Tier.DISK, reason) == 1
         assert peer.find(blocks) == []
         peer.put(blocks[:1])

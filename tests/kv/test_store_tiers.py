@@ -392,8 +392,9 @@ def test_the_disk_is_measured_with_a_block_of_its_own_once_there_is_one() -> Non
     rig.end(rig.task(Probe))
     rig.end(rig.task(Scan), found=((block.name, 8320),))
     assert rig.task(Probe).sample == (block.name, 8320)
-    rig.end(rig.task(Probe), num_bytes=0)  # it was not there after all
+    rig.end(rig.task(Probe), fault=BlockFault.TORN)
     assert rig.stock.nearest(block.name) is None
+    assert rig.status(Tier.DISK).faults == {"torn": 1}
 
 
 def test_a_probe_that_cannot_write_leaves_the_tier_readable() -> None:

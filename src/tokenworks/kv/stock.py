@@ -203,8 +203,9 @@ class Stock:
             lower.faults[BlockFault.UNREACHABLE] += 1
         elif task.sample is None:
             lower.writing.succeeded()
-        elif not outcome.num_bytes:
+        elif outcome.fault is not None:
             lower.lost(task.sample[0])
+            lower.faults[outcome.fault] += 1
         return []
 
     def _failed(self, lower: LowerTier, now_s: float) -> list[Arrival]:
