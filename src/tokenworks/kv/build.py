@@ -19,7 +19,7 @@ from tokenworks.contract.errors import StartupError
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.arena import Arena, create_arena, free_memory_bytes
 from tokenworks.kv.extents import Extents
-from tokenworks.kv.host import HostMemory, Policy
+from tokenworks.kv.host import HostMemory
 from tokenworks.kv.io import TierThreads
 from tokenworks.kv.lower import NO_LIMIT, LowerTier
 from tokenworks.kv.protocol import LEASE_S, TierSpeed
@@ -35,8 +35,6 @@ HOST_LATENCY_S: Final = 0.0005  # a message there and back between two processes
 COPIED_BYTES: Final = 4 << 20
 LEAVING_SHARE: Final = 32
 """One part in so many of the disk is left to blocks that are leaving it for the remote tier."""
-
-MakePolicy = Callable[[int], Policy]
 
 
 class BuiltStore(msgspec.Struct, frozen=True):

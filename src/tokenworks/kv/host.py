@@ -34,12 +34,6 @@ class Policy(Protocol):
     def add(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
         """The tier now holds it."""
 
-    def set_parent(self, block: Block, parent: BlockName, now_s: float) -> None:
-        """What a block follows has become known."""
-        block.parent = parent
-        self._policy.remove(block.name)
-        self._policy.add(block.name, parent, self._extents.size(block.offset), block.recompute_s, now_s)
-
     def used(self, name: BlockName, now_s: float) -> None:
         """It was used again, held or not."""
 

@@ -25,6 +25,8 @@ from tokenworks.kv.tiers.tier import BlockTier, TierError
 
 THREADS: Final = 8
 """A tier: two reads, a write, two moves, a scan, a probe and a look-up may be under way together."""
+ROUND_TRIPS: Final = 3
+"""The first may have to connect; the fastest is the tier's latency."""
 SCAN_PART: Final = 1000
 """Names told at a time, so that what has been found can be served before the whole folder has been seen."""
 _PROBE_SPEC: Final = KVSpec("tokenworks probe", 1, 1, 64, 512, "float32")  # 256 KiB
@@ -152,24 +154,37 @@ def read_verified(tier: BlockTier, name: BlockName, into: memoryview) -> tuple[i
 
 def probe(tier: BlockTier, task: Probe) -> Outcome:
     """Latency and speed of one tier: an empty round trip, then a block that it holds, or a small one of our own."""
-    write_error = ""
-    sample = task.sample
-    if sample is None:
-        own, block = _own_block()
-        try:
-            tier.put(own, block)
-            sample = (own, len(block))
-        except TierError as error:
-            write_error = str(error)
+    latency_s = min(_round_trip_s(tier) for _ in range(ROUND_TRIPS))
+    if task.sample is None:
+        return _probe_by_own(tier, task, latency_s)
+    name, num_bytes = task.sample
+    into = memoryview(bytearray(num_bytes))
+    start_s = time.monotonic()
+    try:
+        num_bytes, _ = read_verified(tier, name, into)
+    except BadBlock as bad:
+        return Outcome(task, start_s, time.monotonic(), fault=bad.fault, latency_s=latency_s)
+    return Outcome(task, start_s, time.monotonic(), num_bytes=num_bytes, latency_s=latency_s)
+
+
+def _round_trip_s(tier: BlockTier) -> float:
     start_s = time.monotonic()
     tier.get(_ABSENT, memoryview(bytearray(NAME_BYTES)))
-    latency_s = time.monotonic() - start_s
+    return time.monotonic() - start_s
+
+
+def _probe_by_own(tier: BlockTier, task: Probe, latency_s: float) -> Outcome:
+    name, block = _own_block()
+    try:
+        tier.put(name, block)
+    except TierError as error:
+        now_s = time.monotonic()
+        return Outcome(task, now_s, now_s, write_error=error.message, latency_s=latency_s)
     start_s = time.monotonic()
-    num_bytes = tier.get(sample[0], memoryview(bytearray(sample[1]))) if sample else 0
+    num_bytes = tier.get(name, memoryview(bytearray(len(block))))
     end_s = time.monotonic()
-    if sample is not None and task.sample is None:
-        tier.delete([sample[0]])
-    return Outcome(task, start_s, end_s, write_error=write_error, num_bytes=num_bytes, latency_s=latency_s)
+    tier.delete([name])
+    return Outcome(task, start_s, end_s, num_bytes=num_bytes, latency_s=latency_s)
 
 
 def _own_block() -> tuple[BlockName, memoryview]:

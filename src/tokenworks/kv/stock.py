@@ -23,8 +23,8 @@ from tokenworks.kv.protocol import Offered, TierSpeed
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.write_back import WriteBack
 
-MAX_LOOKUP_S: Final = 0.02
-"""A remote tier that takes longer to answer is not asked what other hosts have put there."""
+MAX_LOOKUP_S: Final = 0.05
+"""A remote tier that takes longer to answer is not asked what other hosts have put there, nor waited for."""
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -203,8 +203,9 @@ class Stock:
             lower.faults[BlockFault.UNREACHABLE] += 1
         elif task.sample is None:
             lower.writing.succeeded()
-        elif not outcome.num_bytes:
+        elif outcome.fault is not None:
             lower.lost(task.sample[0])
+            lower.faults[outcome.fault] += 1
         return []
 
     def _failed(self, lower: LowerTier, now_s: float) -> list[Arrival]:

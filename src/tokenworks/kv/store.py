@@ -45,12 +45,10 @@ from tokenworks.kv.protocol import (
     Unknown,
 )
 from tokenworks.kv.sessions import Request, Session, Waiter, Waiters
-from tokenworks.kv.stock import Arrival, Stock
+from tokenworks.kv.stock import MAX_LOOKUP_S, Arrival, Stock
 from tokenworks.kv.tasks import Lookup, Outcome, Task
 
 SPEEDS_EVERY_S: Final = 2.0
-MAX_FIND_S: Final = 0.05
-"""How long a `Find` waits for the remote tier to say what other hosts have put there."""
 MAX_LOOKUP_NAMES: Final = 512
 BAD_FRAME: Final = "bad_frame"
 """Counted among the host tier's faults: frames and offers that make no sense."""
@@ -247,7 +245,7 @@ class Store:
     def _find(self, session: Session, message: Find, now_s: float) -> None:
         rest = message.names[len(self._prefix(message.names)) :][:MAX_LOOKUP_NAMES]
         self._num_finds += 1
-        self._finds[self._num_finds] = _OpenFind(session.identity, message, now_s + MAX_FIND_S)
+        self._finds[self._num_finds] = _OpenFind(session.identity, message, now_s + MAX_LOOKUP_S)
         if not rest or not self._stock.look_up(rest, session.block_bytes, self._num_finds, now_s):
             self._answer_find(self._num_finds)
 

@@ -1,0 +1,22 @@
+"""A store process for tests: `python run_store.py ADDRESS GATEWAY LEASE_S HOST_BYTES [DISK_PATH [REMOTE]]`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from tokenworks.contract.config import KVSettings, Settings
+from tokenworks.kv.process import run_store
+
+
+def main(address: str, gateway: str, lease_s: str, host_bytes: str, disk_path: str = "", remote: str = "") -> None:
+    """As `tokenworks kvstore` does it, but with a lease that a test can wait for."""
+    logging.basicConfig(level="INFO", stream=sys.stderr)
+    kv = KVSettings(
+        store_address=address, host_bytes=int(host_bytes), disk_path=disk_path, disk_bytes=1 << 30, remote=remote
+    )
+    run_store(Settings(kv=kv), "kv0", [gateway], float(lease_s))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
