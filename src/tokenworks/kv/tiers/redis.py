@@ -1,8 +1,9 @@
 """A remote tier on Redis or Valkey: one string a block, under `tokenworks:kv:1:NAME`, shared by many hosts.
 
 The server does its own eviction (`maxmemory`, `maxmemory-policy allkeys-lru`), so a block that was there may be gone:
-`get` is the only truth. Nobody waits long: connecting may take 1 s, the socket may be silent for 5 s, and a connection
-that broke is made again once. Everything that goes wrong is a TierError; the password never stands in one.
+`get` is the only truth. Nobody waits long: connecting may take 1 s, taking a block 5 s, the server may be silent for
+5 s, and a connection that broke is made again once: a server slower than that counts as down, as no block of it would
+come in time. Everything that goes wrong is a TierError; the password never stands in one.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class RedisTier(BlockTier):
         """Raises TierError instead of the library's errors."""
         try:
             yield
-        except redis.RedisError as error:
+        except (redis.RedisError, OSError) as error:
             refused, what = _explain(error)
             raise (PutRefused if refused else TierError)(f"KV blocks in {self._shown}: {what}") from error
 
@@ -101,7 +102,7 @@ def _key(name: BlockName) -> bytes:
     return PREFIX + name.hex().encode()
 
 
-def _explain(error: redis.RedisError) -> tuple[bool, str]:
+def _explain(error: redis.RedisError | OSError) -> tuple[bool, str]:
     """Whether only writing is refused, and what to do."""
     match error:
         case redis.exceptions.OutOfMemoryError():
