@@ -114,8 +114,8 @@ def claim_folder(path: Path) -> BlockFolder:
             leftover.unlink()
         for folder in _FOLDERS:
             (root / folder).mkdir(mode=0o700, exist_ok=True)
-        for folder in (root, path, path.absolute().parent):
-            sync(folder)
+        for made in (root, path, path.absolute().parent):
+            sync(made)
     except BaseException:
         os.close(lock)
         raise

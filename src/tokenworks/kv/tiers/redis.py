@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -47,7 +47,7 @@ class RedisTier(BlockTier):
     def get(self, name: BlockName, into: memoryview) -> int:
         with self._explained():
             # One byte more than fits: a value that is too long is seen, and not fetched to its end.
-            block = self._client.getrange(_key(name), 0, len(into))
+            block = cast(bytes, self._client.getrange(_key(name), 0, len(into)))
         if len(block) > len(into):
             return 0
         into[: len(block)] = block
@@ -65,7 +65,7 @@ class RedisTier(BlockTier):
             cursor = 0
             while True:
                 cursor, keys = self._client.scan(cursor, match=PREFIX + b"*", count=_SCAN_KEYS)
-                yield from self._sizes(keys)
+                yield from self._sizes(cast(list[bytes], keys))
                 if cursor == 0:
                     return
 
