@@ -98,13 +98,8 @@ class S3Tier(BlockTier):
         """Raises TierError instead of the library's errors."""
         try:
             yield
-        except (UnauthenticatedError, PermissionDeniedError) as error:
-            raise TierError(
-                f"KV blocks in {self._shown}: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the "
-                f"bucket's policy ({_first_line(error)})"
-            ) from error
         except (BaseError, OSError) as error:
-            raise TierError(f"KV blocks in {self._shown}: {_first_line(error)}") from error
+            raise TierError(f"KV blocks in {self._shown}: {_explain(error)}") from error
 
 
 def _open_store(url: str) -> S3Store:
@@ -136,6 +131,12 @@ def _copy(pieces: Iterable[bytes], into: memoryview) -> int:
     return copied
 
 
-def _first_line(error: Exception) -> str:
-    """The library's errors go on for a page."""
-    return str(error).partition("\n")[0]
+def _explain(error: Exception) -> str:
+    """What to do; the library's own words go on for a page, of which the first line is kept."""
+    words = str(error).partition("\n")[0]
+    match error:
+        case UnauthenticatedError() | PermissionDeniedError() | PermissionError():
+            return f"check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy. {words}"
+        case FileNotFoundError():
+            return f"make the bucket, or correct kv.remote. {words}"
+    return f"start the server, or correct kv.remote. {words}"
