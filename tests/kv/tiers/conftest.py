@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,48 +90,55 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 class S3Server:
-    """moto's S3 over HTTP, with one bucket."""
+    """moto's S3 over HTTP, with an empty bucket for each test."""
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.bucket = ""
+        self._buckets = itertools.count()
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(self._answers, "moto answers")
-        self.request("PUT", "/blocks")
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """The body of the answer to one request, which moto takes unsigned."""
-        request = urllib.request.Request(self.address + path, body, method=method)
+    def new_bucket(self) -> None:
+        self.bucket = f"blocks-{next(self._buckets)}"
+        self.put("", None)
+
+    def put(self, path: str, body: bytes | None) -> None:
+        """Put an object into the bucket, past the tier; moto takes it unsigned."""
+        url = f"http://127.0.0.1:{self.port}/{self.bucket}/{path}"
+        request = urllib.request.Request(url.rstrip("/"), body, method="PUT")
         request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request")
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            content: bytes = answer.read()
-            return content
+        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
-            urllib.request.urlopen(self.address, timeout=PATIENCE_S).close()
-        except urllib.error.HTTPError as answer:
-            answer.close()
+            socket.create_connection(("127.0.0.1", self.port), PATIENCE_S).close()
         except OSError:
             return False
         return True
 
 
-@pytest.fixture
-def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """Starting it takes seconds, so one does for all tests."""
     pytest.importorskip("moto", reason="moto is not installed: `make test` installs it")
+    server = S3Server()
+    try:
+        wait_until(server.answers, "moto answers")
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture
+def s3_server(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for variable in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    server = S3Server()
-    yield server
-    server.kill()
+    moto.new_bucket()
+    return moto
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from tokenworks.kv.format import HEADER_BYTES, block_bytes, seal, verify
 from tokenworks.kv.tiers.tier import BlockTier
 
 FINGERPRINT = "tiers"
-BYTES_PER_VALUE_PAIR = 8  # a key and a value in float32
+BYTES_PER_TOKEN = 8  # one layer, one head, one number for the key and one for the value
 
 
 def sealed(number: int, payload_bytes: int = 4096) -> tuple[BlockName, memoryview]:
     """A block's name, and the block; `payload_bytes` is a multiple of 8."""
-    spec = KVSpec(FINGERPRINT, 1, 1, payload_bytes // BYTES_PER_VALUE_PAIR, 1, "float32")
+    spec = KVSpec(FINGERPRINT, 1, 1, 1, payload_bytes // BYTES_PER_TOKEN, "float32")
     parent = root_name(FINGERPRINT)
     name = child_name(parent, [number])
     block = bytearray(block_bytes(spec))

@@ -46,6 +46,7 @@ def a_writer(folder: Path, first: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_whole_blocks_and_loses_none(tmp_path: Path) -> None:
     choose = random.Random(0)
     put: set[BlockName] = set()

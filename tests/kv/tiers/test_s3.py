@@ -18,13 +18,14 @@ from tokenworks.kv.tiers.tier import BlockTier, TierError
 LARGE = 3 << 20
 
 
-def address(port: int) -> str:
-    return f"s3://blocks/some/prefix?endpoint=http://127.0.0.1:{port}&region=us-east-1"
+def address(server: S3Server, port: int) -> str:
+    """The server's bucket, reached through this port."""
+    return f"s3://{server.bucket}/some/prefix?endpoint=http://127.0.0.1:{port}&region=us-east-1"
 
 
 @pytest.fixture
 def tier(s3_server: S3Server) -> Iterator[BlockTier]:
-    tier = open_remote(address(s3_server.port))
+    tier = open_remote(address(s3_server, s3_server.port))
     yield tier
     tier.close()
 
@@ -49,8 +50,8 @@ def test_what_is_held_is_told_and_foreign_objects_are_not_ours(tier: BlockTier, 
     blocks = [sealed(number) for number in range(5)]
     for name, block in blocks[:3]:
         tier.put(name, block)
-    s3_server.request("PUT", "/blocks/some/prefix/notes.txt", b"x")
-    s3_server.request("PUT", "/blocks/elsewhere/" + blocks[4][0].hex(), b"x")
+    s3_server.put("some/prefix/notes.txt", b"x")
+    s3_server.put("elsewhere/" + blocks[4][0].hex(), b"x")
     assert tier.held([name for name, _ in blocks]) == {name for name, _ in blocks[:3]}
     assert tier.held([]) == set()
     assert dict(tier.names()) == {name: len(block) for name, block in blocks[:3]}
@@ -64,15 +65,15 @@ def test_a_changed_or_cut_object_is_found_by_the_reader(tier: BlockTier, s3_serv
     flipped = bytearray(block)
     flipped[1000] ^= 1
     for content in (bytes(flipped), bytes(block[:127]), bytes(block[:4000]), b""):
-        s3_server.request("PUT", f"/blocks/some/prefix/{name.hex()}", content)
+        s3_server.put(f"some/prefix/{name.hex()}", content)
         with pytest.raises(BadBlock):
             is_whole(read(tier, name), name)
 
 
-def test_a_server_killed_mid_get_is_an_error(s3_server: S3Server) -> None:
+def test_a_server_gone_mid_get_is_an_error(s3_server: S3Server) -> None:
     name, block = sealed(1, LARGE)
     with ThrottledProxy(("127.0.0.1", s3_server.port)) as proxy:
-        tier = open_remote(address(proxy.port))
+        tier = open_remote(address(s3_server, proxy.port))
         tier.put(name, block)
         proxy.bytes_per_s = 200_000.0
         errors: list[BaseException] = []
@@ -80,7 +81,7 @@ def test_a_server_killed_mid_get_is_an_error(s3_server: S3Server) -> None:
         carried = proxy.carried_bytes
         getting.start()
         wait_until(lambda: proxy.carried_bytes > carried + 50_000, "the block is on its way")
-        s3_server.kill()
+        proxy.target = ("127.0.0.1", free_port())  # the server is gone, and so is every connection
         proxy.cut()
         getting.join()
         assert [type(error) for error in errors] == [TierError]
@@ -97,7 +98,7 @@ def collect(errors: list[BaseException], tier: BlockTier, name: BlockName) -> No
 def test_a_slow_server_gives_the_whole_block(s3_server: S3Server) -> None:
     name, block = sealed(1, 400_000)
     with ThrottledProxy(("127.0.0.1", s3_server.port), bytes_per_s=1e6, latency_s=0.01) as proxy:
-        tier = open_remote(address(proxy.port))
+        tier = open_remote(address(s3_server, proxy.port))
         tier.put(name, block)
         assert read(tier, name) == block
         tier.close()
@@ -105,15 +106,17 @@ def test_a_slow_server_gives_the_whole_block(s3_server: S3Server) -> None:
 
 def test_a_server_that_is_not_there_is_an_error_that_names_it(s3_server: S3Server) -> None:
     port = free_port()
-    tier = open_remote(address(port))
+    tier = open_remote(address(s3_server, port))
     for use in (lambda: tier.put(*sealed(1)), lambda: list(tier.names()), lambda: tier.held([b"0" * 16])):
-        with pytest.raises(TierError, match=f"s3://blocks/some/prefix at http://127.0.0.1:{port}: "):
+        with pytest.raises(
+            TierError, match=f"s3://{s3_server.bucket}/some/prefix at http://127.0.0.1:{port}: start the server"
+        ):
             use()
     tier.close()
 
 
 def test_a_bucket_that_is_not_there_is_an_error(s3_server: S3Server) -> None:
-    tier = open_remote(address(s3_server.port).replace("blocks", "nowhere"))
-    with pytest.raises(TierError, match="s3://nowhere"):
+    tier = open_remote(address(s3_server, s3_server.port).replace("blocks-", "nowhere-"))
+    with pytest.raises(TierError, match="s3://nowhere-.* make the bucket, or correct kv.remote"):
         tier.put(*sealed(1))
     tier.close()

@@ -63,18 +63,20 @@ class BlockFolder:
             raise
 
     def read(self, name: BlockName, into: memoryview) -> int:
-        """Read a file to the start of `into`; its length, or 0 where there is none, or a longer one."""
-        place = self.place(name)
-        try:
-            file = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if not place.parent.is_dir():  # not a block is missing, but all of them
-                raise
-            return 0
+        """A file's length; its bytes stand at the start of `into` afterwards, unless it is longer than that."""
+        file = os.open(self.place(name), os.O_RDONLY | os.O_CLOEXEC)
         try:
             return _read_file(file, into)
         finally:
             os.close(file)
+
+    def has(self, name: BlockName) -> bool:
+        """Whether there is a file of that name; raises FileNotFoundError where not even its folder is there."""
+        place = self.place(name)
+        if place.exists():
+            return True
+        os.stat(place.parent)
+        return False
 
     def remove(self, name: BlockName) -> None:
         """Remove a file, if it is there."""
@@ -112,8 +114,8 @@ def claim_folder(path: Path) -> BlockFolder:
             leftover.unlink()
         for folder in _FOLDERS:
             (root / folder).mkdir(mode=0o700, exist_ok=True)
-        for folder in (root, path, path.absolute().parent):
-            sync(folder)
+        for made in (root, path, path.absolute().parent):
+            sync(made)
     except BaseException:
         os.close(lock)
         raise
@@ -131,7 +133,8 @@ def sync(path: Path) -> None:
 
 def _lock(file: Path, path: Path) -> int:
     """A locked file; the lock goes with the process, however it ends."""
-    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # For reading: a file that is open for writing would keep an operator from remounting the disk read-only.
+    lock = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -140,8 +143,7 @@ def _lock(file: Path, path: Path) -> int:
         raise TierError(
             f"KV blocks in {path}: {holder} keeps its blocks there: give each store a kv.disk_path of its own"
         ) from None
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     return lock
 
 
@@ -158,7 +160,7 @@ def _write_file(path: Path, block: memoryview) -> None:
 def _read_file(file: int, into: memoryview) -> int:
     num_bytes = os.fstat(file).st_size
     if num_bytes > len(into):
-        return 0
+        return num_bytes
     read = 0
     while read < num_bytes:
         piece = os.preadv(file, [into[read:num_bytes]], read)

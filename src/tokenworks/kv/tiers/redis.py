@@ -1,15 +1,16 @@
 """A remote tier on Redis or Valkey: one string a block, under `tokenworks:kv:1:NAME`, shared by many hosts.
 
 The server does its own eviction (`maxmemory`, `maxmemory-policy allkeys-lru`), so a block that was there may be gone:
-`get` is the only truth. Nobody waits long: connecting may take 1 s, the socket may be silent for 5 s, and a connection
-that broke is made again once. Everything that goes wrong is a TierError; the password never stands in one.
+`get` is the only truth. Nobody waits long: connecting may take 1 s, taking a block 5 s, any silence 5 s, giving a block
+30 s; a connection that broke is made again once. A server slower than that counts as down, as no block of it would come
+in time. Everything that goes wrong is a TierError; the password never stands in one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,11 +18,13 @@ from redis.retry import Retry
 
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.tiers.address import name_in, shown
+from tokenworks.kv.tiers.bulk_reply import read_bulk
 from tokenworks.kv.tiers.tier import BlockTier, PutRefused, TierError
 
 PREFIX: Final = b"tokenworks:kv:1:"
 CONNECT_S: Final = 1.0
 SILENCE_S: Final = 5.0
+REQUEST_S: Final = 30.0
 _SCAN_KEYS: Final = 1000
 
 
@@ -33,6 +36,7 @@ class RedisTier(BlockTier):
         self._shown = shown(url)
         self._client = redis.Redis.from_url(
             url.replace("valkey://", "redis://", 1),
+            protocol=2,  # in 3 the server may push messages between answers
             socket_connect_timeout=CONNECT_S,
             socket_timeout=silence_s,
             # Only a connection that broke: the server may have restarted. One that is slow would be slow again.
@@ -44,13 +48,17 @@ class RedisTier(BlockTier):
             self._client.set(_key(name), block)
 
     def get(self, name: BlockName, into: memoryview) -> int:
+        # One byte more than fits: a value that is too long is seen, and not fetched to its end.
+        question = ("GETRANGE", _key(name), 0, len(into))
         with self._explained():
-            # One byte more than fits: a value that is too long is seen, and not fetched to its end.
-            block = self._client.getrange(_key(name), 0, len(into))
-        if len(block) > len(into):
-            return 0
-        into[: len(block)] = block
-        return len(block)
+            try:
+                num_bytes = self._ask(question, into)
+            except (redis.ConnectionError, ConnectionError):
+                num_bytes = self._ask(question, into)  # the server may have restarted since the last question
+            if num_bytes is None:
+                # Too long, or an error, which redis-py knows how to tell from the others.
+                self._client.strlen(_key(name))
+        return num_bytes or 0
 
     def delete(self, names: Iterable[BlockName]) -> None:
         keys = [_key(name) for name in names]
@@ -64,7 +72,7 @@ class RedisTier(BlockTier):
             cursor = 0
             while True:
                 cursor, keys = self._client.scan(cursor, match=PREFIX + b"*", count=_SCAN_KEYS)
-                yield from self._sizes(keys)
+                yield from self._sizes(cast(list[bytes], keys))
                 if cursor == 0:
                     return
 
@@ -76,6 +84,19 @@ class RedisTier(BlockTier):
 
     def close(self) -> None:
         self._client.close()
+
+    def _ask(self, question: tuple[str | bytes | int, ...], into: memoryview) -> int | None:
+        """See `read_bulk`. A connection that did not end well is closed: no late answer is another's."""
+        connection: Any = self._client.connection_pool.get_connection()
+        num_bytes = None
+        try:
+            connection.send_command(*question)
+            num_bytes = read_bulk(connection._sock, into, REQUEST_S)
+        finally:
+            if num_bytes is None:
+                connection.disconnect()
+            self._client.connection_pool.release(connection)
+        return num_bytes
 
     def _sizes(self, keys: list[bytes]) -> Iterator[tuple[BlockName, int]]:
         with self._client.pipeline(transaction=False) as pipeline:
@@ -92,7 +113,7 @@ class RedisTier(BlockTier):
         """Raises TierError instead of the library's errors."""
         try:
             yield
-        except redis.RedisError as error:
+        except (redis.RedisError, OSError) as error:
             refused, what = _explain(error)
             raise (PutRefused if refused else TierError)(f"KV blocks in {self._shown}: {what}") from error
 
@@ -101,7 +122,7 @@ def _key(name: BlockName) -> bytes:
     return PREFIX + name.hex().encode()
 
 
-def _explain(error: redis.RedisError) -> tuple[bool, str]:
+def _explain(error: redis.RedisError | OSError) -> tuple[bool, str]:
     """Whether only writing is refused, and what to do."""
     match error:
         case redis.exceptions.OutOfMemoryError():
@@ -112,8 +133,8 @@ def _explain(error: redis.RedisError) -> tuple[bool, str]:
             return False, f"it refuses this user or password ({error}): correct them in kv.remote"
         case redis.exceptions.BusyLoadingError():
             return False, "it is still loading its data: it will be tried again"
-        case redis.TimeoutError():
+        case redis.TimeoutError() | TimeoutError():
             return False, "it was silent for too long: it, or the way to it, is overloaded"
-        case redis.ConnectionError():
+        case redis.ConnectionError() | ConnectionError():
             return False, f"it cannot be reached ({error}): start it, or correct kv.remote"
     return False, f"it answered: {error}"

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import obstore
@@ -22,6 +22,9 @@ from obstore.store import S3Store
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.tiers.address import name_in, options, shown
 from tokenworks.kv.tiers.tier import BlockTier, TierError
+
+if TYPE_CHECKING:  # they exist for type checkers only
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 CONNECT_S: Final = 1.0
 SILENCE_S: Final = 5.0
@@ -36,7 +39,8 @@ class S3Tier(BlockTier):
     def __init__(self, url: str) -> None:
         """`url`: s3, as `check_remote` allows it."""
         self._shown = shown(url)
-        self._store = _open_store(url)
+        with self._explained():
+            self._store = _open_store(url)
 
     def put(self, name: BlockName, block: memoryview) -> None:
         with self._explained():
@@ -94,30 +98,28 @@ class S3Tier(BlockTier):
         """Raises TierError instead of the library's errors."""
         try:
             yield
-        except (UnauthenticatedError, PermissionDeniedError) as error:
-            raise TierError(
-                f"KV blocks in {self._shown}: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the "
-                f"bucket's policy ({_first_line(error)})"
-            ) from error
         except (BaseError, OSError) as error:
-            raise TierError(f"KV blocks in {self._shown}: {_first_line(error)}") from error
+            raise TierError(f"KV blocks in {self._shown}: {_explain(error)}") from error
 
 
 def _open_store(url: str) -> S3Store:
     parts, chosen = urlsplit(url), options(url)
-    places = {key: chosen[key] for key in ("endpoint", "region") if key in chosen}
-    return S3Store(
-        parts.netloc,
-        prefix=parts.path.strip("/") or None,
-        **places,
-        client_options={
-            "allow_http": chosen.get("endpoint", "").startswith("http://"),
-            "connect_timeout": timedelta(seconds=CONNECT_S),
-            "read_timeout": timedelta(seconds=SILENCE_S),
-            "timeout": timedelta(seconds=REQUEST_S),
-        },
-        retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=REQUEST_S)},
-    )
+    client: ClientConfig = {
+        "connect_timeout": timedelta(seconds=CONNECT_S),
+        "read_timeout": timedelta(seconds=SILENCE_S),
+        "timeout": timedelta(seconds=REQUEST_S),
+    }
+    if chosen.get("endpoint", "").startswith("http://"):
+        client["allow_http"] = True
+    retry: RetryConfig = {"max_retries": 1, "retry_timeout": timedelta(seconds=REQUEST_S)}
+    # What is not chosen here may stand in the environment: AWS_REGION, AWS_ENDPOINT_URL.
+    places: S3Config = {}
+    if "endpoint" in chosen:
+        places["endpoint"] = chosen["endpoint"]
+    if "region" in chosen:
+        places["region"] = chosen["region"]
+    prefix = parts.path.strip("/") or None
+    return S3Store(parts.netloc, prefix=prefix, config=places, client_options=client, retry_config=retry)
 
 
 def _copy(pieces: Iterable[bytes], into: memoryview) -> int:
@@ -129,6 +131,12 @@ def _copy(pieces: Iterable[bytes], into: memoryview) -> int:
     return copied
 
 
-def _first_line(error: Exception) -> str:
-    """The library's errors go on for a page."""
-    return str(error).partition("\n")[0]
+def _explain(error: Exception) -> str:
+    """What to do; the library's own words go on for a page, of which the first line is kept."""
+    words = str(error).partition("\n")[0]
+    match error:
+        case UnauthenticatedError() | PermissionDeniedError() | PermissionError():
+            return f"check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy. {words}"
+        case FileNotFoundError():
+            return f"make the bucket, or correct kv.remote. {words}"
+    return f"start the server, or correct kv.remote. {words}"
