@@ -1,6 +1,7 @@
 """What a tier's policy keeps, against least-recently-used and the optimum, on recorded traffic.
 
     python benchmarks/kv_policy.py conversation_trace.jsonl.gz [more traces] [--tokens 0.5 1.5 5 15]
+    python benchmarks/kv_policy.py --blocks 1000 10000 100000
 
 A trace tells which blocks of its prompts were the same (Mooncake's format, 512 tokens a block; only full blocks are
 kept, as in the store). One tier of each size sees the requests in order; what a request computes can be had by the next
@@ -17,12 +18,14 @@ first block that is missing. The share of the ideal LRU's tokens is the bar: 95 
 from __future__ import annotations
 
 import argparse
+import random
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
-from time import process_time
-from typing import NamedTuple, Protocol
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
 
 from tokenworks.plan.traces import MOONCAKE_BLOCK_TOKENS as BLOCK_TOKENS
 from tokenworks.plan.traces import read_trace
@@ -206,19 +209,17 @@ class Score(NamedTuple):
 
     tokens: float
     seconds: float
-    cpu_s: float
 
 
 def score(tier: Tier, prompts: list[Prompt]) -> Score:
     """Serve the whole trace."""
-    tokens, seconds, start_s = 0, 0.0, process_time()
+    tokens, seconds = 0, 0.0
     for prompt in prompts:
         hits = tier.serve(prompt)
         tokens += hits * BLOCK_TOKENS
         seconds += sum(block.recompute_s for block in prompt.blocks[:hits])
-    cpu_s = process_time() - start_s
     all_tokens = sum(prompt.num_tokens for prompt in prompts)
-    return Score(tokens / all_tokens, seconds / sum(prompt.seconds for prompt in prompts), cpu_s)
+    return Score(tokens / all_tokens, seconds / sum(prompt.seconds for prompt in prompts))
 
 
 def report(path: Path, sizes: Sequence[float]) -> None:
@@ -240,12 +241,57 @@ def report(path: Path, sizes: Sequence[float]) -> None:
         print(f"| {size:g} | {' | '.join(cells + ratios)} |", flush=True)
 
 
+def report_speed(num_blocks: int) -> None:
+    """Time of the policy itself in a full tier: prompts of 64 blocks, of which half goes on a prompt of before."""
+    rng = random.Random(0)
+    policy, tails, number = TierPolicy(num_blocks), [(ROOT, 0)], 0
+    counts, taken_s = dict.fromkeys(("used", "wants", "victims", "add + remove"), 0), {}
+    taken_s = dict.fromkeys(counts, 0.0)
+
+    def timed(what: str, call: Callable[[], Any]) -> Any:
+        start_s = perf_counter()
+        result = call()
+        counts[what] += 1
+        taken_s[what] += perf_counter() - start_s
+        return result
+
+    for turn in range(4 * num_blocks // 64):
+        parent, depth = rng.choice(tails[-1000:]) if rng.random() < 0.5 else (ROOT, 0)
+        is_measured = policy.used_bytes >= num_blocks - 64
+        call = timed if is_measured else lambda what, call: call()
+        now_s = 3.0 * turn
+        if parent != ROOT:
+            call("used", partial(policy.used, parent, now_s))
+        for _ in range(64):
+            number += 1
+            name, depth = number.to_bytes(16, "big"), depth + 1
+            block = (name, parent, 1, 1.0 + depth / 100, now_s)
+            if not call("wants", partial(policy.wants, *block)):
+                break
+            missing = policy.used_bytes + 1 - num_blocks
+            gone = call("victims", partial(policy.victims, missing, lambda name: False)) if missing > 0 else []
+            call("add + remove", partial(_exchange, policy, block, gone))
+            parent = name
+        tails.append((parent, depth))
+    cells = [f"{what} {1e6 * taken_s[what] / max(counts[what], 1):.1f} us" for what in counts]
+    print(f"{num_blocks} blocks held, mean of {sum(counts.values())} operations: {', '.join(cells)}")
+
+
+def _exchange(policy: TierPolicy, block: tuple[bytes, bytes, int, float, float], gone: Sequence[bytes]) -> None:
+    for name in gone:
+        policy.remove(name)
+    policy.add(*block)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("traces", nargs="+", type=Path)
+    parser.add_argument("traces", nargs="*", type=Path)
     parser.add_argument("--tokens", nargs="+", type=float, default=[0.5, 1.5, 5, 15], help="sizes, in millions")
+    parser.add_argument("--blocks", nargs="*", type=int, default=[], help="time the policy with so many blocks held")
     options = parser.parse_args(arguments)
+    for num_blocks in options.blocks:
+        report_speed(num_blocks)
     for path in options.traces:
         report(path, options.tokens)
 

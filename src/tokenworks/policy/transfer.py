@@ -23,9 +23,8 @@ even if it all came now (the rule of ski rental, at most twice the best in hinds
 `g` is there because no loop is exact to the millisecond; it matters where computing takes less than 0.1 s.
 
 **Planning.** `n` is the one that maximises `b S(n) - F(n)` among those whose blocks are predicted to come in time by
-the rule above: a fetch that would be cut off is not begun. Where computing a token costs no less the more there is
-before it (attention), the best `n` ends a run of blocks of one tier, or is the last that comes in time: within a run
-`S` bends upwards and `F` is a straight line.
+the promise: a fetch that would be cut off is not begun. Nor does the second term cut it off if predictions come true:
+stopping before block `i` was no better, so `F(n) - F(i-1) <= b (S(n) - S(i-1))`, and block `i` takes no longer.
 """
 
 from __future__ import annotations

@@ -1,0 +1,292 @@
+"""How much to fetch and how long to wait: the best plan of all, and a promise that no tier can break."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+
+from tokenworks.contract.kv import Tier
+from tokenworks.policy.transfer import (
+    BELIEVED,
+    FIRST_MARGIN,
+    GRACE_S,
+    WAIT_SHARE,
+    Fetch,
+    FetchPlan,
+    Prompt,
+    TransferModel,
+    plan_fetch,
+)
+
+MIB = 1 << 20
+USUAL = Prompt(cached_tokens=0, new_tokens=1000, block_tokens=32)
+Prefill = Callable[[int, int], float]
+
+
+class Speed(NamedTuple):
+    latency_s: float
+    bytes_per_s: float
+
+
+def card(per_token_s: float = 1e-3, per_pair_s: float = 1e-7, base_s: float = 0.01) -> Prefill:
+    return lambda new, context: base_s + per_token_s * new + per_pair_s * new * (context + new / 2)
+
+
+def sure_model(*tiers: Tier) -> TransferModel:
+    """One that has seen so many predictions come true that it takes no margin."""
+    model = TransferModel()
+    for tier in tiers:
+        for _ in range(200):
+            model._learn(tier, 1.0, 1.0, now_s=0.0)
+    return model
+
+
+def plan(
+    tiers: Sequence[Tier],
+    speeds: dict[Tier, Speed],
+    prompt: Prompt = USUAL,
+    prefill_s: Prefill | None = None,
+    model: TransferModel | None = None,
+    block_bytes: int = MIB,
+) -> FetchPlan:
+    return plan_fetch(tiers, speeds, block_bytes, prompt, prefill_s or card(), model or sure_model(*Tier), 0.0)
+
+
+def test_a_fast_tier_is_read_to_the_end_of_what_it_holds() -> None:
+    found = plan([Tier.HOST] * 20, {Tier.HOST: Speed(1e-4, 1e10)})
+    assert found.count == 20
+    assert found.predicted_fetch_s == pytest.approx(20 * (1e-4 + MIB / 1e10), rel=1e-3)
+    assert found.predicted_recompute_s == card()(1000, 0)
+    assert found.saved_s[20] == pytest.approx(card()(1000, 0) - card()(360, 640))
+
+
+def test_nothing_held_is_nothing_to_fetch() -> None:
+    found = plan([], {})
+    assert (found.count, found.predicted_fetch_s, found.saved_s) == (0, 0.0, (0.0,))
+
+
+def test_a_slow_tier_is_not_asked() -> None:
+    assert plan([Tier.REMOTE] * 20, {Tier.REMOTE: Speed(1e-3, 1e6)}).count == 0
+
+
+def test_a_prefix_is_fetched_as_far_as_the_fast_tiers_hold_it() -> None:
+    speeds = {Tier.HOST: Speed(1e-4, 1e10), Tier.REMOTE: Speed(1e-3, 1e6)}
+    assert plan([Tier.HOST] * 5 + [Tier.REMOTE] * 10, speeds).count == 5
+
+
+def test_a_slow_block_is_crossed_for_the_sake_of_those_behind_it() -> None:
+    speeds = {Tier.HOST: Speed(1e-4, 1e10), Tier.DISK: Speed(0.05, 1e10)}
+    tiers = [Tier.HOST] * 10 + [Tier.DISK] + [Tier.HOST] * 10
+    assert card()(32, 0) < 0.05
+    assert plan(tiers, speeds).count == 21
+    assert plan(tiers[:11], speeds).count == 10
+
+
+@pytest.mark.parametrize("speeds", [{}, {Tier.HOST: Speed(0.0, 0.0)}])
+def test_a_tier_that_was_not_measured_is_not_counted_on(speeds: dict[Tier, Speed]) -> None:
+    assert plan([Tier.HOST] * 20, speeds).count == 0
+
+
+def test_a_whole_prompt_that_is_held_leaves_nothing_to_compute() -> None:
+    found = plan([Tier.HOST] * 4, {Tier.HOST: Speed(1e-4, 1e10)}, Prompt(320, 128, 32))
+    assert found.saved_s[-1] == found.predicted_recompute_s == card()(128, 320)
+
+
+def test_more_blocks_than_the_prompt_has_is_our_bug() -> None:
+    with pytest.raises(AssertionError, match="5 blocks of 32 for 128 tokens"):
+        plan([Tier.HOST] * 5, {Tier.HOST: Speed(1e-4, 1e10)}, Prompt(0, 128, 32))
+
+
+def test_a_long_latency_is_worth_it_for_long_prompts_only() -> None:
+    speeds = {Tier.REMOTE: Speed(0.1, 1e9)}
+    cost = card(per_token_s=1e-2)
+    assert plan([Tier.REMOTE] * 5, speeds, Prompt(0, 160, 32), cost).count == 0
+    assert plan([Tier.REMOTE] * 20, speeds, Prompt(0, 640, 32), cost).count == 20
+
+
+def random_case(rng: random.Random) -> tuple[list[Tier], dict[Tier, Speed], Prompt, Prefill, int]:
+    kinds = [Tier.HOST, Tier.DISK, Tier.REMOTE]
+    speeds = {tier: Speed(10 ** rng.uniform(-5, -1), 10 ** rng.uniform(6, 10)) for tier in kinds}
+    tiers: list[Tier] = []
+    while len(tiers) < 40 and rng.random() < 0.9:
+        tiers += [rng.choice(kinds)] * rng.randint(1, 15)
+    prompt = Prompt(32 * rng.randint(0, 100), 32 * len(tiers) + rng.randint(1, 500), 32)
+    cost = card(10 ** rng.uniform(-5, -2), 10 ** rng.uniform(-10, -6), 10 ** rng.uniform(-4, -2))
+    return tiers, speeds, prompt, cost, int(10 ** rng.uniform(4, 7))
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_no_plan_that_would_not_be_cut_off_is_better(seed: int) -> None:
+    tiers, speeds, prompt, cost, block_bytes = random_case(random.Random(seed))
+    model = TransferModel()
+    found = plan(tiers, speeds, prompt, cost, model, block_bytes)
+    everything_s = cost(prompt.new_tokens, prompt.cached_tokens)
+    best, clock_s, saved_s = (0.0, 0), 0.0, 0.0
+    for count, tier in enumerate(tiers, 1):
+        speed = speeds[tier]
+        clock_s += (speed.latency_s + block_bytes / speed.bytes_per_s) * model.factor(tier, 0.0)
+        if clock_s > WAIT_SHARE * everything_s + BELIEVED * saved_s + GRACE_S:
+            break
+        saved_s = everything_s - cost(prompt.new_tokens - 32 * count, prompt.cached_tokens + 32 * count)
+        best = max(best, (BELIEVED * saved_s - clock_s, -count))
+    gain_s, minus_count = best
+    assert found.count == -minus_count
+    assert BELIEVED * found.saved_s[-1] - found.predicted_fetch_s == pytest.approx(gain_s)
+
+
+def run(
+    plan_found: FetchPlan, arrivals_s: list[float], really: float, cost_s: Callable[[int], float]
+) -> tuple[float, Fetch]:
+    """What the request takes in truth, if blocks come at these instants and computing takes `really` x predicted."""
+    start_s = 1000.0
+    fetch = Fetch(plan_found, start_s)
+    for arrival_s in arrivals_s:
+        if start_s + arrival_s > fetch.deadline_s:
+            return fetch.deadline_s - start_s + really * cost_s(fetch.num_arrived), fetch
+        fetch.arrived(1, start_s + arrival_s)
+    return arrivals_s[-1] + really * cost_s(fetch.num_arrived), fetch
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_request_is_never_later_than_the_promise_however_tiers_lie(seed: int) -> None:
+    """Each block's time is anything from a thousandth to ten thousand times its prediction; some turn slow half-way."""
+    rng = random.Random(seed)
+    planned = 0
+    for _ in range(20):
+        tiers, speeds, prompt, cost, block_bytes = random_case(rng)
+        found = plan(tiers, speeds, prompt, cost, block_bytes=block_bytes)
+        if not found.count:
+            continue
+        planned += 1
+        usual, turn, slowdown = 10 ** rng.uniform(-3, 1), rng.randint(0, found.count), rng.choice([1, 10, 1000, 1e9])
+        clock_s, arrivals_s = 0.0, []
+        for at, predicted_s in enumerate(found.block_s):
+            clock_s += predicted_s * usual * 10 ** rng.uniform(-0.5, 0.5) * (slowdown if at >= turn else 1)
+            arrivals_s.append(clock_s)
+
+        def rest_s(blocks: int, prompt: Prompt = prompt, cost: Prefill = cost) -> float:
+            left = prompt.new_tokens - 32 * blocks
+            return cost(left, prompt.cached_tokens + 32 * blocks)
+
+        really = rng.uniform(BELIEVED, 3)
+        took_s, _ = run(found, arrivals_s, really, rest_s)
+        assert took_s <= 1.05 * really * rest_s(0) + GRACE_S + 1e-9
+    assert planned
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_fetch_that_keeps_to_its_prediction_is_not_cut_off(seed: int) -> None:
+    tiers, speeds, prompt, cost, block_bytes = random_case(random.Random(seed))
+    found = plan(tiers, speeds, prompt, cost, block_bytes=block_bytes)
+    clock_s, arrivals_s = 0.0, [0.0]
+    for predicted_s in found.block_s:
+        clock_s += predicted_s
+        arrivals_s.append(clock_s)
+    _, fetch = run(found, arrivals_s[1:], 1.0, lambda blocks: 0.0) if found.count else (0.0, Fetch(found, 0.0))
+    assert fetch.is_complete
+
+
+def test_what_has_come_is_not_waited_away_for_a_last_block() -> None:
+    """90 blocks came at once; the last one saves one block's time, so no more than that is waited for it."""
+    found = plan([Tier.HOST] * 91, {Tier.HOST: Speed(1e-4, 1e10)}, Prompt(0, 3000, 32))
+    fetch = Fetch(found, 50.0)
+    fetch.arrived(90, 50.1)
+    assert fetch.deadline_s == pytest.approx(50.1 + BELIEVED * (found.saved_s[91] - found.saved_s[90]))
+    assert not fetch.is_complete
+    fetch.arrived(1, 50.11)
+    assert fetch.is_complete
+
+
+def test_more_blocks_than_were_asked_for_is_our_bug() -> None:
+    fetch = Fetch(plan([Tier.HOST], {Tier.HOST: Speed(1e-4, 1e10)}), 0.0)
+    with pytest.raises(AssertionError, match="2 of 1 blocks"):
+        fetch.arrived(2, 0.0)
+
+
+def fetched(tier: Tier, ratio: float, model: TransferModel, now_s: float, count: int = 4) -> bool:
+    """A fetch whose blocks take `ratio` times what the measured speed says; False where none was begun."""
+    found = plan([tier] * 8, {tier: Speed(1e-3, 1e9)}, Prompt(0, 1000, 32), card(), model)
+    if not found.count:
+        return False
+    fetch = Fetch(found, now_s)
+    fetch.arrived(count, now_s + sum(found.block_s[:count]) * ratio)
+    model.learn(fetch, fetch.started_s + fetch.actual_s)
+    return True
+
+
+def test_predictions_follow_the_truth() -> None:
+    model = TransferModel()
+    assert model.factor(Tier.DISK, 0.0) == pytest.approx(1.5)
+    for _ in range(60):
+        assert fetched(Tier.DISK, 2.0, model, 0.0)
+    assert model.factor(Tier.DISK, 0.0) == pytest.approx(2.0, rel=0.05)
+    for _ in range(200):
+        assert fetched(Tier.DISK, 1.0, model, 0.0)
+    assert model.factor(Tier.DISK, 0.0) == pytest.approx(1.0, rel=0.05)
+    assert model.factor(Tier.REMOTE, 0.0) == pytest.approx(1.5)
+
+
+def test_truth_stands_beside_prediction() -> None:
+    model = TransferModel()
+    assert fetched(Tier.DISK, 2.0, model, 0.0)
+    truth = model.truths[Tier.DISK]
+    assert truth.fetches == 1
+    assert truth.actual_s == pytest.approx(2 * truth.predicted_s)
+
+
+def test_what_varies_is_trusted_less_than_what_is_steady() -> None:
+    steady, varying = TransferModel(), TransferModel()
+    for at in range(100):
+        steady._learn(Tier.DISK, 1.0, 2.0, 0.0)
+        varying._learn(Tier.DISK, 1.0, 4.0 if at % 2 else 1.0, 0.0)
+    assert varying.factor(Tier.DISK, 0.0) > 1.5 * steady.factor(Tier.DISK, 0.0)
+
+
+def test_a_tier_that_lies_is_not_asked_any_more_and_is_tried_again_later() -> None:
+    model = TransferModel()
+    plans = [plan([Tier.REMOTE] * 8, {Tier.REMOTE: Speed(1e-3, 1e9)}, model=model)]
+    while plans[-1].count and len(plans) < 20:
+        fetch = Fetch(plans[-1], 0.0)
+        model.learn(fetch, fetch.deadline_s)  # nothing has come
+        plans.append(plan([Tier.REMOTE] * 8, {Tier.REMOTE: Speed(1e-3, 1e9)}, model=model))
+    assert 2 <= len(plans) < 6
+    assert model.factor(Tier.REMOTE, 600.0) == pytest.approx(1.5, rel=0.05)
+    assert model.factor(Tier.REMOTE, -5.0) == model.factor(Tier.REMOTE, 0.0)
+
+
+def test_a_wait_that_is_shorter_than_predicted_says_nothing() -> None:
+    model = TransferModel()
+    fetch = Fetch(plan([Tier.DISK] * 8, {Tier.DISK: Speed(1e-3, 1e9)}), 0.0)
+    model.learn(fetch, 1e-4)
+    assert model.truths == {}
+    fetch.arrived(8, 0.01)
+    model.learn(fetch, 100.0)  # complete: what came after is no wait
+    assert model.truths[Tier.DISK].actual_s == pytest.approx(0.01)
+
+
+def test_a_clock_that_goes_back_is_no_time() -> None:
+    fetch = Fetch(plan([Tier.DISK] * 2, {Tier.DISK: Speed(1e-3, 1e9)}), 10.0)
+    fetch.arrived(1, 9.0)
+    fetch.arrived(1, 9.5)
+    assert fetch.actual_s == 0.0
+    model = TransferModel()
+    model.learn(fetch, 9.5)
+    assert math.isfinite(model.factor(Tier.DISK, 9.5))
+
+
+def test_tiers_that_were_read_in_one_fetch_are_judged_apart() -> None:
+    speeds = {Tier.HOST: Speed(1e-4, 1e10), Tier.DISK: Speed(1e-3, 1e9)}
+    found = plan([Tier.HOST] * 4 + [Tier.DISK] * 4, speeds)
+    fetch = Fetch(found, 0.0)
+    fetch.arrived(4, sum(found.block_s[:4]))
+    fetch.arrived(4, sum(found.block_s[:4]) + 3 * sum(found.block_s[4:]))
+    seen = {tier: actual_s / predicted_s for tier, predicted_s, actual_s in fetch.observations(1.0)}
+    assert seen == pytest.approx({Tier.HOST: 1.0, Tier.DISK: 3.0})
+
+
+def test_margins_start_at_half_as_much_again() -> None:
+    assert math.exp(FIRST_MARGIN) == pytest.approx(1.5)
