@@ -21,7 +21,8 @@ from typing import Final
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.folders import quantized_folder
-from tokenworks.fleet.launch import available_cores, resolve_model
+from tokenworks.fleet.cores import available_cores
+from tokenworks.fleet.launch import resolve_model
 from tokenworks.fleet.port import claim_port
 
 _OLDEST_PYTHON: Final = (3, 11)

@@ -20,11 +20,12 @@ import torch
 import zmq
 
 from tokenworks.contract.config import EngineSettings, Settings
-from tokenworks.contract.wire import PROTOCOL, Hello
-from tokenworks.engine.build import build_engine
+from tokenworks.contract.wire import PROTOCOL, Hello, Role
+from tokenworks.contract.worker_groups import groups_of
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.kernels.threads import set_threads
 from tokenworks.worker.heartbeat import HeartbeatThread
+from tokenworks.worker.kinds import build_any
 from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
 from tokenworks.worker.measure import measure_card
@@ -56,6 +57,7 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
         max_context_tokens=engine.limits.max_context_tokens,
         kv=engine.spec,
         card=card,
+        role=Role(groups_of(settings)[0].role),
     )
     serve(engine, hello, gateways)
 
@@ -69,7 +71,7 @@ def load_engine(directory: Path, settings: Settings) -> Engine:
             log.info("packed layer %d of %d after %.1f s", done, total, time.monotonic() - started)
 
     with torch.inference_mode():
-        engine = build_engine(directory, settings.engine, settings.fleet.workers, progress)
+        engine = build_any(directory, settings, progress)
     gc.collect()
     gc.freeze()  # what was loaded stays; the collector need not walk it between steps
     return_free_memory()
