@@ -1,9 +1,9 @@
 """Children small enough to follow by hand, and a supervisor that starts them. Run as scripts in processes of their own.
 
-`stand_in.py serve FOLDER WORKERS` supervises a stand-in gateway and workers, with the settings in FOLDER/tokenworks.toml
-where that is there. The gateway answers `/health/ready` and listens where workers dial in; a worker says its name there
-once a tenth of a second, and so does a KV store. FOLDER steers them: a file `<name>.fails` holds what that child says
-before it exits with code 3; while `hold` exists, SIGTERM ends no gateway, and while `silent` does, a store says nothing.
+`stand_in.py serve FOLDER WORKERS` supervises a stand-in gateway and workers, with the settings of a tokenworks.toml in
+FOLDER, if any. The gateway answers `/health/ready` and listens where workers dial in; a worker or a KV store
+says its name there once a tenth of a second. FOLDER steers them: a file `<name>.fails` is what that child says before
+it exits with code 3; while `<name>.silent` exists it does not say its name; while `hold` does, SIGTERM ends no gateway.
 """
 
 from __future__ import annotations
@@ -50,14 +50,12 @@ def run_supervisor(folder: Path, num_workers: int) -> None:
 
 def settings_for(folder: Path, num_workers: int) -> Settings:
     file = folder / "tokenworks.toml"
-    settings = Settings(fleet=FleetSettings(workers=num_workers))
-    if file.exists():
-        settings = load_settings(config=file, environment={})
+    settings = load_settings(config=file, environment={}) if file.exists() else Settings()
     return msgspec.structs.replace(
         settings,
         model=str(folder),
         gateway=GatewaySettings(port=int(os.environ.get("STAND_IN_PORT", "0")), model_name="stand-in"),
-        fleet=msgspec.structs.replace(settings.fleet, drain_s=60),
+        fleet=FleetSettings(workers=num_workers, drain_s=60),
     )
 
 
@@ -71,9 +69,9 @@ def run_child(name: str, folder: Path, settings: Settings, group: int) -> None:
         run_gateway(folder, settings)
     elif name == STORE:
         print(f"store of {settings.kv.host_bytes} bytes at {settings.kv.store_address}", file=sys.stderr)
-        say_my_name(name, settings, folder / "silent")
+        say_my_name(name, folder, settings)
     else:
-        run_worker(name, own_group(settings, group))
+        run_worker(name, folder, own_group(settings, group))
 
 
 def run_gateway(folder: Path, settings: Settings) -> None:
@@ -114,19 +112,19 @@ def note(frame: bytes, children: set[str]) -> None:
     print(f"told that {message.worker_id} {message.reason}", file=sys.stderr)
 
 
-def run_worker(name: str, settings: Settings) -> None:
+def run_worker(name: str, folder: Path, settings: Settings) -> None:
     cores = sorted(os.sched_getaffinity(0))
     print(f"cores {cores} threads {settings.engine.threads} role {settings.workers[0].role}", file=sys.stderr)
-    say_my_name(name, settings)
+    say_my_name(name, folder, settings)
 
 
-def say_my_name(name: str, settings: Settings, silence: Path | None = None) -> None:
+def say_my_name(name: str, folder: Path, settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("leaving", file=sys.stderr)))
     socket = zmq.Context().socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.connect(dial_address(settings))
     while True:
-        if silence is None or not silence.exists():
+        if not (folder / f"{name}.silent").exists():
             socket.send(name.encode())
         time.sleep(0.1)
 
