@@ -79,7 +79,7 @@ def test_errors_have_exit_codes(error: ConfigError, code: int) -> None:
         (["worker", str(EMBEDDED), "--id", "w", "--gateway", "host:7000"], "'host:7000' is no worker address"),
         (["serve", "--port", "0", "--worker-address", "7000"], "'7000' is no worker address"),
         (["worker", str(EMBEDDED), "--id", "w"], "Missing option '--gateway'"),
-        (["worker", str(EMBEDDED), "--id", "w", "--gateway", "tcp://x:1", "--group", "1"], "has the entries 0 to 0"),
+        (["worker", str(EMBEDDED), "--id", "w", "--gateway", "tcp://x:1", "--group", "1"], "leave --group out"),
         (["serve", "--kv-host-bytes", "1MiB", "--kv-store-address", "tcp://*:1", "--port", "0"], "is no store address"),
     ],
 )

@@ -183,12 +183,15 @@ def test_a_worker_has_its_entry_alone_and_that_entrys_engine() -> None:
     assert (only.workers, only.engine.threads) == (groups[:1], 1)
 
 
-@pytest.mark.parametrize(
-    ("index", "expected"), [(None, "say which one"), (2, "entries 0 to 1"), (-1, "entries 0 to 1")]
-)
+@pytest.mark.parametrize(("index", "expected"), [(None, "say which one"), (2, "are 0, 1"), (-1, "are 0, 1")])
 def test_a_worker_that_is_of_no_entry_is_refused(index: int | None, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         own_group(Settings(workers=(WorkerGroup(), WorkerGroup())), index)
+
+
+def test_a_worker_of_an_entry_where_there_are_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leave --group out"):
+        own_group(Settings(), 0)
 
 
 def test_entries_handed_on_arrive_unchanged(file: Path) -> None:

@@ -37,10 +37,12 @@ def own_group(settings: Settings, index: int | None) -> Settings:
     None means the only kind there is. Raises ConfigError where that is not one.
     """
     groups = groups_of(settings)
+    if index is not None and not settings.workers:
+        raise ConfigError(f"--group {index}: there are no entries of [[workers]]; leave --group out")
     if index is None and len(groups) > 1:
         raise ConfigError(f"there are {len(groups)} entries of [[workers]]: say which one this worker is, with --group")
     if not 0 <= (index or 0) < len(groups):
-        raise ConfigError(f"--group {index}: [[workers]] has the entries 0 to {len(groups) - 1}")
+        raise ConfigError(f"--group {index}: the entries of [[workers]] are {', '.join(map(str, range(len(groups))))}")
     group = groups[index or 0]
     return msgspec.structs.replace(settings, engine=group.engine, workers=(group,))
 
