@@ -115,7 +115,7 @@ def test_a_wrong_key_or_value_names_file_entry_and_what_is_allowed(file: Path, t
         ("upstream_model = 'm'", 'workers[0].upstream_model is only for runs = "openai"'),
         ("device = 'CPU'", 'workers[0].device is only for runs = "openvino"'),
         ("runs = 'openai'\nurl = 'http://x'\ndtype = 'float32'", "workers[0].dtype is decided by the server at `url`"),
-        ("runs = 'openai'\nurl = 'http://x'\nrole = 'decode'", "workers[0].role: a server at a `url` shares no KV"),
+        ("runs = 'openai'\nurl = 'http://x'\nrole = 'prefill'", "workers[0].role: a server at a `url` hands no KV on"),
         (
             "block_tokens = 64",
             "workers[0].block_tokens: 64 is not allowed: all workers of a pool share one size, here 32",

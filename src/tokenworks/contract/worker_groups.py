@@ -22,7 +22,7 @@ from tokenworks.contract.given import Given, find_setting
 from tokenworks.contract.setting import GROUPS, group_settings
 
 _ONLY_FOR: Final = {"device": "openvino", "url": "openai", "upstream_model": "openai", "key_variable": "openai"}
-_OF_A_SERVER: Final = frozenset({"price_per_hour", "watts", "max_context_tokens", "max_running"})
+_OF_A_SERVER: Final = frozenset({"price_per_hour", "watts", "max_context_tokens"})
 _URL: Final = re.compile(r"https?://[^/\s]+\S*")
 
 
@@ -87,12 +87,12 @@ def _check_kind(where: str, group: WorkerGroup, entry: Collection[str]) -> None:
 
 
 def _check_server(where: str, group: WorkerGroup, entry: Collection[str]) -> None:
-    """A server that others run: it has an address, shares no KV, and decides for itself how it computes."""
+    """A server that others run: it has an address, hands on no KV, and decides for itself how it computes."""
     if not _URL.fullmatch(group.url):
         said = f"{where}.url: {group.url!r} is not allowed" if group.url else f'{where}: runs = "openai" needs `url`'
         raise ConfigError(f"{said}; give the server's base URL, such as http://10.0.0.7:8000/v1")
-    if group.role != "both":
-        raise ConfigError(f'{where}.role: a server at a `url` shares no KV with others, so its role can only be "both"')
+    if group.role == "prefill":
+        raise ConfigError(f'{where}.role: a server at a `url` hands no KV on, so it cannot be "prefill"')
     for key in _engine_keys(entry):
         if key not in _OF_A_SERVER:
             raise ConfigError(f"{where}.{key} is decided by the server at `url`; leave it out")
