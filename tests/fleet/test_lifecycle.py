@@ -227,6 +227,16 @@ def test_the_store_is_asked_to_end_after_the_last_worker_and_killed_where_it_doe
     assert finish == Finish(EXIT_FAILED, f"{STORE} did not end in time and was killed")
 
 
+def test_a_store_that_dies_while_it_writes_is_told_of_and_loses_no_request() -> None:
+    fleet = running("w0", has_store=True)
+    fleet.on(StopAsked(), 0.0)
+    fleet.on(Exited(GATEWAY, 0, ""), 0.0)
+    fleet.on(Exited("w0", 0, ""), 0.0)
+    [told, finish] = fleet.on(crash(STORE), 1.0)
+    assert told == Say(f"{STORE} {describe_exit(-11)}; what it had not written yet will be computed again")
+    assert finish == Finish(EXIT_CLEAN, "")
+
+
 def test_a_store_that_ends_while_the_workers_do_is_not_asked_again() -> None:
     fleet = running("w0", has_store=True)
     fleet.on(StopAsked(), 0.0)

@@ -146,6 +146,10 @@ class Lifecycle:
         delay_s = child.down(now)
         if self.phase is Phase.RUNNING:
             return self._restart_or_fail(child, event, now + delay_s, f"it restarts in {delay_s:g} s")
+        if self.phase is Phase.FLUSHING and event.code != 0 and was_serving:
+            return [
+                Say(f"{child.name} {describe_exit(event.code)}; what it had not written yet will be computed again")
+            ]
         if self.phase is not Phase.DRAINING:
             return []
         if child.name != GATEWAY:
