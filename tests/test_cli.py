@@ -79,6 +79,8 @@ def test_errors_have_exit_codes(error: ConfigError, code: int) -> None:
         (["worker", str(EMBEDDED), "--id", "w", "--gateway", "host:7000"], "'host:7000' is no worker address"),
         (["serve", "--port", "0", "--worker-address", "7000"], "'7000' is no worker address"),
         (["worker", str(EMBEDDED), "--id", "w"], "Missing option '--gateway'"),
+        (["worker", str(EMBEDDED), "--id", "w", "--gateway", "tcp://x:1", "--group", "1"], "leave --group out"),
+        (["serve", "--kv-host-bytes", "1MiB", "--kv-store-address", "tcp://*:1", "--port", "0"], "is no store address"),
     ],
 )
 def test_wrong_usage_is_told_and_exits_with_2(arguments: list[str], said: str) -> None:
@@ -86,6 +88,16 @@ def test_wrong_usage_is_told_and_exits_with_2(arguments: list[str], said: str) -
     assert result.exit_code == 2
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_workers_in_the_file_and_on_the_command_line_are_one_too_many(folder: Path) -> None:
+    (folder / "tokenworks.toml").write_text("[[workers]]\n[[workers]]\n")
+    result = invoke("serve", "--workers", "2")
+    assert result.exit_code == 2
+    assert "--workers and [[workers]] in tokenworks.toml both say how many workers there are" in result.output
+    assert (
+        "say which one this worker is, with --group" in invoke("worker", "--id", "w", "--gateway", "tcp://x:1").output
+    )
 
 
 def test_an_unknown_environment_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

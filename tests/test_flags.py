@@ -24,7 +24,7 @@ KV = """
 FROZEN = {
     "serve": f"MODEL {GATEWAY} {ENGINE} {KV} --workers --drain-s --log-level --config --settings",
     "gateway": f"MODEL {GATEWAY} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
-    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --drain-s --log-level --config
+    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s --log-level --config
         --settings --parent""",
     "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
     "doctor": "",

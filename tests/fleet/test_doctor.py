@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
-from tokenworks.contract.config import GatewaySettings, Settings
+from tokenworks.contract.config import GatewaySettings, KVSettings, Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
 from tokenworks.fleet.doctor import (
-    Finding,
-    Verdict,
     check_cores,
     check_cpu,
     check_folder,
@@ -23,8 +22,10 @@ from tokenworks.fleet.doctor import (
     check_python,
     check_torch,
     examine,
-    is_met,
 )
+from tokenworks.fleet.finding import Finding, Verdict
+from tokenworks.fleet.packages import is_met, requirements
+from tokenworks.fleet.store_checks import check_extra, check_store, check_store_disk, check_store_memory
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 
@@ -44,6 +45,22 @@ def test_a_requirement_is_met_by_a_version_as_new() -> None:
     assert is_met("click>=8.1")
     assert not is_met("click>=99")
     assert not is_met("no-such-package>=1")
+    assert is_met("click[extra]>=8.1")
+
+
+def test_optional_packages_are_told_apart_from_those_always_needed() -> None:
+    assert "click>=8.1" in requirements()
+    assert any(line.startswith("pytest>=") for line in requirements("dev"))
+    assert not any(line.startswith("pytest>=") for line in requirements())
+
+
+def test_an_optional_set_is_there_or_how_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_extra("dev", "a test").verdict is OK
+    monkeypatch.setattr("tokenworks.fleet.packages.metadata.requires", lambda name: ["nowhere>=1; extra == 'remote'"])
+    finding = check_extra("remote", "kv.remote")
+    assert (finding.verdict, finding.found) == (FAIL, "kv.remote needs nowhere>=1")
+    assert finding.advice == "pip install 'tokenworks[remote]'"
+    assert check_extra("unheard-of", "a test").verdict is WARN
 
 
 @pytest.mark.parametrize(
@@ -101,3 +118,41 @@ def test_wrong_settings_are_a_finding_and_the_other_checks_go_on() -> None:
     findings = list(examine(load))
     assert findings[0] == Finding("settings", FAIL, "unknown key `x`", "correct it; the checks below use the defaults")
     assert len(findings) > 5
+
+
+def test_without_a_store_nothing_of_it_is_looked_at() -> None:
+    assert list(check_store(Settings(), 1 << 30)) == []
+
+
+def test_a_store_and_openvino_are_looked_at_where_they_are_asked_for(tmp_path: Path) -> None:
+    kv = KVSettings(disk_path=str(tmp_path), remote="redis://x")
+    settings = Settings(kv=kv, workers=(WorkerGroup(runs="openvino"),))
+    assert [finding.what for finding in check_store(settings, 8 << 30)] == [
+        "kv memory",
+        "kv disk",
+        "remote",
+        "openvino",
+    ]
+
+
+def test_the_stores_memory_must_be_there_and_leave_some() -> None:
+    kv = KVSettings(host_bytes=4 << 30)
+    verdicts = [check_store_memory(kv, available).verdict for available in (16 << 30, 6 << 30, 2 << 30, None)]
+    assert verdicts == [OK, WARN, FAIL, OK]
+    assert check_store_memory(KVSettings(remote="redis://x"), 1 << 40).found.startswith("1.0 GiB of")
+
+
+def test_the_stores_folder_must_be_writable_and_have_room_for_what_it_may_hold(tmp_path: Path) -> None:
+    assert check_store_disk(KVSettings(disk_path=str(tmp_path / "new"), disk_bytes=1)).verdict is OK
+    finding = check_store_disk(KVSettings(disk_path=str(tmp_path), disk_bytes=1 << 60))
+    assert (finding.verdict, "disk_bytes" in finding.advice) == (WARN, True)
+    (tmp_path / "file").write_text("")
+    finding = check_store_disk(KVSettings(disk_path=str(tmp_path / "file" / "kv")))
+    assert (finding.verdict, "disk_path" in finding.advice) == (FAIL, True)
+
+
+def test_the_blocks_that_a_folder_holds_already_need_no_more_room(tmp_path: Path) -> None:
+    free_bytes = shutil.disk_usage(tmp_path).free
+    with (tmp_path / "block").open("wb") as file:
+        file.truncate(1 << 40)  # sparse: it takes no room
+    assert check_store_disk(KVSettings(disk_path=str(tmp_path), disk_bytes=free_bytes + (1 << 39))).verdict is OK

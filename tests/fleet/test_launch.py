@@ -1,4 +1,4 @@
-"""What is derived before anything starts, and the small parts that look at ports, health and last words."""
+"""How children are named and started, and the small parts that look at ports, health and last words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tokenworks.contract.config import EngineSettings, FleetSettings, GatewaySettings, Settings
+from tokenworks.contract.config import FleetSettings, GatewaySettings, Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.fleet.child import last_words
 from tokenworks.fleet.console import usage
 from tokenworks.fleet.health import ready_children
-from tokenworks.fleet.launch import child_command, derive, dial_address, resolve_model, share_of_cores, worker_ids
+from tokenworks.fleet.launch import child_command, group_index, kinds_of_workers, resolve_model, worker_ids
 from tokenworks.fleet.port import claim_port, holder_of
 
 
@@ -27,29 +27,6 @@ def checkpoint(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     return folder
-
-
-def test_nothing_is_left_to_derive(checkpoint: Path, tmp_path: Path) -> None:
-    given = Settings(model=str(checkpoint), gateway=GatewaySettings(port=0), fleet=FleetSettings(workers=2))
-    derived = derive(given, tmp_path, num_cores=5)
-    assert derived.model == str(checkpoint)
-    assert derived.gateway.model_name == "some-model"
-    assert derived.gateway.port > 0
-    assert derived.gateway.worker_address == f"ipc://{tmp_path}/workers"
-    assert derived.engine.threads == 2
-    assert worker_ids(derived) == ["w0", "w1"]
-
-
-def test_what_a_person_chose_stays(checkpoint: Path, tmp_path: Path) -> None:
-    given = Settings(
-        model=str(checkpoint),
-        gateway=GatewaySettings(port=0, model_name="mine", worker_address="tcp://0.0.0.0:7000"),
-        engine=EngineSettings(threads=7),
-    )
-    derived = derive(given, tmp_path, num_cores=1)
-    assert derived.gateway.model_name == "mine"
-    assert derived.engine.threads == 7
-    assert dial_address(derived) == "tcp://127.0.0.1:7000"
 
 
 def test_a_model_is_found_from_the_current_folder_and_named_by_its_folder(
@@ -68,27 +45,23 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_childs_command_line_names_tokenworks_and_its_part() -> None:
-    settings = Settings(gateway=GatewaySettings(worker_address="ipc:///run/x/workers"))
-    worker = child_command("w1", settings, Path("/run/x"))
+    groups = (WorkerGroup(), WorkerGroup(count=2))
+    settings = Settings(gateway=GatewaySettings(worker_address="ipc:///run/x/workers"), workers=groups)
+    gateway, store, worker = (child_command(name, settings, Path("/run/x")) for name in ("gateway", "kv0", "w2"))
     assert worker[:5] == [sys.executable, "-P", "-m", "tokenworks", "worker"]
-    assert worker[5:9] == ["--id", "w1", "--gateway", "ipc:///run/x/workers"]
-    assert worker[9:] == ["--settings", "/run/x/settings.json", "--parent", str(os.getpid())]
-    assert child_command("gateway", settings, Path("/run/x"))[4:6] == ["gateway", "--settings"]
+    assert worker[5:11] == ["--id", "w2", "--group", "1", "--gateway", "ipc:///run/x/workers"]
+    assert worker[11:] == ["--settings", "/run/x/settings.json", "--parent", str(os.getpid())]
+    assert gateway[4:6] == ["gateway", "--settings"]
+    assert store[4:] == ["kvstore", "--id", "kv0", "--gateway", "ipc:///run/x/workers", *worker[11:]]
 
 
-@pytest.mark.parametrize(
-    ("num_cores", "num_workers", "expected"),
-    [
-        (4, 1, [[0, 1, 2, 3]]),
-        (4, 2, [[0, 1], [2, 3]]),
-        (5, 2, [[0, 1], [2, 3, 4]]),
-        (2, 2, [[0], [1]]),
-        (2, 3, [[0], [1], [0]]),
-    ],
-)
-def test_cores_are_shared_out(num_cores: int, num_workers: int, expected: list[list[int]]) -> None:
-    cores = list(range(num_cores))
-    assert [share_of_cores(cores, index, num_workers) for index in range(num_workers)] == expected
+def test_workers_are_numbered_through_all_kinds() -> None:
+    one, two = WorkerGroup(role="prefill"), WorkerGroup(count=2, role="decode")
+    settings = Settings(workers=(one, two))
+    assert worker_ids(settings) == ["w0", "w1", "w2"]
+    assert [group_index(settings, name) for name in worker_ids(settings)] == [0, 1, 1]
+    assert kinds_of_workers(settings) == {"w0": one, "w1": two, "w2": two}
+    assert worker_ids(Settings(fleet=FleetSettings(workers=3))) == ["w0", "w1", "w2"]
 
 
 def test_a_free_port_is_found_and_a_busy_one_has_a_holder() -> None:
@@ -156,6 +129,8 @@ def answers() -> Iterator[Answers]:
         (b'{"workers": []}', []),
         (b'{"workers": [1, null, "w0"]}', ["w0"]),
         (b'{"workers": 3}', []),
+        (b'{"workers": ["w0"], "stores": ["kv0"]}', ["w0", "kv0"]),
+        (b'{"stores": {"kv0": 1}}', []),
         (b"[]", []),
         (b"", []),
     ],

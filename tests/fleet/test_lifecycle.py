@@ -10,6 +10,7 @@ import pytest
 
 from tokenworks.fleet.events import (
     GATEWAY,
+    STORE,
     Event,
     Exited,
     Finish,
@@ -29,6 +30,7 @@ from tokenworks.fleet.lifecycle import (
     EXIT_CANNOT_START,
     EXIT_CLEAN,
     EXIT_FAILED,
+    FLUSH_S,
     GOOD_RUN_S,
     GRACE_S,
     LAST_BACKOFF_S,
@@ -44,11 +46,11 @@ def crash(name: str) -> Exited:
     return Exited(name, -11, "")
 
 
-def running(*worker_ids: str) -> Lifecycle:
+def running(*worker_ids: str, has_store: bool = False) -> Lifecycle:
     """A fleet in which everything is ready since time 0."""
-    fleet = Lifecycle(list(worker_ids), DRAIN_S)
+    fleet = Lifecycle(list(worker_ids), DRAIN_S, has_store)
     fleet.on(Started(), 0.0)
-    for name in (GATEWAY, *worker_ids):
+    for name in (GATEWAY, *worker_ids, *([STORE] if has_store else [])):
         fleet.on(Ready(name), 0.0)
     return fleet
 
@@ -181,6 +183,85 @@ def test_a_second_stop_kills_at_once_and_a_third_changes_nothing() -> None:
     assert finish == Finish(EXIT_FAILED, "stopped at once, as asked; open requests were cut")
 
 
+def test_the_store_starts_with_the_others_and_is_not_waited_for() -> None:
+    fleet = Lifecycle(["w0"], DRAIN_S, has_store=True)
+    assert fleet.on(Started(), 0.0) == [Spawn(GATEWAY), Spawn(STORE), Spawn("w0")]
+    fleet.on(Ready(GATEWAY), 1.0)
+    assert fleet.on(Ready("w0"), 2.0) == [ShowAddress()]
+    assert fleet.awaited == [STORE]
+    assert fleet.on(Ready(STORE), 3.0) == []
+
+
+def test_a_store_alone_answers_nobody() -> None:
+    fleet = Lifecycle(["w0"], DRAIN_S, has_store=True)
+    fleet.on(Started(), 0.0)
+    fleet.on(Ready(GATEWAY), 1.0)
+    assert fleet.on(Ready(STORE), 1.0) == []
+
+
+def test_a_store_that_cannot_start_ends_everything() -> None:
+    fleet = Lifecycle(["w0"], DRAIN_S, has_store=True)
+    fleet.on(Started(), 0.0)
+    assert fleet.on(Exited(STORE, 3, "no such folder"), 1.0) == [Kill(GATEWAY), Kill("w0")]
+    fleet.on(Exited(GATEWAY, -9, ""), 1.1)
+    [finish] = fleet.on(Exited("w0", -9, ""), 1.1)
+    assert finish == Finish(EXIT_CANNOT_START, f"{STORE} could not start (it exited with code 3): no such folder")
+
+
+def test_a_store_that_dies_comes_back_and_the_gateway_is_not_told_that_a_worker_died() -> None:
+    fleet = running("w0", has_store=True)
+    assert fleet.on(crash(STORE), 1.0) == [Say(f"{STORE} {describe_exit(-11)}; it restarts in 0.5 s")]
+    assert fleet.on(Tick(), 1.5) == [Spawn(STORE)]
+    assert fleet.on(Ready(STORE), 2.0) == [Say(f"{STORE} is back")]
+
+
+def test_the_store_is_asked_to_end_after_the_last_worker_and_killed_where_it_does_not() -> None:
+    fleet = running("w0", "w1", has_store=True)
+    assert fleet.on(StopAsked(), 0.0)[-1] == Terminate(GATEWAY)
+    assert fleet.on(Exited(GATEWAY, 0, ""), 5.0) == [Terminate("w0"), Terminate("w1")]
+    assert fleet.on(Exited("w0", 0, ""), 6.0) == []
+    assert fleet.on(Exited("w1", 0, ""), 7.0) == [Terminate(STORE)]
+    assert fleet.wake_at == 7.0 + FLUSH_S + GRACE_S
+    assert fleet.on(Tick(), fleet.wake_at) == [Kill(STORE)]
+    [finish] = fleet.on(Exited(STORE, -9, ""), fleet.wake_at or 40.0)
+    assert finish == Finish(EXIT_FAILED, f"{STORE} did not end in time and was killed")
+
+
+def test_a_store_that_dies_while_it_writes_is_told_of_and_loses_no_request() -> None:
+    fleet = running("w0", has_store=True)
+    fleet.on(StopAsked(), 0.0)
+    fleet.on(Exited(GATEWAY, 0, ""), 0.0)
+    fleet.on(Exited("w0", 0, ""), 0.0)
+    [told, finish] = fleet.on(crash(STORE), 1.0)
+    assert told == Say(f"{STORE} {describe_exit(-11)}; what it had not written yet will be computed again")
+    assert finish == Finish(EXIT_CLEAN, "")
+
+
+def test_a_store_that_ends_while_the_workers_do_is_not_asked_again() -> None:
+    fleet = running("w0", has_store=True)
+    fleet.on(StopAsked(), 0.0)
+    fleet.on(crash(STORE), 1.0)
+    assert fleet.on(Exited(GATEWAY, 0, ""), 5.0) == [Terminate("w0")]
+    assert fleet.on(Exited("w0", 0, ""), 6.0) == [Finish(EXIT_CLEAN, "")]
+
+
+def test_stopping_with_only_the_store_up_asks_it_at_once() -> None:
+    fleet = running("w0", has_store=True)
+    fleet.on(crash(GATEWAY), 0.0)
+    fleet.on(crash("w0"), 0.0)
+    assert fleet.on(StopAsked(), 0.1) == [Terminate(STORE)]
+    assert fleet.on(Exited(STORE, 0, ""), 0.2) == [Finish(EXIT_CLEAN, "")]
+
+
+def test_a_second_stop_kills_a_store_that_is_still_writing() -> None:
+    fleet = running("w0", has_store=True)
+    fleet.on(StopAsked(), 0.0)
+    fleet.on(Exited(GATEWAY, 0, ""), 0.0)
+    fleet.on(Exited("w0", 0, ""), 0.0)
+    assert fleet.phase is Phase.FLUSHING
+    assert fleet.on(StopAsked(), 1.0) == [Kill(STORE)]
+
+
 def test_an_exit_is_told_in_words() -> None:
     assert describe_exit(3) == "exited with code 3"
     assert describe_exit(-9) == "was killed by signal 9 (Killed; out of memory?)"
@@ -189,8 +270,8 @@ def test_an_exit_is_told_in_words() -> None:
 class World:
     """The processes that the instructions make, and what must hold of every instruction."""
 
-    def __init__(self, *worker_ids: str) -> None:
-        self.fleet = Lifecycle(list(worker_ids), DRAIN_S)
+    def __init__(self, *worker_ids: str, has_store: bool = False) -> None:
+        self.fleet = Lifecycle(list(worker_ids), DRAIN_S, has_store)
         self.now = 0.0
         self.up: set[str] = set()
         self.ready: set[str] = set()
@@ -222,7 +303,7 @@ class World:
         assert not (self.finishes and instructions)
         goes_on = self.fleet.phase in (Phase.RUNNING, Phase.DRAINING) and GATEWAY in self.up
         is_told = any(isinstance(instruction, ReportExit) for instruction in instructions)
-        assert is_told == (isinstance(event, Exited) and event.name != GATEWAY and goes_on)
+        assert is_told == (isinstance(event, Exited) and event.name not in (GATEWAY, STORE) and goes_on)
         for instruction in instructions:
             self.obey(instruction)
         self.check()
@@ -236,6 +317,7 @@ class World:
             case Terminate():
                 assert instruction.name in self.up
                 assert instruction.name == GATEWAY or GATEWAY not in self.up
+                assert instruction.name != STORE or self.up == {STORE}
                 assert self.is_stopping
             case Kill():
                 assert instruction.name in self.up
@@ -243,7 +325,7 @@ class World:
             case ShowAddress():
                 assert not self.is_shown
                 assert GATEWAY in self.ready
-                assert len(self.ready) > 1
+                assert self.ready - {GATEWAY, STORE}
                 self.is_shown = True
             case Finish():
                 assert not self.up
@@ -254,7 +336,8 @@ class World:
         if self.fleet.phase is Phase.RUNNING and not self.finishes:
             everyone = {GATEWAY, *self.fleet._children}
             assert self.up == everyone or self.fleet.wake_at is not None
-        if self.fleet.phase is Phase.DRAINING or (self.fleet.phase is Phase.CLOSING and self.up):
+        is_closing = self.fleet.phase in (Phase.CLOSING, Phase.FLUSHING)
+        if self.fleet.phase is Phase.DRAINING or (is_closing and self.up):
             assert self.fleet.wake_at is not None
 
     def end(self) -> None:
@@ -266,9 +349,10 @@ class World:
         assert self.finishes == 1
 
 
-def test_every_sequence_of_four_events_keeps_the_invariants_and_ends_once() -> None:
-    worlds = [World("w0")]
-    for _ in range(4):
+@pytest.mark.parametrize(("num_events", "has_store"), [(4, False), (3, True)])
+def test_every_sequence_of_events_keeps_the_invariants_and_ends_once(num_events: int, has_store: bool) -> None:
+    worlds = [World("w0", has_store=has_store)]
+    for _ in range(num_events):
         following = []
         for world in worlds:
             for event in world.events():
@@ -280,10 +364,11 @@ def test_every_sequence_of_four_events_keeps_the_invariants_and_ends_once() -> N
         world.end()
 
 
-def test_long_random_runs_keep_the_invariants_and_end_once() -> None:
+@pytest.mark.parametrize("has_store", [False, True])
+def test_long_random_runs_keep_the_invariants_and_end_once(has_store: bool) -> None:
     random = Random(0)
     for _ in range(300):
-        world = World("w0", "w1")
+        world = World("w0", "w1", has_store=has_store)
         for _ in range(random.randrange(60)):
             events = [event for event in world.events() if not isinstance(event, StopAsked) or random.random() < 0.02]
             if events:

@@ -87,6 +87,22 @@ def test_it_serves_restarts_a_killed_worker_and_drains_an_open_stream(run_comman
     assert fleet.wait() == 0
 
 
+def test_unlike_workers_serve_one_pool(run_command: Run, tmp_path: Path) -> None:
+    config = tmp_path / "tokenworks.toml"
+    config.write_text('[engine]\nthreads = 1\n[[workers]]\ndtype = "float32"\n[[workers]]\nquantize = "int8"\n')
+    fleet = run_command([*SERVE, "--config", str(config), "--port", "0"])
+    url = address_of(fleet)
+    deadline = time.monotonic() + 120
+    while httpx.get(f"{url}/health/ready").json()["workers"] != ["w0", "w1"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    fleet.wait_for(r"\[w0\] .*weights: .*float32")
+    fleet.wait_for(r"\[w1\] .*weights: .*int8")
+    assert complete(url, 5) == 5
+    fleet.send(signal.SIGTERM)
+    assert fleet.wait() == 0
+
+
 def test_no_real_child_outlives_a_supervisor_that_is_killed(run_command: Run) -> None:
     fleet = run_command([*SERVE, "--port", "0"])
     address_of(fleet)

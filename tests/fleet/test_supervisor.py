@@ -116,3 +116,63 @@ def test_workers_share_the_cores_out_evenly(supervise: Start) -> None:
         assert not cores[0] & cores[1]
     assert cores[0] | cores[1] <= everyone
     assert {int(match[2]) for match in seen} == {max(1, len(everyone) // 2)}
+
+
+def with_settings(folder: Path, text: str) -> None:
+    (folder / "tokenworks.toml").write_text(text)
+
+
+def test_a_killed_store_comes_back_and_nobody_is_told_that_a_worker_died(supervise: Start, tmp_path: Path) -> None:
+    with_settings(tmp_path, '[kv]\nhost_bytes = "64MiB"\n')
+    (tmp_path / "w1.silent").touch()
+    fleet = supervise(2)
+    address = fleet.wait_for(rf"\[kv0\] store of {64 << 20} bytes at (ipc://\S+)")[1]
+    assert Path(address.removeprefix("ipc://")).parent.name.startswith("tokenworks-")
+    fleet.wait_for("waiting for w1$")  # and for nobody else
+    os.kill(fleet.pid_of("kv0"), signal.SIGKILL)
+    fleet.wait_for(r"kv0 was killed by signal 9 .* it restarts in 0\.5 s")
+    fleet.wait_for("kv0 is back")
+    assert "told that" not in fleet.text
+
+
+def test_a_store_that_says_nothing_holds_up_no_answer_and_no_stop(supervise: Start, tmp_path: Path) -> None:
+    (tmp_path / "kv0.silent").touch()
+    with_settings(tmp_path, f'[kv]\ndisk_path = "{tmp_path}/kv"\n')
+    fleet = supervise()
+    fleet.wait_for("Stop with Ctrl-C")
+    fleet.pid_of("kv0")
+    fleet.send(signal.SIGTERM)
+    assert fleet.wait() == 0
+
+
+def test_a_store_that_cannot_start_ends_everything_with_its_reason(supervise: Start, tmp_path: Path) -> None:
+    with_settings(tmp_path, "[kv]\nhost_bytes = 1000000\n")
+    (tmp_path / "kv0.fails").write_text("the folder is read-only")
+    fleet = supervise()
+    assert fleet.wait() == 3
+    assert "error: kv0 could not start (it exited with code 3): the folder is read-only" in fleet.text
+
+
+def test_the_store_ends_after_the_last_worker(supervise: Start, tmp_path: Path) -> None:
+    with_settings(tmp_path, "[kv]\nhost_bytes = 1000000\n")
+    fleet = supervise()
+    fleet.wait_for("Stop with Ctrl-C")
+    fleet.pid_of("kv0")
+    fleet.send(signal.SIGTERM)
+    assert fleet.wait() == 0
+    assert fleet.text.index("[gateway] drained") < fleet.text.index("[w0] leaving") < fleet.text.index("[kv0] leaving")
+
+
+def test_each_worker_gets_the_settings_of_its_own_entry(supervise: Start, tmp_path: Path) -> None:
+    entries = [
+        'role = "prefill"\nthreads = 1',
+        'count = 2\nrole = "decode"\nthreads = 2',
+        'runs = "openai"\nurl = "http://x/v1"',
+    ]
+    with_settings(tmp_path, "[kv]\nhost_bytes = 1000000\n" + "".join(f"[[workers]]\n{entry}\n" for entry in entries))
+    fleet = supervise()
+    seen = [fleet.wait_for(rf"\[w{index}\] cores \[(.*)\] threads (\d+) role (\w+)") for index in range(4)]
+    assert [match[3] for match in seen] == ["prefill", "decode", "decode", "both"]
+    assert [match[2] for match in seen][:3] == ["1", "2", "2"]
+    everyone = sorted(os.sched_getaffinity(0))
+    assert seen[3][1] == ", ".join(map(str, everyone)), "a relay is not kept on any cores"

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenworks.contract.loader import load_settings
-from tokenworks.fleet.doctor import Verdict, examine
+from tokenworks.fleet.doctor import examine
+from tokenworks.fleet.finding import Verdict
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
 
@@ -21,8 +22,9 @@ _STYLES: Final = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bo
 def doctor(ctx: click.Context) -> None:
     """Check this machine and say what to do about what is not right.
 
-    Looks at Python, the packages, the CPU, memory, the port, the model and the settings in effect. Exit code 1 if
-    something would stop `tokenworks serve`; a warning does not.
+    Looks at Python, the packages, the CPU, memory, the port, the model and the settings in effect, and at what the KV
+    store and unlike workers need where they are set. Exit code 1 if something would stop `tokenworks serve`; a warning
+    does not.
     """
     table = Table(title="tokenworks doctor", title_justify="left")
     for heading in ("check", "", "found", "what to do"):

@@ -11,6 +11,7 @@ import click
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.worker_groups import own_group
 from tokenworks.fleet.launch import check_address, resolve_model
 from tokenworks.fleet.lifeline import die_with
 
@@ -51,26 +52,29 @@ def gateway(parent: int | None, **options: Any) -> None:
     metavar="ADDRESS",
     help="A gateway's worker address to dial, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
 )
+@click.option("--group", type=int, metavar="INDEX", help="Which entry of [[workers]] it is of, counted from 0.")
 @takes_settings("engine", "kv.store_address", "kv.exchange", "fleet.drain_s", "fleet.log_level")
 @_parent
-def worker(worker_id: str, gateways: tuple[str, ...], parent: int | None, **options: Any) -> None:
+def worker(worker_id: str, gateways: tuple[str, ...], group: int | None, parent: int | None, **options: Any) -> None:
     """Run one worker by hand, for instance on another machine than the gateway.
 
-    It loads MODEL, measures itself and dials in. SIGTERM drains it: it finishes what it has and leaves.
+    It loads MODEL, measures itself and dials in. SIGTERM drains it: it finishes what it has and leaves. Where
+    tokenworks.toml has several entries of [[workers]], --group says which of them this worker is of.
 
     \b
-    Example:
+    Examples:
       tokenworks worker ~/models/Qwen3-0.6B --id w7 --gateway tcp://10.0.0.5:7000 --threads 8
+      tokenworks worker ~/models/Qwen3-0.6B --id w8 --gateway tcp://10.0.0.5:7000 --group 1
     """
-    settings = _begin(parent, options)
+    settings = own_group(_begin(parent, options), group)
     for address in gateways:
         check_address(address)
     from tokenworks.worker.environment import prepare_environment
 
     prepare_environment()
-    from tokenworks.worker.process import run_worker
+    from tokenworks.worker.kinds import run_any
 
-    run_worker(settings, worker_id, list(gateways))
+    run_any(settings, worker_id, list(gateways))
 
 
 def _begin(parent: int | None, options: dict[str, Any]) -> Settings:

@@ -17,8 +17,9 @@ import click
 from tokenworks.cli.main import main
 from tokenworks.cli.options import SettingOption, metavar
 from tokenworks.contract import errors
+from tokenworks.contract.config import WorkerGroup
 from tokenworks.contract.errors import TokenworksError
-from tokenworks.contract.setting import Setting, all_settings, section_types
+from tokenworks.contract.setting import GROUPS, Setting, all_settings, group_settings, section_types
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.registry import WorkerRegistry
 
@@ -40,7 +41,7 @@ def flags_page() -> str:
         rows = [_setting_row(setting) for setting in all_settings() if setting.section == section]
         heading = ("flag", "key in `tokenworks.toml`", "environment", "default", "allowed", "what it is for")
         lines += ["", title, "", (struct.__doc__ or "").strip(), "", *_table(heading, rows)]
-    lines += ["", "## Commands"]
+    lines += ["", *_workers_section(), "", "## Commands"]
     for path, command in _commands(main, "tokenworks"):
         lines += ["", f"### `{path}`", "", command.get_short_help_str(limit=200), "", *_own_options(command)]
     return "\n".join(lines) + "\n"
@@ -102,8 +103,33 @@ def write(folder: Path) -> None:
 
 def _setting_row(setting: Setting) -> tuple[str, ...]:
     flag = f"`{setting.flag} {metavar(setting)}`" if setting.section else f"`{setting.name.upper()}` (argument)"
-    default = f"`{setting.default}`" if setting.default != "" else "empty"
-    return flag, f"`{setting.key}`", f"`{setting.environment}`", default, setting.allowed, setting.description
+    names = (flag, f"`{setting.key}`", f"`{setting.environment}`")
+    return *names, _default(setting), setting.allowed, setting.description
+
+
+def _default(setting: Setting) -> str:
+    return f"`{setting.default}`" if setting.default != "" else "empty"
+
+
+def _workers_section() -> list[str]:
+    """The keys of an entry of `[[workers]]`, which are keys of the file alone."""
+    own = [setting for setting in group_settings() if setting.section == GROUPS]
+    rows = [(f"`{setting.name}`", _default(setting), setting.allowed, setting.description) for setting in own]
+    return [
+        f"## `[[{GROUPS}]]`",
+        "",
+        (WorkerGroup.__doc__ or "").strip(),
+        "",
+        "Written once for each kind of worker, in the file only; they take the place of `fleet.workers`. An entry's",
+        "own keys win over the file's `[engine]`, the environment and the command line; `block_tokens` is one for all",
+        "of a pool. Messages count entries from 0: `workers[0].role`.",
+        "",
+        *_table(("key", "default", "allowed", "what it is for"), rows),
+        "",
+        "And any key of `[engine]`: "
+        + ", ".join(f"`{s.name}`" for s in group_settings() if s.section == "engine")
+        + ".",
+    ]
 
 
 def _commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:

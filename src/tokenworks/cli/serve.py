@@ -16,13 +16,15 @@ def serve(**options: Any) -> None:
 
     MODEL is a Hugging Face checkpoint folder (config.json, *.safetensors, tokenizer.json); without it, the small
     embedded model is served. Starts a gateway and the workers, restarts what dies, and prints the address and a command
-    to paste once it answers.
+    to paste once it answers. With a size or a place for KV (--kv-...) it starts a KV store too. Workers of unlike kinds
+    are written as [[workers]] in tokenworks.toml.
 
     \b
     Examples:
       tokenworks serve
       tokenworks serve ~/models/Qwen3-0.6B --port 8001 --model-name qwen
       tokenworks serve ~/models/Qwen3-0.6B --workers 2 --kv-bytes 4GiB
+      tokenworks serve ~/models/Qwen3-0.6B --kv-host-bytes 4GiB --kv-disk-path ~/.cache/tokenworks/kv
       tokenworks serve --host 0.0.0.0 --drain-s 30
 
     Stop with Ctrl-C or SIGTERM: open requests finish first; a second Ctrl-C stops at once. Exit codes: 0 stopped

@@ -2,15 +2,13 @@
 
 Every value is checked where it enters and an error names that place (file and key, environment name or option), the
 value, and what is allowed; an unknown name is an error that offers the nearest known one. The environment and the flags
-are handed in, so that this reads nothing but the one file.
+are handed in, so that this reads nothing but the one file. The entries of `[[workers]]` come last, over all of that.
 """
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,25 +16,11 @@ import msgspec
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError
-from tokenworks.contract.setting import (
-    ENVIRONMENT_PREFIX,
-    NOT_SETTINGS,
-    Setting,
-    all_settings,
-    parse_bytes,
-    section_types,
-)
+from tokenworks.contract.given import Given, find_setting
+from tokenworks.contract.setting import ENVIRONMENT_PREFIX, GROUPS, NOT_SETTINGS, all_settings, section_types
+from tokenworks.contract.worker_groups import read_groups
 
 CONFIG_FILE: Final = "tokenworks.toml"
-
-
-class _Given(msgspec.Struct, frozen=True):
-    """A value that somebody set, and where."""
-
-    setting: Setting
-    value: object
-    origin: str
-    is_text: bool  # the environment and the command line know only text: "8000" is a number there
 
 
 def load_settings(
@@ -47,12 +31,15 @@ def load_settings(
     `config` must exist; without it `tokenworks.toml` in the current folder is read if it is there. `environment` is
     `os.environ` or the like. `flags` maps keys such as "gateway.port" to what the command line gave, None for nothing.
     """
-    given = [*_from_file(config), *_from_environment(environment), *_from_flags(flags or {})]
-    values: dict[str, dict[str, object]] = {name: {} for name in section_types()}
-    for item in given:
-        values[item.setting.section][item.setting.name] = _checked(item)
-    top = values.pop("")
-    return msgspec.convert({**top, **values}, Settings)
+    file = config or Path(CONFIG_FILE)
+    table = _read_toml(file) if config is not None or file.exists() else {}
+    entries = table.pop(GROUPS, [])
+    given = [*_from_table(file, table), *_from_environment(environment), *_from_flags(flags or {})]
+    settings = _settings(given)
+    groups = read_groups(file, entries, settings)
+    if groups:
+        _check_one_count(file, given)
+    return msgspec.structs.replace(settings, workers=groups)
 
 
 def read_settings(file: Path) -> Settings:
@@ -68,11 +55,24 @@ def write_settings(settings: Settings, file: Path) -> None:
     file.write_bytes(msgspec.json.encode(settings))
 
 
-def _from_file(config: Path | None) -> Iterator[_Given]:
-    file = config or Path(CONFIG_FILE)
-    if config is None and not file.exists():
-        return
-    table = _read_toml(file)
+def _settings(given: list[Given]) -> Settings:
+    values: dict[str, dict[str, object]] = {name: {} for name in section_types()}
+    for item in given:
+        values[item.setting.section][item.setting.name] = item.checked()
+    top = values.pop("")
+    return msgspec.convert({**top, **values}, Settings)
+
+
+def _check_one_count(file: Path, given: list[Given]) -> None:
+    for item in given:
+        if item.setting.key == "fleet.workers":
+            raise ConfigError(
+                f"{item.origin} and [[{GROUPS}]] in {file} both say how many workers there are; leave out "
+                f"{item.origin} and set `count` in the entries"
+            )
+
+
+def _from_table(file: Path, table: Mapping[str, Any]) -> Iterator[Given]:
     sections = section_types()
     known = {setting.key: setting for setting in all_settings()}
     for name, value in table.items():
@@ -82,9 +82,8 @@ def _from_file(config: Path | None) -> Iterator[_Given]:
         elif name in sections:
             raise ConfigError(f"{file}: `{name}` is a table; write [{name}] and its keys below")
         for key, inner in entries.items():
-            yield _Given(
-                _known(key, known, f"{file}: unknown key", [*known, *sections]), inner, f"{file}: {key}", is_text=False
-            )
+            setting = find_setting(key, known, f"{file}: unknown key", [*known, *sections, GROUPS])
+            yield Given(setting, inner, f"{file}: {key}", is_text=False)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -96,38 +95,17 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
 
 
-def _from_environment(environment: Mapping[str, str]) -> Iterator[_Given]:
+def _from_environment(environment: Mapping[str, str]) -> Iterator[Given]:
     known = {setting.environment: setting for setting in all_settings()}
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_SETTINGS:
-            setting = _known(name, known, "unknown environment variable", list(known))
-            yield _Given(setting, environment[name], name, is_text=True)
+            setting = find_setting(name, known, "unknown environment variable", list(known))
+            yield Given(setting, environment[name], name, is_text=True)
 
 
-def _from_flags(flags: Mapping[str, object]) -> Iterator[_Given]:
+def _from_flags(flags: Mapping[str, object]) -> Iterator[Given]:
     known = {setting.key: setting for setting in all_settings()}
     for key, value in flags.items():
         if value is not None:
             setting = known[key]
-            yield _Given(setting, value, setting.flag if setting.section else setting.name.upper(), is_text=True)
-
-
-def _known(name: str, known: Mapping[str, Setting], complaint: str, names: list[str]) -> Setting:
-    if name in known:
-        return known[name]
-    nearest = get_close_matches(name, names, n=1, cutoff=0.0)
-    raise ConfigError(f"{complaint} `{name}`; the nearest known one is `{nearest[0]}`")
-
-
-def _checked(given: _Given) -> object:
-    """The value as its type."""
-    setting, value = given.setting, given.value
-    try:
-        if setting.is_bytes and isinstance(value, str):
-            value = parse_bytes(value)
-        value = msgspec.convert(value, setting.kind, strict=not given.is_text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("not finite")
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(f"{given.origin}: {given.value!r} is not allowed; give {setting.allowed}") from error
-    return value
+            yield Given(setting, value, setting.flag if setting.section else setting.name.upper(), is_text=True)

@@ -17,9 +17,10 @@ from typing import Any, Final, get_args
 import msgspec
 from msgspec import inspect
 
-from tokenworks.contract.config import Settings
+from tokenworks.contract.config import EngineSettings, Settings, WorkerGroup
 
 ENVIRONMENT_PREFIX: Final = "TOKENWORKS_"
+GROUPS: Final = "workers"  # the list of tables, [[workers]], and the section of what only its entries have
 NOT_SETTINGS: Final = frozenset({"TOKENWORKS_API_KEY", "TOKENWORKS_TRACES"})  # read by `tokenworks bench`, by tests
 _FLAG_PREFIXES: Final = {"kv": "kv_"}  # of sections whose names alone would say too little
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -87,7 +88,12 @@ class Setting(msgspec.Struct, frozen=True):
 
 def all_settings() -> list[Setting]:
     """Every setting, in the order of the structs: the top level first, then section by section."""
-    return [setting for section in section_types() for setting in _settings_of(section)]
+    return [setting for section, struct in section_types().items() for setting in _settings_of(section, struct)]
+
+
+def group_settings() -> list[Setting]:
+    """Every key of an entry of `[[workers]]`: those of its own, then those of `[engine]`."""
+    return [*_settings_of(GROUPS, WorkerGroup), *_settings_of("engine", EngineSettings)]
 
 
 def section_types() -> dict[str, type[msgspec.Struct]]:
@@ -97,9 +103,9 @@ def section_types() -> dict[str, type[msgspec.Struct]]:
     return {"": Settings, **nested}
 
 
-def _settings_of(section: str) -> list[Setting]:
+def _settings_of(section: str, struct: type[msgspec.Struct]) -> list[Setting]:
     found = []
-    for field in msgspec.structs.fields(section_types()[section]):
+    for field in msgspec.structs.fields(struct):
         described = inspect.type_info(field.type)
         if isinstance(described, inspect.StructType | inspect.VarTupleType):
             continue

@@ -8,43 +8,26 @@ Invariant: a check never raises; what stops it from looking is itself a finding.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.folders import quantized_folder
-from tokenworks.fleet.launch import available_cores, resolve_model
+from tokenworks.contract.worker_groups import groups_of
+from tokenworks.fleet.cores import available_cores
+from tokenworks.fleet.derive import computes
+from tokenworks.fleet.finding import Finding, Verdict
+from tokenworks.fleet.launch import resolve_model
+from tokenworks.fleet.packages import installed_version, is_met, requirements
 from tokenworks.fleet.port import claim_port
+from tokenworks.fleet.store_checks import check_store
 
 _OLDEST_PYTHON: Final = (3, 11)
 _LITTLE_MEMORY_BYTES: Final = 2 << 30
-_EXTRAS: Final = "extra =="  # in a requirement: it belongs to an optional set
-
-
-class Verdict(Enum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"  # it works, but worse than it could
-    FAIL = "fail"  # it does not work
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    what: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
 
 
 def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
@@ -60,8 +43,9 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     yield check_torch()
     yield check_cpu(_cpu_flags(), sys.platform)
     yield check_kernels(_native_library(), _cpu_flags())
-    yield check_cores(len(available_cores()), settings.fleet.workers)
+    yield check_cores(len(available_cores()), sum(group.count for group in groups_of(settings) if computes(group)))
     yield check_memory(_available_bytes())
+    yield from check_store(settings, _available_bytes())
     yield check_port(settings)
     yield check_model(settings)
     yield check_folder("run directory", Path(tempfile.gettempdir()), "set TMPDIR to a folder you may write to")
@@ -79,9 +63,8 @@ def check_python(version: tuple[int, ...]) -> Finding:
 
 def check_packages() -> Finding:
     """Whether every package that we require is installed, and new enough."""
-    try:
-        required = [line for line in metadata.requires("tokenworks") or [] if _EXTRAS not in line]
-    except metadata.PackageNotFoundError:
+    required = requirements()
+    if not required:
         return Finding("packages", Verdict.WARN, "tokenworks itself is not installed", "pip install .")
     wrong = [line for line in required if not is_met(line)]
     if wrong:
@@ -90,16 +73,9 @@ def check_packages() -> Finding:
     return Finding("packages", Verdict.OK, f"all {len(required)} are installed")
 
 
-def is_met(requirement: str) -> bool:
-    """Whether "name>=1.2" is installed; our own pyproject.toml uses no other form."""
-    name, _, oldest = requirement.partition(">=")
-    version = _version(name.strip())
-    return version is not None and _numbers(version) >= _numbers(oldest)
-
-
 def check_torch() -> Finding:
     """The engine's library, and whether it is the build that this machine needs."""
-    version = _version("torch")
+    version = installed_version("torch")
     if version is None:
         return Finding("torch", Verdict.FAIL, "not installed", "pip install torch (the CPU build is enough)")
     if version.endswith("+cpu") or "+" not in version:
@@ -136,7 +112,7 @@ def check_cores(num_cores: int, num_workers: int) -> Finding:
     """Cores of this process against the workers asked for."""
     if num_workers > num_cores:
         return Finding(
-            "cores", Verdict.WARN, f"{num_cores} for {num_workers} workers", f"set --workers to {num_cores} or fewer"
+            "cores", Verdict.WARN, f"{num_cores} for {num_workers} workers", f"take {num_cores} workers or fewer"
         )
     return Finding("cores", Verdict.OK, str(num_cores))
 
@@ -178,17 +154,6 @@ def check_folder(what: str, folder: Path, advice: str) -> Finding:
 def _cache_folder() -> Path:
     configured = os.environ.get("NUMBA_CACHE_DIR")
     return Path(configured) if configured else Path(__file__).parent.parent / "engine" / "__pycache__"
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _native_library() -> Path | None:

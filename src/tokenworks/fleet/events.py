@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 GATEWAY: Final = "gateway"  # the gateway's name among the children; workers carry their ids
+STORE: Final = "kv0"  # the id of this machine's KV store
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ _TIMEOUT_S: Final = 0.5  # the supervisor waits this long at most while it could
 
 
 def ready_children(host: str, port: int) -> list[str]:
-    """The children that are ready now: the gateway where it answers at all, and the workers that it lists as ready."""
+    """The children that are ready now: the gateway where it answers at all, and the workers and stores it lists."""
     connection = http.client.HTTPConnection(reachable_host(host), port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/health/ready")
@@ -22,13 +22,13 @@ def ready_children(host: str, port: int) -> list[str]:
         return []
     finally:
         connection.close()
-    return [GATEWAY, *_ready_workers(body)]
+    return [GATEWAY, *_ids(body, "workers"), *_ids(body, "stores")]
 
 
-def _ready_workers(body: Any) -> list[str]:
-    """The ids in `{"workers": ["w0", ...], ...}`; none in anything else."""
-    workers = body.get("workers") if isinstance(body, dict) else None
-    return [worker_id for worker_id in workers if isinstance(worker_id, str)] if isinstance(workers, list) else []
+def _ids(body: Any, key: str) -> list[str]:
+    """The ids in `{"workers": ["w0", ...], "stores": ["kv0"], ...}`; none in anything else."""
+    found = body.get(key) if isinstance(body, dict) else None
+    return [entry for entry in found if isinstance(entry, str)] if isinstance(found, list) else []
 
 
 def reachable_host(host: str) -> str:

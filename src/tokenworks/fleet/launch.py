@@ -1,6 +1,6 @@
-"""From what a person asked for to what is started: every setting that says "derived at start" is derived here.
+"""What a fleet's children are: their names, command lines and addresses, and the model that they serve.
 
-Knows the embedded model's place, the machine's cores and the run directory; starts nothing.
+Knows the embedded model's place; starts nothing.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tokenworks.contract.config import Settings
+from tokenworks.contract.config import Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
-from tokenworks.fleet.events import GATEWAY
-from tokenworks.fleet.port import claim_port
+from tokenworks.contract.worker_groups import groups_of
+from tokenworks.fleet.events import GATEWAY, STORE
 
 EMBEDDED_MODEL: Final = Path(__file__).resolve().parent.parent / "embedded"
 SETTINGS_FILE: Final = "settings.json"
 _ADDRESS: Final = re.compile(r"tcp://.+:[1-9]\d*|ipc://.+", re.ASCII)
 _ANYWHERE: Final = ("*", "0.0.0.0", "[::]")
+_LONGEST_SOCKET_PATH: Final = 107  # unix(7): sun_path, less the NUL
 
 
 def resolve_model(settings: Settings) -> Settings:
@@ -37,24 +37,15 @@ def resolve_model(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, model=str(folder), gateway=gateway)
 
 
-def derive(settings: Settings, run_dir: Path, num_cores: int) -> Settings:
-    """Settings with nothing left to derive: model, name, port, worker address, threads; raises StartupError."""
-    settings = resolve_model(settings)
-    if settings.gateway.worker_address:
-        check_address(settings.gateway.worker_address)
-    gateway = msgspec.structs.replace(
-        settings.gateway,
-        port=claim_port(settings.gateway.host, settings.gateway.port),
-        worker_address=settings.gateway.worker_address or f"ipc://{run_dir}/workers",
-    )
-    threads = settings.engine.threads or max(1, num_cores // settings.fleet.workers)
-    engine = msgspec.structs.replace(settings.engine, threads=threads)
-    return msgspec.structs.replace(settings, gateway=gateway, engine=engine)
-
-
 def child_command(name: str, settings: Settings, run_dir: Path) -> list[str]:
-    """The command line that runs the gateway or one worker with the settings in the run directory."""
-    part = [GATEWAY] if name == GATEWAY else ["worker", "--id", name, "--gateway", dial_address(settings)]
+    """The command line that runs the gateway, the store or one worker with the settings in the run directory."""
+    dial = ["--gateway", dial_address(settings)]
+    if name == GATEWAY:
+        part = [GATEWAY]
+    elif name == STORE:
+        part = ["kvstore", "--id", STORE, *dial]
+    else:
+        part = ["worker", "--id", name, "--group", str(group_index(settings, name)), *dial]
     handed = ["--settings", str(run_dir / SETTINGS_FILE), "--parent", str(os.getpid())]
     # -P: the current folder is the user's, and a file `random.py` in it is not ours to import.
     return [sys.executable, "-P", "-m", "tokenworks", *part, *handed]
@@ -64,6 +55,17 @@ def check_address(address: str) -> None:
     """Raises ConfigError where `address` is none that workers can dial."""
     if not _ADDRESS.fullmatch(address):
         raise ConfigError(f"{address!r} is no worker address: write tcp://HOST:PORT, such as tcp://0.0.0.0:7000")
+
+
+def check_store_address(address: str) -> None:
+    """Raises ConfigError where `address` is none that a store on this machine can be reached at."""
+    scheme, _, place = address.partition("://")
+    is_wrong = not _ADDRESS.fullmatch(address) or (scheme == "tcp" and place.rpartition(":")[0] in _ANYWHERE)
+    if is_wrong or (scheme == "ipc" and len(place) > _LONGEST_SOCKET_PATH):
+        raise ConfigError(
+            f"{address!r} is no store address: a store serves one machine, through its memory; write "
+            f"tcp://127.0.0.1:PORT, or ipc://PATH with {_LONGEST_SOCKET_PATH} characters of path at most"
+        )
 
 
 def dial_address(settings: Settings) -> str:
@@ -76,20 +78,20 @@ def dial_address(settings: Settings) -> str:
 
 
 def worker_ids(settings: Settings) -> list[str]:
-    """The names of this machine's workers."""
-    return [f"w{index}" for index in range(settings.fleet.workers)]
+    """The names of this machine's workers, kind after kind."""
+    return [f"w{index}" for index, _ in enumerate(_group_indices(settings))]
 
 
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+def group_index(settings: Settings, worker_id: str) -> int:
+    """Which entry of `workers` this worker is of."""
+    return _group_indices(settings)[int(worker_id.removeprefix("w"))]
 
 
-def share_of_cores(cores: Sequence[int], index: int, num_workers: int) -> list[int]:
-    """The cores of worker `index`: neighbours, as equal in number as can be; shared only where workers are more."""
-    if num_workers >= len(cores):
-        return [cores[index % len(cores)]]
-    start, end = (len(cores) * edge // num_workers for edge in (index, index + 1))
-    return list(cores[start:end])
+def kinds_of_workers(settings: Settings) -> dict[str, WorkerGroup]:
+    """The group of each worker, by its id."""
+    groups = groups_of(settings)
+    return {name: groups[index] for name, index in zip(worker_ids(settings), _group_indices(settings), strict=True)}
+
+
+def _group_indices(settings: Settings) -> list[int]:
+    return [index for index, group in enumerate(groups_of(settings)) for _ in range(group.count)]

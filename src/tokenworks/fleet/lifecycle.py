@@ -1,11 +1,13 @@
 """What the supervisor does next: `(state, event, now) -> instructions`, with no process, socket, signal or clock in it.
 
-The gateway and the workers start together. A child that ends before it was ever ready cannot start, so the whole fleet
-ends loudly with what it said last. A child that was ready once is restarted for ever: after 0.5 s, then twice as long
-each time up to 30 s, and after 0.5 s again once it has run well for a minute.
+The gateway, the workers and, where there is one, the KV store start together; the system answers once the gateway and
+a worker are ready, and never waits for the store. A child that ends before it was ever ready cannot start, so the whole
+fleet ends loudly with what it said last. A child that was ready once is restarted for ever: after 0.5 s, then twice as
+long each time up to 30 s, and after 0.5 s again once it has run well for a minute.
 
 Stopping drains: first the gateway is asked to end (it refuses new requests and lets the open ones finish), then the
-workers. Whoever is not gone when its time is up, or at the second ask, is killed.
+workers, then the store, to which the workers publish until their end. Whoever is not gone when its time is up, or at
+the second ask, is killed.
 
 Invariants: each `Spawn` follows an exit of that child or the start; after `Finish` nothing runs and nothing comes.
 """
@@ -19,6 +21,7 @@ from typing import Final
 
 from tokenworks.fleet.events import (
     GATEWAY,
+    STORE,
     Event,
     Exited,
     Finish,
@@ -39,6 +42,7 @@ FIRST_BACKOFF_S: Final = 0.5
 LAST_BACKOFF_S: Final = 30.0
 GOOD_RUN_S: Final = 60.0
 GRACE_S: Final = 10.0  # over the drain time, for the goodbyes
+FLUSH_S: Final = 20.0  # that the store has to write out what is not on disk yet
 EXIT_CLEAN: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_CANNOT_START: Final = 3
@@ -50,6 +54,7 @@ class Phase(Enum):
     RUNNING = auto()
     DRAINING = auto()  # the gateway was asked to end
     CLOSING = auto()  # the gateway is gone, the workers were asked to end
+    FLUSHING = auto()  # the workers are gone too, the store was asked to end
     KILLING = auto()
     ENDED = auto()
 
@@ -80,9 +85,10 @@ class _Child:
 class Lifecycle:
     """The fleet's state. `on` takes an event and says what to do; by `wake_at` it wants a `Tick` if nothing happens."""
 
-    def __init__(self, worker_ids: list[str], drain_s: float) -> None:
+    def __init__(self, worker_ids: list[str], drain_s: float, has_store: bool = False) -> None:
         self.phase = Phase.RUNNING
-        self._children = {name: _Child(name) for name in [GATEWAY, *worker_ids]}
+        names = [GATEWAY, *([STORE] if has_store else []), *worker_ids]
+        self._children = {name: _Child(name) for name in names}
         self._drain_s = drain_s
         self._deadline: float | None = None
         self._is_shown = False
@@ -109,9 +115,9 @@ class Lifecycle:
             case Ready():
                 return self._on_ready(self._children[event.name], now)
             case Exited():
-                return self._on_exit(event, now) + self._finish_if_empty()
+                return self._on_exit(event, now) + self._go_on_if_empty(now)
             case StopAsked():
-                return self._on_stop(now) + self._finish_if_empty()
+                return self._on_stop(now) + self._go_on_if_empty(now)
             case Tick():
                 return self._on_time(now)
 
@@ -131,7 +137,7 @@ class Lifecycle:
         return [ShowAddress()]
 
     def _answers(self) -> bool:
-        workers = [child for child in self._children.values() if child.name != GATEWAY]
+        workers = [child for child in self._children.values() if child.name not in (GATEWAY, STORE)]
         return self._children[GATEWAY].is_ready and any(worker.is_ready for worker in workers)
 
     def _on_exit(self, event: Exited, now: float) -> list[Instruction]:
@@ -140,6 +146,10 @@ class Lifecycle:
         delay_s = child.down(now)
         if self.phase is Phase.RUNNING:
             return self._restart_or_fail(child, event, now + delay_s, f"it restarts in {delay_s:g} s")
+        if self.phase is Phase.FLUSHING and event.code != 0 and was_serving:
+            return [
+                Say(f"{child.name} {describe_exit(event.code)}; what it had not written yet will be computed again")
+            ]
         if self.phase is not Phase.DRAINING:
             return []
         if child.name != GATEWAY:
@@ -157,8 +167,8 @@ class Lifecycle:
         return self._kill_all(Finish(EXIT_CANNOT_START, f"{child.name} could not start (it {how}): {reason}"))
 
     def _report(self, event: Exited) -> list[Instruction]:
-        """Tell a gateway that runs and goes on running; any other has no request that this could end."""
-        if event.name == GATEWAY or not self._children[GATEWAY].is_up:
+        """Tell of a worker to a gateway that runs and goes on running; any other has no request that this could end."""
+        if event.name in (GATEWAY, STORE) or not self._children[GATEWAY].is_up:
             return []
         return [ReportExit(event.name, describe_exit(event.code))]
 
@@ -179,7 +189,7 @@ class Lifecycle:
         """The gateway is gone; the workers may go. They may still have work from gateways elsewhere."""
         self.phase = Phase.CLOSING
         self._deadline = now + self._drain_s + GRACE_S
-        return [Terminate(name) for name in self._up()]
+        return [Terminate(name) for name in self._up() if name != STORE]
 
     def _on_time(self, now: float) -> list[Instruction]:
         if self._deadline is not None and now >= self._deadline:
@@ -197,8 +207,12 @@ class Lifecycle:
             child.restart_at = None
         return [Kill(name) for name in self._up()]
 
-    def _finish_if_empty(self) -> list[Instruction]:
-        if self.phase not in (Phase.CLOSING, Phase.KILLING) or self._up():
+    def _go_on_if_empty(self, now: float) -> list[Instruction]:
+        """Once the workers are gone it is the store's turn, and once everything is, the end."""
+        if self.phase is Phase.CLOSING and self._up() == [STORE]:
+            self.phase, self._deadline = Phase.FLUSHING, now + FLUSH_S + GRACE_S
+            return [Terminate(STORE)]
+        if self.phase not in (Phase.CLOSING, Phase.FLUSHING, Phase.KILLING) or self._up():
             return []
         self.phase, self._deadline = Phase.ENDED, None
         return [self._finish]

@@ -1,4 +1,4 @@
-"""Runs the gateway and the workers of one machine as child processes until it is told to stop or cannot go on.
+"""Runs one machine's gateway, workers and KV store as child processes until it is told to stop or cannot go on.
 
 The thin half of supervision: it turns signals, exits, the gateway's health and the clock into events, hands each to
 `lifecycle.Lifecycle` and carries out what comes back. It decides nothing. Only the main thread starts processes (the
@@ -25,8 +25,9 @@ from tokenworks.contract.loader import write_settings
 from tokenworks.contract.wire import WorkerExited, encode
 from tokenworks.fleet.child import Child
 from tokenworks.fleet.console import FleetConsole
+from tokenworks.fleet.cores import available_cores
+from tokenworks.fleet.derive import cores_of_workers, derive
 from tokenworks.fleet.events import (
-    GATEWAY,
     Event,
     Finish,
     Instruction,
@@ -42,15 +43,7 @@ from tokenworks.fleet.events import (
     Tick,
 )
 from tokenworks.fleet.health import ready_children
-from tokenworks.fleet.launch import (
-    SETTINGS_FILE,
-    available_cores,
-    child_command,
-    derive,
-    dial_address,
-    share_of_cores,
-    worker_ids,
-)
+from tokenworks.fleet.launch import SETTINGS_FILE, child_command, dial_address, worker_ids
 from tokenworks.fleet.lifecycle import EXIT_CANNOT_START, Lifecycle
 
 CommandFor = Callable[[str, Settings, Path], list[str]]
@@ -78,9 +71,8 @@ class Supervisor:
     def __init__(self, settings: Settings, command_for: Callable[[str], list[str]]) -> None:
         self._settings = settings
         self._command_for = command_for
-        self._worker_ids = worker_ids(settings)
-        self._cores = available_cores()
-        self._lifecycle = Lifecycle(self._worker_ids, settings.fleet.drain_s)
+        self._cores = cores_of_workers(settings, available_cores())
+        self._lifecycle = Lifecycle(worker_ids(settings), settings.fleet.drain_s, has_store=settings.kv.is_on)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._children: dict[str, Child] = {}
         self._console = FleetConsole()
@@ -142,10 +134,8 @@ class Supervisor:
                 self._console.say(instruction.text)
 
     def _spawn(self, name: str) -> None:
-        cores = None
-        if name != GATEWAY and len(self._worker_ids) > 1:
-            cores = share_of_cores(self._cores, self._worker_ids.index(name), len(self._worker_ids))
-        self._children[name] = Child(name, self._command_for(name), self._console.pass_on, self._events.put, cores)
+        command, cores = self._command_for(name), self._cores.get(name)
+        self._children[name] = Child(name, command, self._console.pass_on, self._events.put, cores)
 
     def _report(self, message: WorkerExited) -> None:
         # Again: the gateway is gone (the next one knows of no worker) or hangs (its lease on the worker will end).
@@ -167,7 +157,7 @@ class Supervisor:
 
 @contextmanager
 def _run_dir() -> Iterator[Path]:
-    """A private folder (mode 0700) for the workers' socket and the settings, gone afterwards."""
+    """A private folder (mode 0700) for the sockets and the settings, gone afterwards."""
     is_short = len(tempfile.gettempdir()) < _LONGEST_SOCKET_PATH - 30
     with tempfile.TemporaryDirectory(prefix="tokenworks-", dir=None if is_short else "/tmp") as path:
         yield Path(path)

@@ -21,11 +21,12 @@ import zmq
 
 from tokenworks.contract.config import EngineSettings, Settings
 from tokenworks.contract.wire import PROTOCOL, Hello, Role
-from tokenworks.engine.build import build_engine
+from tokenworks.contract.worker_groups import groups_of
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.kernels.threads import set_threads
 from tokenworks.kv.client import KVClient
 from tokenworks.worker.heartbeat import HeartbeatThread
+from tokenworks.worker.kinds import build_any
 from tokenworks.worker.kv_exchange import KVExchange
 from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
@@ -58,15 +59,10 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
         max_context_tokens=engine.limits.max_context_tokens,
         kv=engine.spec,
         card=card,
-        role=role_of(settings),
+        role=Role(groups_of(settings)[0].role),
         has_store=bool(settings.kv.store_address),
     )
     serve(engine, hello, gateways, settings.kv.store_address)
-
-
-def role_of(settings: Settings) -> Role:
-    """As the group of this worker says, which is the only one in the settings that a worker is given."""
-    return Role(settings.workers[0].role) if settings.workers else Role.BOTH
 
 
 def load_engine(directory: Path, settings: Settings) -> Engine:
@@ -78,7 +74,7 @@ def load_engine(directory: Path, settings: Settings) -> Engine:
             log.info("packed layer %d of %d after %.1f s", done, total, time.monotonic() - started)
 
     with torch.inference_mode():
-        engine = build_engine(directory, settings.engine, settings.fleet.workers, progress, settings.kv.exchange)
+        engine = build_any(directory, settings, progress)
     gc.collect()
     gc.freeze()  # what was loaded stays; the collector need not walk it between steps
     return_free_memory()
