@@ -27,6 +27,7 @@ FROZEN = {
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --drain-s --log-level --config
         --settings --parent""",
     "doctor": "",
+    "role": "WORKER ROLE --url",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",
     "bench": """
