@@ -15,6 +15,7 @@ from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.wire import Role
 
 _TIMEOUT_S: Final = 10.0
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the gateway answers this machine only
 
 
 @click.command()
@@ -45,7 +46,7 @@ def _put(url: str, body: dict[str, str]) -> Any:
     """The gateway's answer; raises TokenworksError with its message, or with what to do where there is none."""
     try:
         request = urllib.request.Request(url, json.dumps(body).encode(), method="PUT")
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        with _OPENER.open(request, timeout=_TIMEOUT_S) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         raise TokenworksError(_message_in(error)) from error

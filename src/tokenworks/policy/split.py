@@ -6,8 +6,8 @@ store (split), each by a cost in seconds:
     cost = weight(scenario) x predicted TTFT + seconds by which sequences that decode are held up, summed over them
 
 A prefill holds up each sequence that decodes on its worker by as long as it takes, however it is cut into steps. So a
-split pays in two ways: the first token comes sooner (no queue, a faster card), or decoders are spared. Seconds come from
-the workers' cards, and the transfer's from the speed that the caller gives.
+split pays in two ways: the first token comes sooner (no queue, a faster card), or decoders are spared. Seconds are
+those of the workers' cards, and the transfer's follow from the speed that the caller gives.
 
 The default is not to split: it must be predicted to gain `MARGIN` of the cost and `MIN_GAIN_S` at least. A worker whose
 card says nothing predicts nothing, and is never split for. Roles are advice:
