@@ -116,7 +116,13 @@ class ScriptedWorker:
     """A worker process's wire behaviour, in a thread."""
 
     def __init__(
-        self, address: str, worker_id: str = "w0", window: int = WINDOW, protocol: int = wire.PROTOCOL, **options: Any
+        self,
+        address: str,
+        worker_id: str = "w0",
+        window: int = WINDOW,
+        protocol: int = wire.PROTOCOL,
+        max_steps: int | None = None,
+        **options: Any,
     ) -> None:
         self.worker_id = worker_id
         self.submitted: list[Request] = []
@@ -124,7 +130,7 @@ class ScriptedWorker:
         self.cancelled: list[str] = []
         self.num_hellos = 0
         self.answer = echo_plus_one
-        self.max_steps: int | None = None  # steps each request gets before it is paused
+        self.max_steps = max_steps  # steps each request gets before it is paused
         self.is_mute = False
         self.load: dict[str, Any] = {}  # beyond what it says by itself
         self._hello = _hello(worker_id, window, protocol, **options)

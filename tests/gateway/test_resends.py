@@ -87,6 +87,7 @@ def test_a_stream_goes_on_when_the_only_worker_comes_back(
             worker.max_steps = None
             worker.is_mute = False
         elif how == "left":
+            worker.is_mute = True
             worker.send(wire.Goodbye("w0"))
             rig.add_worker("w1")
         else:
@@ -118,9 +119,8 @@ def test_a_second_loss_is_survived_and_a_third_is_told(bare_rig: Rig, wait_until
     _, found, close = open_stream(bare_rig)
     for number in range(MAX_RESENDS):
         bare_rig.kill(worker)
-        worker = bare_rig.add_worker(f"again{number}")
+        worker = bare_rig.add_worker(f"again{number}", max_steps=1)
         wait_until(lambda last=worker: last.submitted)
-        worker.max_steps = 0
     bare_rig.kill(worker)
     bare_rig.add_worker("unasked")
     rest = list(found)

@@ -71,8 +71,8 @@ def test_several_choices_of_one_prompt_go_straight(bare_rig: Rig) -> None:
     prefill, decode = pair(bare_rig)
     ask(bare_rig, n=2)
     assert (len(prefill.submitted), len(decode.submitted)) == (0, 2)
-    ask(bare_rig, prompt=[LONG, LONG[1:]])
-    assert len(prefill.submitted) == 2
+    ask(bare_rig, prompt=[LONG, LONG[1:]])  # the second one would wait for the first one's prompt
+    assert (len(prefill.submitted), len(decode.submitted)) == (1, 4)
 
 
 def test_what_was_predicted_stands_beside_what_it_took(bare_rig: Rig) -> None:

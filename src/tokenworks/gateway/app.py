@@ -104,7 +104,7 @@ def build_app(service: Service) -> Starlette:
             route("/health/ready", endpoints.health_ready, "GET"),
             route("/metrics", endpoints.metrics, "GET"),
             route("/admin/workers", admin.workers, "GET"),
-            route("/admin/workers/{worker}", admin.change_worker, "PUT"),
+            route("/admin/workers/{worker:path}", admin.change_worker, "PUT"),
         ],
         exception_handlers={HTTPException: _no_such_route},
     )

@@ -255,5 +255,5 @@ class Dispatcher:
         while True:
             await asyncio.sleep(self._lease_s / CHECKS_PER_LEASE)
             self._members.check_leases()
-            self._resend_waiting()
             self._fail_overdue()
+            self._resend_waiting()
