@@ -63,12 +63,12 @@ def test_a_killed_worker_loses_no_token(exact: Any, wait_for: Wait, options: dic
 
 
 def test_a_killed_worker_that_had_shown_nothing_is_no_error(exact: Any, wait_for: Wait) -> None:
-    """Ten prompts that fill the window: the kill comes while most of them wait."""
+    """Ten prompts that nearly fill the window: the kill comes while most of them wait."""
     bodies = [{"model": "embedded", "prompt": f"{number} The " + "of " * 1500, "max_tokens": 4} for number in range(10)]
     with concurrent.futures.ThreadPoolExecutor(len(bodies)) as executor:
         client = exact.openai()
         answers = [executor.submit(client.completions.create, **body, temperature=0) for body in bodies]
-        wait_for(lambda: num_busy(exact) > 0, "the sequences to show")
+        wait_for(lambda: exact.metric("tokenworks_sequences_in_flight") == len(bodies), "all of them")
         [pid] = exact.worker_pids()
         os.kill(pid, signal.SIGKILL)
         finished = [answer.result() for answer in answers]
