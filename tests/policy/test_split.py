@@ -25,7 +25,6 @@ from tokenworks.policy.split import (
     Prompt,
     Reason,
     decide,
-    prefill_tokens,
     second_half,
 )
 
@@ -120,7 +119,7 @@ def test_a_decode_worker_is_kept_free_of_long_prompts() -> None:
 
 
 def test_a_decode_worker_computes_no_prompt_for_others() -> None:
-    assert one(option("d", Role.DECODE, load=9), option("b", decoding=5)).reason is Reason.ALONE
+    assert one(option("d", Role.DECODE, decoding=5), option("e", Role.DECODE)).reason is Reason.ALONE
 
 
 def test_only_prefill_workers_left_serve() -> None:
@@ -189,7 +188,10 @@ def test_a_card_that_says_nothing_is_never_split_for() -> None:
 
 
 def test_a_first_half_is_the_full_blocks_short_of_the_last_token() -> None:
-    assert [prefill_tokens(count, 10) for count in (1, 10, 11, 20, 21)] == [0, 0, 10, 10, 20]
+    handed = [option("p").handed_tokens(Prompt(count)) for count in (1, 10, 11, 20, 21)]
+    assert handed == [0, 0, 10, 10, 20]
+    assert one(option("p", Role.PREFILL), option("b", decoding=3)).prefill_tokens == 100
+    assert one(option("p", Role.PREFILL), option("b")).prefill_tokens == 0
 
 
 def test_the_second_half_goes_to_anybody_else_rather() -> None:

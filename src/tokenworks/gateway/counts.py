@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -59,7 +59,7 @@ def count_metrics(counts: DispatchCounts) -> Iterable[Metric]:
 
 def _prediction_metrics(counts: DispatchCounts) -> Iterable[Metric]:
     """Predicted and actual seconds side by side: their quotient is how wrong the cards and speeds are."""
-    told = {
+    told: dict[str, tuple[str, Mapping[str, float]]] = {
         "tokenworks_predicted_first_tokens": ("First tokens whose time was predicted, by way.", counts.predicted),
         "tokenworks_predicted_ttft_seconds": ("Their predicted seconds from sending, summed.", counts.predicted_s),
         "tokenworks_predicted_ttft_actual_seconds": ("Their actual seconds from sending, summed.", counts.actual_s),

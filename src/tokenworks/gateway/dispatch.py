@@ -28,7 +28,6 @@ from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.registry import StoreRegistry, Worker, WorkerRegistry
 from tokenworks.gateway.streams import Stream
 from tokenworks.gateway.worker_socket import WorkerSocket
-from tokenworks.policy.split import prefill_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -116,9 +115,7 @@ class Dispatcher:
         while (decision := self._placing.first(flight)) is not None:
             first = self.workers.get(decision.prefill_id or decision.worker_id)
             assert first is not None
-            spec = first.hello.kv
-            is_split = decision.prefill_id is not None and spec is not None
-            flight.prefill_tokens = prefill_tokens(flight.prompt.num_tokens, spec.block_tokens) if is_split else 0
+            flight.prefill_tokens = decision.prefill_tokens
             if self._send_to(first, flight):
                 flight.decision = decision
                 self.counts.decided(decision)

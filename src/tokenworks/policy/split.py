@@ -54,6 +54,13 @@ class Reason(StrEnum):
     SPARES = "spares decoders"  # it does not, but others are held up less
 
 
+class Prompt(msgspec.Struct, frozen=True):
+    """What is to be computed, for whom."""
+
+    num_tokens: int
+    scenario: Scenario = Scenario.ONLINE
+
+
 class Option(msgspec.Struct, frozen=True):
     """A worker that could take part, and what predicting its seconds takes."""
 
@@ -83,16 +90,14 @@ class Option(msgspec.Struct, frozen=True):
         """Sequences that a long prefill there is taken to hold up."""
         return max(self.decoding, int(self.role is Role.DECODE))
 
+    def handed_tokens(self, prompt: Prompt) -> int:
+        """What it would compute for others: the full blocks, short of the last token, which must be sampled from."""
+        assert self.kv is not None
+        return (prompt.num_tokens - 1) // self.kv.block_tokens * self.kv.block_tokens
+
     def prefill_s(self, end: int, start: int) -> float:
         """Predicted seconds for the prompt's tokens `[start, end)`."""
         return self.card.prefill_s(end - start, start) if end > start else 0.0
-
-
-class Prompt(msgspec.Struct, frozen=True):
-    """What is to be computed, for whom."""
-
-    num_tokens: int
-    scenario: Scenario = Scenario.ONLINE
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -113,6 +118,7 @@ class Decision(msgspec.Struct, frozen=True):
     reason: Reason
     direct_s: float = 0.0
     prefill_id: str | None = None  # None: nobody, the request goes to `worker_id` at once
+    prefill_tokens: int = 0  # how many of the prompt's tokens are computed first
     split_s: float | None = None  # of the best pair; None: there is none
 
     @property
@@ -148,18 +154,13 @@ def decide(
     if not _is_gain(plain.total(prompt.scenario), cost.total(prompt.scenario)):
         return Decision(direct.id, Reason.NO_GAIN, plain.ttft_s, split_s=cost.ttft_s)
     reason = Reason.SOONER if _is_gain(plain.ttft_s, cost.ttft_s) else Reason.SPARES
-    return Decision(second.id, reason, plain.ttft_s, first.id, cost.ttft_s)
+    return Decision(second.id, reason, plain.ttft_s, first.id, first.handed_tokens(prompt), cost.ttft_s)
 
 
 def second_half(candidates: Sequence[Candidate], first_id: str) -> str | None:
     """Who goes on after `first_id` has computed the prompt: anybody else, rather; None where no worker is ready."""
     others = (each for each in candidates if each.worker_id != first_id and each.role is not Role.PREFILL)
     return pick_worker(others) or pick_worker(candidates)
-
-
-def prefill_tokens(num_tokens: int, block_tokens: int) -> int:
-    """How much of a prompt a first half computes: its full blocks, short of the last token, which is sampled from."""
-    return (num_tokens - 1) // block_tokens * block_tokens
 
 
 def _direct(options: Sequence[Option], prompt: Prompt) -> Option | None:
@@ -192,7 +193,7 @@ def _can_hand_over(first: Option, second: Option, prompt: Prompt) -> bool:
     assert first.kv is not None
     assert second.kv is not None
     is_same_model = (first.kv.fingerprint, first.kv.block_tokens) == (second.kv.fingerprint, second.kv.block_tokens)
-    has_work = prefill_tokens(prompt.num_tokens, first.kv.block_tokens) > second.candidate.held_tokens
+    has_work = first.handed_tokens(prompt) > second.candidate.held_tokens
     return first.id != second.id and is_same_model and has_work
 
 
@@ -204,7 +205,7 @@ def _direct_cost(option: Option, prompt: Prompt) -> Cost:
 def _split_cost(first: Option, second: Option, prompt: Prompt, bytes_per_s: float) -> Cost:
     """The second worker's queue shortens while the first one computes; its copying holds up its decoders too."""
     assert first.kv is not None
-    handed = prefill_tokens(prompt.num_tokens, first.kv.block_tokens)
+    handed = first.handed_tokens(prompt)
     prefill_s = first.prefill_s(handed, first.candidate.held_tokens)
     moved_bytes = (handed - second.candidate.held_tokens) * first.kv.bytes_per_token
     moving_s = HANDOFF_S + moved_bytes / bytes_per_s
