@@ -28,6 +28,7 @@ FROZEN = {
         --settings --parent""",
     "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
     "doctor": "",
+    "role": "WORKER ROLE --url",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",
     "bench": """

@@ -79,6 +79,7 @@ TO_GATEWAY: list[Message] = [
             SequenceOutput("a", [7, 8], [TokenLogprobs(-0.5, [7], [-0.5]), TokenLogprobs(-2.0, [], [])], 64),
             SequenceOutput("b", end=End(EndReason.FAILED, error="why", preemptions=3)),
             SequenceOutput("c", [9], end=End(EndReason.STOP, stop_token_id=9)),
+            SequenceOutput("d", end=End(EndReason.REFUSED, error="leaving")),
         ]
     ),
     BlocksChanged("w0", added=[b"\x00" * 16, b"\xff" * 16], removed=[]),
@@ -89,6 +90,7 @@ TO_GATEWAY: list[Message] = [
 TO_WORKER: list[Message] = [
     Submit(Request("a", "m", [1, 2, 3], SAMPLING, Scenario.REALTIME, "tenant", "salt")),
     Submit(Request("b", "m", [], Sampling(max_tokens=1))),
+    Submit(Request("c", "m", [1, 2, 3], SAMPLING, num_generated=2), publishes=True),
     Cancel("a"),
     Rejoin(),
 ]

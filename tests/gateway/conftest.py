@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import httpx
 import pytest
@@ -23,12 +23,13 @@ import tokenizers
 import uvloop
 import zmq
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tokenworks.contract import wire
 from tokenworks.contract.card import Card
-from tokenworks.contract.config import FleetSettings, GatewaySettings, Settings
-from tokenworks.contract.kv import KVSpec
+from tokenworks.contract.config import FleetSettings, GatewaySettings, KVSettings, Settings
+from tokenworks.contract.kv import KVSpec, Tier
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
 from tokenworks.gateway.process import bind, build_gateway
@@ -89,8 +90,8 @@ def backend(checkpoint: Path) -> tokenizers.Tokenizer:
 def echo_plus_one(request: Request) -> Iterator[SequenceOutput]:
     """The default answer."""
     sampling = request.sampling
-    for at in range(sampling.max_tokens):
-        token = request.token_ids[at % len(request.token_ids)] + 1
+    for at in range(request.num_generated, sampling.max_tokens):
+        token = request.token_ids[at % request.num_prompt] + 1
         end = None
         if token in sampling.stop_token_ids:
             end = End(EndReason.STOP, stop_token_id=token)
@@ -115,16 +116,24 @@ class ScriptedWorker:
     """A worker process's wire behaviour, in a thread."""
 
     def __init__(
-        self, address: str, worker_id: str = "w0", window: int = WINDOW, protocol: int = wire.PROTOCOL
+        self,
+        address: str,
+        worker_id: str = "w0",
+        window: int = WINDOW,
+        protocol: int = wire.PROTOCOL,
+        max_steps: int | None = None,
+        **options: Any,
     ) -> None:
         self.worker_id = worker_id
         self.submitted: list[Request] = []
+        self.published: list[str] = []  # ids of those that were to be published
         self.cancelled: list[str] = []
         self.num_hellos = 0
         self.answer = echo_plus_one
-        self.max_steps: int | None = None  # steps each request gets before it is paused
+        self.max_steps = max_steps  # steps each request gets before it is paused
         self.is_mute = False
-        self._hello = _hello(worker_id, window, protocol)
+        self.load: dict[str, Any] = {}  # beyond what it says by itself
+        self._hello = _hello(worker_id, window, protocol, **options)
         self._address = address
         self._active: dict[str, Iterator[SequenceOutput]] = {}
         self._steps: dict[str, int] = {}
@@ -171,12 +180,13 @@ class ScriptedWorker:
         main.send(wire.encode(self._hello))
 
     def _load(self) -> wire.Load:
-        return wire.Load(len(self._active), 0, 90, 100, 7, 3, 20, 15)
+        return wire.Load(len(self._active), 0, 90, 100, 7, 3, 20, 15, **self.load)
 
     def _receive(self, message: wire.ToWorker, main: zmq.Socket[bytes]) -> None:
         match message:
             case wire.Submit(request):
                 self.submitted.append(request)
+                self.published += [request.id] if message.publishes else []
                 self._steps[request.id] = 0
                 self._active[request.id] = self.answer(request)
             case wire.Cancel(request_id):
@@ -208,10 +218,20 @@ class ScriptedWorker:
             main.send(wire.encode(wire.StepOutput(outputs)))
 
 
-def _hello(worker_id: str, window: int, protocol: int) -> wire.Hello:
-    card = Card("cpu: scripted", 1, "float32", "float32", 1, 1, "float32", 1, 100, (), (), 0, 0, 0, 0, 0, 0)
-    spec = KVSpec("scripted", 1, 1, 8, 4, "float32")
-    return wire.Hello(protocol, worker_id, os.getpid(), "tiny-echo", window, spec, card)
+def _hello(
+    worker_id: str,
+    window: int,
+    protocol: int,
+    *,
+    role: wire.Role = wire.Role.BOTH,
+    has_store: bool = False,
+    prefill_s: float = 0.0,
+    is_foreign: bool = False,
+) -> wire.Hello:
+    """`prefill_s`: what its card says that a token of a prompt takes."""
+    card = Card("cpu: scripted", 1, "float32", "float32", 1, 1, "float32", 1, 100, (), (), 0, prefill_s, 0, 0, 0, 0)
+    spec = None if is_foreign else KVSpec("scripted", 1, 1, 8, 4, "float32")
+    return wire.Hello(protocol, worker_id, os.getpid(), "tiny-echo", window, spec, card, role, has_store)
 
 
 class RunningGateway:
@@ -278,13 +298,40 @@ class Rig:
         """The latest worker."""
         return self.workers[-1]
 
-    def add_worker(self, worker_id: str = "w0", **options: int) -> ScriptedWorker:
+    def add_worker(self, worker_id: str = "w0", **options: Any) -> ScriptedWorker:
         """Start a worker and wait until the gateway knows it."""
         worker = ScriptedWorker(self.gateway.address, worker_id, **options)
         self.workers.append(worker)
         registry = self.gateway.gateway.dispatcher.workers
         _wait_until(lambda: (known := registry.get(worker_id)) is not None and known.load is not None)
         return worker
+
+    def report(self, message: wire.Message) -> None:
+        """What the supervisor or a store says, over a socket of its own."""
+        with zmq.Context() as context, context.socket(zmq.DEALER) as line:
+            line.connect(self.gateway.address)
+            line.send(wire.encode(message))
+
+    def add_store(self, store_id: str = "kv0", **tiers: wire.TierStatus) -> None:
+        """A store tells of itself once; wait until the gateway has heard."""
+        told = {Tier(name): status for name, status in tiers.items()}
+        self.report(wire.StoreStatus(store_id, os.getpid(), told, misses=9))
+        stores = self.gateway.gateway.dispatcher.stores
+        _wait_until(lambda: store_id in [store.store_id for store in stores])
+
+    def kill(self, worker: ScriptedWorker) -> None:
+        """It dies, and the supervisor says so."""
+        worker.die()
+        self.report(wire.WorkerExited(worker.worker_id, "killed by signal 9"))
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Every sample by its name and the values of its labels, in the order of their names."""
+        families = text_string_to_metric_families(self.http.get("/metrics").text)
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
     def post(self, path: str, **body: object) -> httpx.Response:
         """POST a JSON body."""
@@ -302,12 +349,15 @@ class Rig:
 
 
 @contextmanager
-def _running_rig(checkpoint: Path, *, lease_s: float = 10.0, drain_s: float = 10.0) -> Iterator[Rig]:
+def _running_rig(
+    checkpoint: Path, *, lease_s: float = 10.0, drain_s: float = 10.0, kv: KVSettings | None = None
+) -> Iterator[Rig]:
     """A gateway without workers."""
     settings = Settings(
         model=str(checkpoint),
         gateway=GatewaySettings(worker_address="tcp://127.0.0.1:*", max_body_bytes=1 << 20, lease_s=lease_s),
         fleet=FleetSettings(drain_s=drain_s),
+        kv=kv or KVSettings(),
     )
     rig = Rig(RunningGateway(settings))
     try:

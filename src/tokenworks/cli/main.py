@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "bench": "tokenworks.bench.command:bench",
     "model": "tokenworks.cli.model:model",
     "doctor": "tokenworks.cli.doctor:doctor",
+    "role": "tokenworks.cli.role:role",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",

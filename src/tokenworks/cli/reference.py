@@ -20,8 +20,9 @@ from tokenworks.contract import errors
 from tokenworks.contract.config import WorkerGroup
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.setting import GROUPS, Setting, all_settings, group_settings, section_types
+from tokenworks.gateway.counts import DispatchCounts
 from tokenworks.gateway.metrics import Metrics
-from tokenworks.gateway.registry import WorkerRegistry
+from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
 
 NOTICE: Final = "<!-- Made by `make reference`; change the code instead. -->"
 
@@ -68,9 +69,9 @@ class _NothingYet:
     """What a gateway has seen before anything has happened."""
 
     workers: WorkerRegistry = field(default_factory=WorkerRegistry)
+    stores: StoreRegistry = field(default_factory=StoreRegistry)
+    counts: DispatchCounts = field(default_factory=DispatchCounts)
     num_in_flight: int = 0
-    num_lost_workers: int = 0
-    num_bad_frames: int = 0
 
 
 def metrics_page() -> str:
@@ -86,6 +87,7 @@ def metrics_page() -> str:
         "",
         "`GET /metrics` of a gateway, in Prometheus' text format. A histogram has `_bucket`, `_sum` and `_count`.",
         "Those named `tokenworks_worker_*` have the label `worker`: what each worker said in its last heartbeat.",
+        "Those named `tokenworks_kv_*` have the label `store`: what each KV store said of itself within a second.",
         "",
     ]
     return "\n".join([*head, *_table(("metric", "type", "meaning"), rows)]) + "\n"

@@ -66,6 +66,13 @@ class NotFound(InvalidRequest):
     code = "not_found"
 
 
+class Forbidden(InvalidRequest):
+    """Not from where this request comes."""
+
+    status = 403
+    code = "forbidden"
+
+
 class ModelNotFound(NotFound):
     """No pool serves the model that the request names."""
 

@@ -36,6 +36,7 @@ class EndReason(StrEnum):
     LENGTH = "length"  # max_tokens or the window was reached
     CANCELLED = "cancelled"
     FAILED = "failed"
+    REFUSED = "refused"  # it was never started: somebody else may run it
 
 
 class Role(StrEnum):

@@ -59,7 +59,7 @@ def _penalise_chunk(rows: Array, chunk: Chunk) -> Iterator[tuple[Array, Array, A
 def _counts_of(sequence: TokenSequence) -> TokenCounts:
     """Those of all its tokens."""
     if sequence.token_counts is None:
-        sequence.token_counts = TokenCounts(sequence.request.token_ids)
+        sequence.token_counts = TokenCounts(sequence.token_ids[: sequence.num_prompt])
     counts = sequence.token_counts
     counts.count_output(sequence.token_ids[counts.num_counted :])
     return counts

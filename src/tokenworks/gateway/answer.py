@@ -12,16 +12,18 @@ from typing import Final, Protocol
 
 import msgspec
 
+from tokenworks.contract.kv import Tier
 from tokenworks.gateway.choice import Piece, Position
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 encode_json: Final = msgspec.json.Encoder().encode
 
 
-class PromptTokensDetails(msgspec.Struct, frozen=True):
+class PromptTokensDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where prompt tokens came from."""
 
-    cached_tokens: int
+    cached_tokens: int  # not computed, whatever tier they came from
+    cached_tokens_by_tier: dict[Tier, int] | None = None  # where there is a store
 
 
 class Usage(msgspec.Struct, frozen=True):

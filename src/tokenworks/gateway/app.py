@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tokenworks.contract.errors import MethodNotAllowed, NotFound, TokenworksError
-from tokenworks.gateway import endpoints
+from tokenworks.gateway import admin, endpoints
 from tokenworks.gateway.exchange import Exchange, error_body
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone
@@ -103,6 +103,8 @@ def build_app(service: Service) -> Starlette:
             route("/health/live", endpoints.health_live, "GET"),
             route("/health/ready", endpoints.health_ready, "GET"),
             route("/metrics", endpoints.metrics, "GET"),
+            route("/admin/workers", admin.workers, "GET"),
+            route("/admin/workers/{worker:path}", admin.change_worker, "PUT"),
         ],
         exception_handlers={HTTPException: _no_such_route},
     )

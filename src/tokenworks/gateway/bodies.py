@@ -50,6 +50,7 @@ class GenerationBody(Body, frozen=True, kw_only=True):
     user: str | None = None
     metadata: dict[str, str] | None = None
     add_special_tokens: bool | None = None
+    cache_salt: str | None = None
 
 
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):

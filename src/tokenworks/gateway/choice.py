@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from tokenworks.contract.errors import EngineFailed
+from tokenworks.contract.kv import Tier
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
 from tokenworks.text.detokenizer import Detokenizer
 from tokenworks.text.stop_strings import StopStrings
@@ -55,7 +56,8 @@ class Choice:
     ) -> None:
         self.index = index
         self.num_tokens = 0
-        self.cached_tokens = 0
+        self.cached_tokens = 0  # of the prompt, from whatever tier
+        self.fetched_tokens: dict[Tier, int] = {}  # of those, the ones from beyond the device
         self.finish_reason: str | None = None
         self.last_token_s = 0.0  # monotonic time of the latest tokens, for the gaps between them
         self._token_bytes = token_bytes
@@ -81,6 +83,7 @@ class Choice:
     def _take(self, output: SequenceOutput) -> Piece:
         self.num_tokens += len(output.token_ids)
         self.cached_tokens = output.cached_tokens or self.cached_tokens
+        self.fetched_tokens = output.fetched_tokens or self.fetched_tokens
         self._check_end(output.end)
         positions: list[Position] | None = None if output.logprobs is None else []
         text = self._decode(output, positions)
@@ -147,6 +150,7 @@ def one_by_one(output: SequenceOutput) -> list[SequenceOutput]:
             [token_id],
             logprobs=None if output.logprobs is None else output.logprobs[at : at + 1],
             cached_tokens=output.cached_tokens if at == 0 else None,
+            fetched_tokens=output.fetched_tokens if at == 0 else None,
             end=output.end if at == last else None,
         )
         for at, token_id in enumerate(output.token_ids)

@@ -39,7 +39,6 @@ _UNSUPPORTED: Final = frozenset(
         "allowed_token_ids",
         "audio",
         "bad_words",
-        "cache_salt",
         "chat_template",
         "detokenize",
         "documents",

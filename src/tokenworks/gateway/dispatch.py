@@ -1,10 +1,12 @@
-"""Between HTTP requests and workers: submits, routes outputs back, cancels, and decides when a worker is dead.
+"""Between HTTP requests and workers: submits, routes outputs back, cancels, and sends again what a worker has lost.
 
 Owns the table of sequences in flight. Invariant: every submitted sequence leaves the table exactly once, because it
-ended, was cancelled, or its worker was lost; after that, late outputs for it are ignored.
+ended, was cancelled or failed; after that, late outputs for it are ignored, as are those of a worker that it has left.
 
-A worker is dead when the supervisor says so, when it says hello a second time, or when nothing was heard of it for a
-lease. Each stream it was working for then fails with `WorkerLost`.
+A sequence may be split: a worker computes and publishes its prompt's blocks, and when that has ended, however it ended,
+the plain request goes to another worker, which fetches them, or computes what it does not find. A sequence whose worker
+is lost, or refuses it, goes to another one, or waits for one to come (back) for `WAIT_LEASES` leases: as it was where
+nothing of it has been seen, and otherwise as a continuation, so that the client misses no token and sees none twice.
 """
 
 from __future__ import annotations
@@ -17,31 +19,34 @@ from typing import Final
 
 from tokenworks.contract import wire
 from tokenworks.contract.errors import TokenworksError, Unavailable, WorkerLost
-from tokenworks.contract.kv import BlockName, block_names, root_name
 from tokenworks.contract.request import Request
-from tokenworks.gateway.registry import Worker, WorkerRegistry
+from tokenworks.contract.wire import EndReason
+from tokenworks.gateway.counts import DispatchCounts
+from tokenworks.gateway.flights import Flight, PromptNames, flight_id
+from tokenworks.gateway.members import Members
+from tokenworks.gateway.placing import Placing
+from tokenworks.gateway.registry import StoreRegistry, Worker, WorkerRegistry
 from tokenworks.gateway.streams import Stream
 from tokenworks.gateway.worker_socket import WorkerSocket
-from tokenworks.policy.placement import pick_worker
 
 _log = logging.getLogger(__name__)
 
 CHECKS_PER_LEASE: Final = 4
-HELLO_GRACE_S: Final = 0.5  # how long a worker that is heard may be without its hello
+WAIT_LEASES: Final = 3
+"""A lost worker's place is taken again within this many leases: a process starts, loads and measures itself."""
 
 
 class Dispatcher:
     """The gateway's side of the wire protocol."""
 
     def __init__(self, address: str, lease_s: float) -> None:
-        self.workers = WorkerRegistry()
-        self.num_bad_frames = 0
-        self.num_lost_workers = 0
+        self.counts = DispatchCounts()
         self._lease_s = lease_s
-        self._in_flight: dict[str, tuple[Stream, Worker]] = {}
-        self._rejoin_due_s: dict[str, float] = {}  # by worker id, of workers that have not said hello
+        self._members = Members(lease_s, self.counts, self._send, self._resend_waiting, self._on_lost)
+        self._placing = Placing(self.workers, self.stores)
+        self._flights: dict[str, Flight] = {}
         self._socket = WorkerSocket(address, self._on_frame)
-        self._lease_check = asyncio.get_running_loop().create_task(self._check_leases())
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     @property
     def address(self) -> str:
@@ -49,17 +54,29 @@ class Dispatcher:
         return self._socket.address
 
     @property
+    def workers(self) -> WorkerRegistry:
+        """The workers that have said hello."""
+        return self._members.workers
+
+    @property
+    def stores(self) -> StoreRegistry:
+        """The KV stores that tell of themselves."""
+        return self._members.stores
+
+    @property
     def num_in_flight(self) -> int:
         """Sequences that have not ended."""
-        return len(self._in_flight)
+        return len(self._flights)
 
     def submit(self, requests: Sequence[Request]) -> Stream:
         """Send each request to a worker; raises Unavailable, and then none of them runs."""
         stream = Stream(request.id for request in requests)
-        names: dict[int, list[BlockName]] = {}  # by identity of the prompt: the n choices of one prompt share its ids
+        prompts: dict[int, PromptNames] = {}  # by identity of the token ids, which the n choices of one prompt share
+        may_split = len({id(request.token_ids) for request in requests}) == len(requests)
         try:
             for request in requests:
-                self._submit_one(request, stream, names)
+                prompt = prompts.setdefault(id(request.token_ids), PromptNames(request))
+                self._begin(Flight(request, stream, prompt, may_split=may_split))
         except TokenworksError:
             self.close(stream)
             raise
@@ -67,13 +84,14 @@ class Dispatcher:
 
     def cancel(self, request_id: str) -> None:
         """Nobody waits for this sequence any more; unknown ids are ignored."""
-        entry = self._in_flight.pop(request_id, None)
-        if entry is None:
+        flight = self._flights.pop(request_id, None)
+        if flight is None:
             return
-        stream, worker = entry
-        stream.open_ids.discard(request_id)
-        worker.open_ids.discard(request_id)
-        self._socket.send(worker.identity, wire.encode(wire.Cancel(request_id)))
+        flight.stream.open_ids.discard(request_id)
+        worker, wire_id = flight.worker, flight.wire_id
+        if worker is not None:
+            self._let_go(flight)
+            self._send(worker.identity, wire.encode(wire.Cancel(wire_id)))
 
     def close(self, stream: Stream) -> None:
         """Cancel what a stream still has open."""
@@ -82,55 +100,66 @@ class Dispatcher:
 
     def fail_all(self, error: TokenworksError) -> None:
         """End every open stream."""
-        for stream, _ in list(self._in_flight.values()):
-            stream.fail(error)
+        for flight in list(self._flights.values()):
+            flight.stream.fail(error)
 
     async def shut_down(self) -> None:
         """Free the address."""
-        self._lease_check.cancel()
-        await asyncio.gather(self._lease_check, return_exceptions=True)
+        self._ticker.cancel()
+        await asyncio.gather(self._ticker, return_exceptions=True)
         self._socket.close()
 
-    def _submit_one(self, request: Request, stream: Stream, names: dict[int, list[BlockName]]) -> None:
-        frame = wire.encode(wire.Submit(request))
-        worker = self._pick(request, names)
-        while worker is not None and not self._socket.send(worker.identity, frame):
-            self._lose(self.workers.remove(worker.id), "cannot be reached")
-            worker = self._pick(request, names)
-        if worker is None:
-            raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
-        self._in_flight[request.id] = (stream, worker)
-        worker.open_ids.add(request.id)
+    def _begin(self, flight: Flight) -> None:
+        """Place a new request; raises Unavailable."""
+        flight.sent_s = time.monotonic()
+        while (decision := self._placing.first(flight)) is not None:
+            first = self.workers.get(decision.prefill_id or decision.worker_id)
+            assert first is not None
+            flight.prefill_tokens = decision.prefill_tokens
+            if self._send_to(first, flight):
+                flight.decision = decision
+                self.counts.decided(decision)
+                self._flights[flight.id] = flight
+                return
+        raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
 
-    def _pick(self, request: Request, names: dict[int, list[BlockName]]) -> Worker | None:
-        ready = self.workers.ready()
-        if len(ready) < 2:  # nothing to choose: do not hash the prompt
-            return ready[0] if ready else None
-        prompt = id(request.token_ids)
-        if prompt not in names:
-            names[prompt] = _prompt_block_names(request, ready)
-        chosen = pick_worker([worker.candidate() for worker in ready], names[prompt])
-        return None if chosen is None else self.workers.get(chosen)
+    def _send_to(self, worker: Worker, flight: Flight) -> bool:
+        """Hand a flight to a worker; False where it cannot be reached, which is then lost."""
+        if not self._send(worker.identity, wire.encode(flight.submit())):
+            self._members.lose(worker.id, "cannot be reached")
+            return False
+        flight.worker = worker
+        worker.took(flight.wire_id, self._placing.new_tokens(flight, worker))
+        return True
+
+    def _let_go(self, flight: Flight) -> None:
+        """Its worker has nothing more to do with it; what goes out next is the request itself."""
+        if flight.worker is not None:
+            flight.worker.ended(flight.wire_id)
+        flight.worker, flight.prefill_tokens = None, 0
+
+    def _send_on(self, flight: Flight) -> None:
+        """To whoever can take it; where nobody can, it waits for a worker."""
+        while (worker := self._placing.next(flight)) is not None:
+            if self._send_to(worker, flight):
+                return
+        if flight.deadline_s is None:
+            flight.deadline_s = time.monotonic() + WAIT_LEASES * self._lease_s
+
+    def _send(self, identity: bytes, frame: bytes) -> bool:
+        return self._socket.send(identity, frame)
 
     def _on_frame(self, identity: bytes, frame: bytes) -> None:
         try:
             message = wire.decode_to_gateway(frame)
         except wire.WireError as error:
-            self.num_bad_frames += 1
+            self.counts.bad_frames += 1
             _log.warning("ignored a frame: %s", error)
             return
-        self._receive(identity, message)
-
-    def _receive(self, identity: bytes, message: wire.ToGateway) -> None:
-        match message:
-            case wire.StepOutput():
-                self._step_output(identity, message)
-            case wire.Hello():
-                self._hello(identity, message)
-            case wire.WorkerExited():
-                self._lose(self.workers.remove(message.worker_id), f"exited ({message.reason})")
-            case wire.Heartbeat() | wire.BlocksChanged() | wire.Leaving() | wire.Goodbye():
-                self._from_known(identity, message)
+        if isinstance(message, wire.StepOutput):
+            self._step_output(identity, message)
+        else:
+            self._members.receive(identity, message)
 
     def _step_output(self, identity: bytes, message: wire.StepOutput) -> None:
         worker = self.workers.at(identity)
@@ -138,89 +167,90 @@ class Dispatcher:
             return  # its heartbeat, which names it, is answered with `Rejoin`
         worker.last_seen_s = time.monotonic()
         for output in message.outputs:
-            self._deliver(worker, output)
+            self._output(worker, output)
 
-    def _deliver(self, worker: Worker, output: wire.SequenceOutput) -> None:
-        entry = self._in_flight.get(output.request_id)
-        if entry is None or entry[1] is not worker:
-            return  # cancelled, or an answer of a worker that was given up
+    def _output(self, worker: Worker, output: wire.SequenceOutput) -> None:
+        flight = self._flights.get(flight_id(output.request_id))
+        if flight is None or flight.worker is not worker or flight.wire_id != output.request_id:
+            return  # cancelled, or of a worker or a half that was given up
+        if flight.prefill_tokens:
+            if output.end is not None:
+                self._first_half_ended(flight, worker)
+        elif output.end is not None and output.end.reason is EndReason.REFUSED:
+            self._refused(flight, worker, output.end.error or "it gives no reason")
+        else:
+            self._deliver(flight, worker, output)
+
+    def _deliver(self, flight: Flight, worker: Worker, output: wire.SequenceOutput) -> None:
+        if not flight.has_begun and flight.decision is not None:
+            self.counts.first_token(flight.decision, time.monotonic() - flight.sent_s)
+        worker.has_begun(flight.wire_id)
+        flight.note(output)
         if output.end is not None:
-            del self._in_flight[output.request_id]
-            worker.open_ids.discard(output.request_id)
-        entry[0].deliver(output)
+            del self._flights[flight.id]
+            self._let_go(flight)
+        flight.stream.deliver(output)
 
-    def _hello(self, identity: bytes, hello: wire.Hello) -> None:
-        if hello.protocol != wire.PROTOCOL:
-            _log.error(
-                "refused worker %s: it speaks protocol %d, this gateway %d; run the same version on both sides",
-                hello.worker_id,
-                hello.protocol,
-                wire.PROTOCOL,
-            )
-            return
-        self._rejoin_due_s.pop(hello.worker_id, None)
-        previous = self.workers.add(Worker(identity, hello, time.monotonic()))
-        self._lose(previous, "restarted")
-        _log.info(
-            "worker %s joined (pid %d, %d tokens of context)", hello.worker_id, hello.pid, hello.max_context_tokens
+    def _first_half_ended(self, flight: Flight, worker: Worker) -> None:
+        """Well or badly: the second worker fetches what there is."""
+        flight.prefilled_by = worker.id
+        self._let_go(flight)
+        self._send_on(flight)
+
+    def _refused(self, flight: Flight, worker: Worker, reason: str) -> None:
+        """Somebody else may take it; it will be asked again only after all have been."""
+        self.counts.resends["refused"] += 1
+        flight.refused_by.add(worker)
+        flight.error = Unavailable(
+            f"worker {worker.id} refused the request ({reason}) and no other took it, please retry"
         )
+        self._let_go(flight)
+        self._send_on(flight)
 
-    def _from_known(
-        self, identity: bytes, message: wire.Heartbeat | wire.BlocksChanged | wire.Leaving | wire.Goodbye
-    ) -> None:
-        worker = self.workers.get(message.worker_id)
-        if worker is None:
-            if not isinstance(message, wire.Goodbye):
-                self._ask_to_rejoin(message.worker_id, identity)
+    def _on_lost(self, worker: Worker) -> None:
+        """Send on what a worker had that is no longer registered."""
+        for wire_id in list(worker.open_ids):
+            flight = self._flights[flight_id(wire_id)]
+            if flight.prefill_tokens:
+                self._first_half_ended(flight, worker)
+            else:
+                self._lost(flight, worker)
+
+    def _lost(self, flight: Flight, worker: Worker) -> None:
+        self._let_go(flight)
+        flight.num_losses += 1
+        flight.deadline_s = None
+        flight.error = WorkerLost(
+            f"worker {worker.id} died while generating; the request was not completed, please retry"
+        )
+        if not flight.can_be_resent:
+            self._fail(flight)
             return
-        worker.last_seen_s = time.monotonic()
-        match message:
-            case wire.Heartbeat():
-                worker.heartbeat(message.load)
-            case wire.BlocksChanged():
-                worker.blocks_changed(message)
-            case wire.Leaving():
-                worker.is_leaving = True
-                _log.info("worker %s drains", worker.id)
-            case wire.Goodbye():
-                _log.info("worker %s left", worker.id)
-                self._lose(self.workers.remove(worker.id), "left")
+        self.counts.resends["lost"] += 1
+        self.counts.continuations += flight.has_begun
+        flight.go_on()
+        self._send_on(flight)
 
-    def _ask_to_rejoin(self, worker_id: str, identity: bytes) -> None:
-        """Not at once, since a heartbeat may overtake a hello, and then once a lease: `Rejoin` drops what runs."""
+    def _fail(self, flight: Flight) -> None:
+        del self._flights[flight.id]
+        flight.stream.open_ids.discard(flight.id)
+        flight.stream.fail(flight.error)
+
+    def _resend_waiting(self) -> None:
+        """Who waits for a worker looks again; those that refused may be asked again."""
+        for flight in [flight for flight in self._flights.values() if flight.worker is None]:
+            flight.refused_by.clear()
+            self._send_on(flight)
+
+    def _fail_overdue(self) -> None:
         now_s = time.monotonic()
-        if now_s >= self._rejoin_due_s.setdefault(worker_id, now_s + HELLO_GRACE_S):
-            self._rejoin_due_s[worker_id] = now_s + self._lease_s
-            self._socket.send(identity, wire.encode(wire.Rejoin()))
+        for flight in list(self._flights.values()):
+            if flight.worker is None and flight.deadline_s is not None and flight.deadline_s <= now_s:
+                self._fail(flight)
 
-    def _lose(self, worker: Worker | None, how: str) -> None:
-        """End the streams of a worker that is no longer registered."""
-        if worker is None:
-            return
-        if worker.open_ids:
-            _log.error("worker %s %s with %d requests open", worker.id, how, len(worker.open_ids))
-        self.num_lost_workers += how != "left"
-        error = WorkerLost(f"worker {worker.id} died while generating; the request was not completed, please retry")
-        for request_id in list(worker.open_ids):
-            stream, _ = self._in_flight.pop(request_id)
-            stream.open_ids.discard(request_id)
-            stream.fail(error)
-        worker.open_ids.clear()
-
-    async def _check_leases(self) -> None:
+    async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / CHECKS_PER_LEASE)
-            now_s = time.monotonic()
-            for worker in self.workers.silent_since(now_s - self._lease_s):
-                self._lose(self.workers.remove(worker.id), f"was silent for {self._lease_s:g} s")
-            self._rejoin_due_s = {
-                worker_id: due_s for worker_id, due_s in self._rejoin_due_s.items() if due_s > now_s - self._lease_s
-            }
-
-
-def _prompt_block_names(request: Request, workers: Sequence[Worker]) -> list[BlockName]:
-    """Names of the prompt's full blocks, as the first worker that tells of its KV names them; none where none does."""
-    for worker in workers:
-        if (spec := worker.hello.kv) is not None:
-            return block_names(root_name(spec.fingerprint, request.salt), request.token_ids, spec.block_tokens)
-    return []
+            self._members.check_leases()
+            self._fail_overdue()
+            self._resend_waiting()

@@ -26,14 +26,14 @@ async def completions(service: Service, exchange: Exchange) -> None:
     """`POST /v1/completions`."""
     body = decode_body(await exchange.read_body(service.max_body_bytes), CompletionBody, _completion)
     service.check_takes_work()
-    await run(service, exchange, await completion_job(service, body))
+    await run(service, exchange, await completion_job(service, body, exchange.tenant))
 
 
 async def chat_completions(service: Service, exchange: Exchange) -> None:
     """`POST /v1/chat/completions`."""
     body = decode_body(await exchange.read_body(service.max_body_bytes), ChatBody, _chat)
     service.check_takes_work()
-    await run(service, exchange, await chat_job(service, body))
+    await run(service, exchange, await chat_job(service, body, exchange.tenant))
 
 
 async def embeddings(service: Service, exchange: Exchange) -> None:
@@ -94,6 +94,7 @@ async def health_ready(service: Service, exchange: Exchange) -> None:
         "status": "ready" if reason is None else "not ready",
         "reason": reason,
         "workers": ready,
+        "stores": [store.store_id for store in service.dispatcher.stores],
         "loads": {worker.id: worker.load for worker in workers},
     }
     await _respond(exchange, answer, 200 if reason is None else Draining.status)

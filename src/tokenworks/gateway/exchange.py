@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from tokenworks.contract.errors import InvalidRequest, PayloadTooLarge, TokenworksError, Unavailable, WorkerLost
 from tokenworks.gateway.streams import ClientGone
+from tokenworks.gateway.tenants import tenant_of
 
 DRAIN_FACTOR: Final = (
     8  # an oversized body is read and dropped up to this many times the limit, so that it gets an answer
@@ -55,6 +57,7 @@ class Exchange:
         self.started_s = time.monotonic()
         self.status = 0  # of the answer, once it has begun
         self.notes: dict[str, Any] = {}  # for the log line at the end
+        self._client: tuple[str, int] | None = scope.get("client")
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._path_params: dict[str, Any] = scope.get("path_params", {})
         self._receive = receive
@@ -67,6 +70,19 @@ class Exchange:
         """The W3C trace context that the client sent, as it is."""
         value = self._headers.get(b"traceparent")
         return None if value is None else value.decode("latin-1")[:128]
+
+    @property
+    def tenant(self) -> str:
+        """Whose request this is."""
+        return tenant_of(self._headers.get(b"authorization"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine; a proxy here that names the client it speaks for is not the client."""
+        try:
+            return self._client is not None and ip_address(self._client[0]).is_loopback
+        except ValueError:  # a name that a proxy gave
+            return False
 
     def path_param(self, name: str) -> str:
         """A parameter of the path."""

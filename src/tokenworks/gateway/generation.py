@@ -7,9 +7,12 @@ status; whatever ends the exchange (finished, failed, client gone), no sequence 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 
+from tokenworks.contract.kv import Tier
 from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage
-from tokenworks.gateway.choice import Piece
+from tokenworks.gateway.choice import Choice, Piece
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.intake import Job
 from tokenworks.gateway.service import Service
@@ -36,6 +39,7 @@ class _Run:
     def __init__(self, service: Service, exchange: Exchange, job: Job, stream: Stream) -> None:
         self._metrics = service.metrics
         self._dispatcher = service.dispatcher
+        self._has_store = service.has_store()
         self._exchange = exchange
         self._job = job
         self._stream = stream
@@ -120,8 +124,19 @@ class _Run:
     def _usage(self) -> Usage:
         completion_tokens = sum(choice.num_tokens for choice in self._job.choices)
         total = self._job.prompt_tokens + completion_tokens
-        return Usage(self._job.prompt_tokens, completion_tokens, total, PromptTokensDetails(self._cached_tokens()))
+        details = PromptTokensDetails(self._cached_tokens(), self._cached_by_tier() if self._has_store else None)
+        return Usage(self._job.prompt_tokens, completion_tokens, total, details)
+
+    def _cached_by_tier(self) -> dict[Tier, int]:
+        """The cached tokens by where they came from; what was fetched from nowhere was in the device's own memory."""
+        fetched: Counter[Tier] = Counter()
+        for choice in self._first_choices():
+            fetched.update(choice.fetched_tokens)
+        return {Tier.DEVICE: self._cached_tokens() - fetched.total(), **fetched}
 
     def _cached_tokens(self) -> int:
-        """Of each prompt as its first choice found it: a prompt counts once."""
-        return sum(choice.cached_tokens for choice in self._job.choices[:: self._job.n])
+        return sum(choice.cached_tokens for choice in self._first_choices())
+
+    def _first_choices(self) -> Sequence[Choice]:
+        """Of each prompt the first one: a prompt counts once, as that found it."""
+        return self._job.choices[:: self._job.n]

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.contract.request import SERVICE_TIERS, Request, Sampling
+from tokenworks.contract.request import SERVICE_TIERS, Request
 from tokenworks.gateway.answer import AnswerFormat, AnswerHead
 from tokenworks.gateway.bodies import ChatBody, CompletionBody, GenerationBody
 from tokenworks.gateway.chat_format import ChatFormat
@@ -22,6 +23,7 @@ from tokenworks.gateway.completion_format import CompletionFormat
 from tokenworks.gateway.prompts import output_budget
 from tokenworks.gateway.sampling import check_ranges, for_choice, sampling, stop_strings
 from tokenworks.gateway.service import Service
+from tokenworks.gateway.tenants import salt_for
 
 DEFAULT_COMPLETION_TOKENS: Final = 16  # OpenAI's default; a chat answer may fill the window
 MAX_CHOICES: Final = 2048  # prompts times n
@@ -41,16 +43,16 @@ class Job(msgspec.Struct, frozen=True):
     has_running_usage: bool
 
 
-async def completion_job(service: Service, body: CompletionBody) -> Job:
+async def completion_job(service: Service, body: CompletionBody, tenant: str) -> Job:
     """The job of a completion request; raises InvalidRequest."""
     stops = _check(service, body)
     prompts = await service.reader.prompts(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     budget = output_budget(prompts, body.max_tokens, DEFAULT_COMPLETION_TOKENS, service.window())
     head = _head("cmpl", service, body)
-    return _job(service, body, head, prompts, budget, stops)
+    return _job(service, body, tenant, head, prompts, budget, stops)
 
 
-async def chat_job(service: Service, body: ChatBody) -> Job:
+async def chat_job(service: Service, body: ChatBody, tenant: str) -> Job:
     """The job of a chat request; raises InvalidRequest."""
     stops = _check(service, body)
     limits = {limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None}
@@ -59,7 +61,7 @@ async def chat_job(service: Service, body: ChatBody) -> Job:
     prompt = await service.reader.chat(body)
     budget = output_budget([prompt], next(iter(limits), None), None, service.window())
     head = _head("chatcmpl", service, body)
-    return _job(service, body, head, [prompt], budget, stops)
+    return _job(service, body, tenant, head, [prompt], budget, stops)
 
 
 def _check(service: Service, body: GenerationBody) -> list[str]:
@@ -85,6 +87,7 @@ def _head(kind: str, service: Service, body: GenerationBody) -> AnswerHead:
 def _job(
     service: Service,
     body: GenerationBody,
+    tenant: str,
     head: AnswerHead,
     prompts: Sequence[list[int]],
     budget: int,
@@ -93,13 +96,18 @@ def _job(
     n = body.n or 1
     if len(prompts) * n > MAX_CHOICES:
         raise InvalidRequest(f"{len(prompts)} prompts times n={n} is more than {MAX_CHOICES} choices", param="n")
+    salt = salt_for(tenant, body.cache_salt, is_sharing=service.is_sharing_kv)
     first = sampling(body, service.tokenizer.files.generation, service.tokenizer.eos_token_ids, budget)
     indices = range(len(prompts) * n)
+    shared = Request("", head.model, [], first, SERVICE_TIERS[body.service_tier or "default"], tenant, salt)
     options = body.stream_options
     has_usage = options is not None and bool(options.include_usage)
     is_chat = isinstance(body, ChatBody)
     return Job(
-        requests=[_request(head, body, prompts[index // n], index, for_choice(first, index)) for index in indices],
+        requests=[
+            replace(shared, id=f"{head.id}-{index}", token_ids=prompts[index // n], sampling=for_choice(first, index))
+            for index in indices
+        ],
         choices=[_choice(service, body, index, stops) for index in indices],
         format=(ChatFormat if is_chat else CompletionFormat)(head, has_usage_field=has_usage),
         prompt_tokens=sum(map(len, prompts)),
@@ -107,16 +115,6 @@ def _job(
         is_stream=bool(body.stream),
         has_usage=has_usage,
         has_running_usage=options is not None and bool(options.continuous_usage_stats),
-    )
-
-
-def _request(head: AnswerHead, body: GenerationBody, prompt: list[int], index: int, sampling: Sampling) -> Request:
-    return Request(
-        id=f"{head.id}-{index}",
-        model=head.model,
-        token_ids=prompt,
-        sampling=sampling,
-        scenario=SERVICE_TIERS[body.service_tier or "default"],
     )
 
 

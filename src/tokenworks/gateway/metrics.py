@@ -16,7 +16,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tokenworks.gateway.registry import WorkerRegistry
+from tokenworks.gateway.counts import DispatchCounts, count_metrics
+from tokenworks.gateway.kv_metrics import exchange_metrics, store_metrics
+from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
 
 _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -32,16 +34,16 @@ class Observed(Protocol):
         """The workers that have said hello."""
 
     @property
+    def stores(self) -> StoreRegistry:
+        """The KV stores that are alive."""
+
+    @property
+    def counts(self) -> DispatchCounts:
+        """What the dispatcher counted."""
+
+    @property
     def num_in_flight(self) -> int:
         """Sequences that have not ended."""
-
-    @property
-    def num_lost_workers(self) -> int:
-        """Workers that died or fell silent."""
-
-    @property
-    def num_bad_frames(self) -> int:
-        """Frames that did not decode."""
 
 
 class Metrics:
@@ -92,11 +94,10 @@ class _WorkerCollector(Collector):
             "tokenworks_workers_ready", "Workers that take requests.", len(dispatcher.workers.ready())
         )
         yield GaugeMetricFamily("tokenworks_sequences_in_flight", "Sequences not ended.", dispatcher.num_in_flight)
-        yield CounterMetricFamily(
-            "tokenworks_workers_lost", "Workers that died or fell silent.", dispatcher.num_lost_workers
-        )
-        yield CounterMetricFamily("tokenworks_bad_frames", "Frames that did not decode.", dispatcher.num_bad_frames)
+        yield from count_metrics(dispatcher.counts)
         yield from self._per_worker()
+        yield from exchange_metrics(dispatcher.workers)
+        yield from store_metrics(dispatcher.stores)
 
     def _per_worker(self) -> list[Metric]:
         gauges = {

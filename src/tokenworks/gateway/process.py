@@ -103,6 +103,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
         dispatcher=dispatcher,
         metrics=Metrics(dispatcher),
         max_body_bytes=own.max_body_bytes,
+        is_sharing_kv=settings.kv.tenant_sharing,
     )
     return Gateway(service, listener, executor, settings.fleet.drain_s)
 

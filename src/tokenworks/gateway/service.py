@@ -25,6 +25,8 @@ class Service:
         dispatcher: Dispatcher,
         metrics: Metrics,
         max_body_bytes: int,
+        *,
+        is_sharing_kv: bool = False,
     ) -> None:
         self.model_name = model_name
         self.tokenizer = tokenizer
@@ -32,6 +34,7 @@ class Service:
         self.dispatcher = dispatcher
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
+        self.is_sharing_kv = is_sharing_kv  # whether tenants may find each other's blocks
         self.created = int(time.time())
         self.is_draining = False
         self.num_open = 0  # requests that are being answered
@@ -47,6 +50,10 @@ class Service:
         """Raises ModelNotFound for any name but the served model's; leaving it out means the served model."""
         if name not in (None, self.model_name):
             raise ModelNotFound(f"the model `{name}` is not served here; use `{self.model_name}`", param="model")
+
+    def has_store(self) -> bool:
+        """Whether KV may come from beyond the workers' own memory."""
+        return any(worker.hello.has_store for worker in self.dispatcher.workers)
 
     def window(self) -> int:
         """Tokens of prompt and output together: the smallest that any ready worker takes, or the model's own."""

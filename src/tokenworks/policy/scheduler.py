@@ -117,7 +117,7 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def _check_length(self, request: Request) -> None:
-        prompt, output = len(request.token_ids), request.sampling.max_tokens
+        prompt, output = request.num_prompt, request.sampling.max_tokens
         capacity = self.pool.num_blocks * self.limits.block_tokens
         limit = min(self.limits.max_context_tokens, capacity)
         if prompt + output > limit:

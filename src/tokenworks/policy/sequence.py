@@ -7,6 +7,7 @@ and recomputation after preemption are thus one thing: computing what is not com
 
 from __future__ import annotations
 
+from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.kv import BlockName, Tier, child_name, root_name
 from tokenworks.contract.request import Request
 from tokenworks.policy.drafting import Drafting
@@ -14,7 +15,10 @@ from tokenworks.policy.token_counts import TokenCounts
 
 
 class Sequence:
-    """Mutable; owned by the scheduler, read by the runner during a step."""
+    """Mutable; owned by the scheduler, read by the runner during a step.
+
+    Raises InvalidRequest where the request says that more was generated before than can be.
+    """
 
     __slots__ = (
         "block_names",
@@ -34,6 +38,8 @@ class Sequence:
     )
 
     def __init__(self, request: Request, block_tokens: int, fingerprint: str) -> None:
+        if not 0 <= request.num_generated < min(len(request.token_ids), request.sampling.max_tokens):
+            raise InvalidRequest(f"{request.num_generated} tokens cannot have been generated of this request before")
         self.request = request
         self.block_tokens = block_tokens
         self.token_ids = list(request.token_ids)
@@ -52,12 +58,12 @@ class Sequence:
     @property
     def num_prompt(self) -> int:
         """Tokens of the prompt."""
-        return len(self.request.token_ids)
+        return self.request.num_prompt
 
     @property
     def num_output(self) -> int:
-        """Tokens generated so far."""
-        return len(self.token_ids) - len(self.request.token_ids)
+        """Tokens generated so far, by whomever: where another worker had begun, its tokens count."""
+        return len(self.token_ids) - self.request.num_prompt
 
     @property
     def num_uncomputed(self) -> int:

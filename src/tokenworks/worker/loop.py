@@ -138,7 +138,8 @@ class StepLoop:
                 self._exchange.publishes(request)
 
     def _refuse(self, index: int, request: Request, error: TokenworksError) -> None:
-        end = End(reason=EndReason.FAILED, error=error.message)
+        reason = EndReason.REFUSED if self._is_draining else EndReason.FAILED
+        end = End(reason=reason, error=error.message)
         self._links[index].send(StepOutput([SequenceOutput(request.id, end=end)]))
 
     def _cancel(self, request_id: str) -> None:

@@ -1,0 +1,120 @@
+"""One sequence on its way: which half of it runs where, what it has given so far, and what is to be sent next.
+
+A flight begins as a request of a client and may be sent out several times: as a prefill for somebody else (its first
+half), as the plain request, and, when its worker was lost, as a continuation, which is the plain request with the
+tokens that were generated behind its prompt. Draws depend on the seed and the output position only, so that whoever
+goes on samples as the lost worker would have. Knows no sockets and no clock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from tokenworks.contract.errors import TokenworksError, Unavailable
+from tokenworks.contract.kv import BlockName, KVSpec, block_names, root_name
+from tokenworks.contract.request import Request, Sampling
+from tokenworks.contract.wire import SequenceOutput, Submit
+from tokenworks.gateway.registry import Worker
+from tokenworks.gateway.streams import Stream
+from tokenworks.policy.placement import held_prefix_blocks
+from tokenworks.policy.split import Decision
+
+MAX_RESENDS: Final = 2
+"""Workers that may be lost under one request before it fails: by then it is itself the suspect."""
+_FIRST_HALF: Final = ".prefill"
+_PREFILL_SAMPLING: Final = Sampling(max_tokens=1, temperature=0.0)
+
+
+class PromptNames:
+    """The names of a prompt's full blocks, hashed once for each kind of KV, however many workers and choices ask."""
+
+    def __init__(self, request: Request) -> None:
+        self.num_tokens = len(request.token_ids)
+        self._request = request
+        self._names: dict[tuple[str, int], list[BlockName]] = {}
+
+    def held_tokens(self, worker: Worker) -> int:
+        """Of the prompt's first tokens, those whose KV the worker holds."""
+        spec = worker.hello.kv
+        if spec is None:
+            return 0
+        return held_prefix_blocks(worker.held_blocks, self._names_for(spec)) * spec.block_tokens
+
+    def _names_for(self, spec: KVSpec) -> list[BlockName]:
+        key = (spec.fingerprint, spec.block_tokens)
+        if key not in self._names:
+            root = root_name(spec.fingerprint, self._request.salt)
+            self._names[key] = block_names(root, self._request.token_ids, spec.block_tokens)
+        return self._names[key]
+
+
+class Flight:
+    """Mutable; owned by the dispatcher."""
+
+    def __init__(self, request: Request, stream: Stream, prompt: PromptNames, *, may_split: bool) -> None:
+        self.request = request  # as it goes out next: the client's, or its continuation
+        self.stream = stream
+        self.prompt = prompt
+        self.may_split = may_split
+        self.decision: Decision | None = None
+        self.worker: Worker | None = None  # that runs it now; None: it waits for one
+        self.prefill_tokens = 0  # of the first half, while that runs; 0: it is the request itself that runs
+        self.prefilled_by: str | None = None  # the worker that had the first half
+        self.refused_by: set[Worker] = set()  # since it was last asked around
+        self.num_losses = 0
+        self.sent_s = 0.0  # monotonic time of the first sending
+        self.deadline_s: float | None = None  # when it fails, if no worker has taken it by then
+        self.error: TokenworksError = Unavailable("no worker is ready, please retry")  # if no worker comes
+        self._new_ids: list[int] = []  # generated since `request` was sent
+        self._has_text = False  # a foreign server gave text without ids: nobody else can go on
+
+    @property
+    def id(self) -> str:
+        """The client's sequence."""
+        return self.request.id
+
+    @property
+    def wire_id(self) -> str:
+        """What the worker knows it as."""
+        return self.id + _FIRST_HALF if self.prefill_tokens else self.id
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client may have seen some of it."""
+        return bool(self._new_ids or self.request.num_generated or self._has_text)
+
+    @property
+    def can_be_resent(self) -> bool:
+        """Whether somebody else may go on after a loss."""
+        return self.num_losses <= MAX_RESENDS and not self._has_text
+
+    def submit(self) -> Submit:
+        """What to send now."""
+        if not self.prefill_tokens:
+            return Submit(self.request)
+        token_ids = self.request.token_ids[: self.prefill_tokens]
+        first = replace(self.request, id=self.wire_id, token_ids=token_ids, sampling=_PREFILL_SAMPLING)
+        return Submit(first, publishes=True)
+
+    def note(self, output: SequenceOutput) -> None:
+        """Remember what was generated."""
+        self.deadline_s = None
+        self._new_ids += output.token_ids
+        self._has_text = self._has_text or output.text is not None
+
+    def go_on(self) -> None:
+        """From now on it is the continuation that goes out."""
+        if not self._new_ids:
+            return
+        token_ids = [*self.request.token_ids, *self._new_ids]
+        num_generated = self.request.num_generated + len(self._new_ids)
+        self.request = replace(self.request, token_ids=token_ids, num_generated=num_generated)
+        self.prompt = PromptNames(self.request)
+        self._new_ids = []
+
+
+def flight_id(wire_id: str) -> str:
+    """The id of the flight that a worker knows under this id."""
+    return wire_id.removesuffix(_FIRST_HALF)
