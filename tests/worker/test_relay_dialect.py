@@ -91,6 +91,15 @@ def test_what_would_be_ignored_is_refused_by_name(name: str, sampling: dict[str,
     assert refused.value.param == name
 
 
+def test_a_continuation_asks_for_the_rest_and_cannot_penalise_what_was_written_before() -> None:
+    sampling = Sampling(max_tokens=9, repetition_penalty=1.2, stop_token_ids=(2,))
+    request = Request("r", "m", [5, 6, 7], sampling, num_generated=2)
+    assert completion_body(request, [5, 6, 7], ALL)["max_tokens"] == 7
+    penalised = Sampling(max_tokens=9, presence_penalty=0.5, stop_token_ids=(2,))
+    with pytest.raises(UpstreamRefusal, match="presence_penalty"):
+        completion_body(Request("r", "m", [5, 6, 7], penalised, num_generated=2), [5, 6, 7], ALL)
+
+
 def test_stop_tokens_need_no_parameter_where_ids_come_back() -> None:
     dialect = Dialect("m", honours=frozenset({"return_token_ids"}), eos_token_ids=(2,))
     assert "stop_token_ids" not in body(dialect, Sampling(max_tokens=9, stop_token_ids=(2, 5)))

@@ -222,18 +222,19 @@ def test_a_server_that_talks_nonsense_fails_that_request_alone(
     assert gateway.end("s").reason is EndReason.LENGTH
 
 
-def test_a_server_that_dies_takes_no_more_until_it_is_back(
-    gateway: Gateway, relay: RunningRelay, server: ForeignServer
+@pytest.mark.parametrize("shown", [0, 1])
+def test_a_server_that_dies_leaves_the_pool_until_it_is_back(
+    gateway: Gateway, relay: RunningRelay, server: ForeignServer, shown: int
 ) -> None:
-    server.max_events = 1
+    server.max_events = shown
     gateway.submit("r", max_tokens=50)
-    gateway.wait_for(lambda: gateway.outputs("r"))
+    wait_until(lambda: server.num_open == 1)
+    gateway.wait_for(lambda: len(gateway.outputs("r")) == shown)
     server.stop()
-    assert gateway.end("r").reason is EndReason.FAILED
-    gateway.wait_for(lambda: "Leaving" in gateway.kinds())
+    gateway.wait_for(lambda: "Goodbye" in gateway.kinds())
+    assert not any(output.end for output in gateway.outputs("r"))  # the gateway sends it on, as of any lost worker
     gateway.submit("s")
     assert gateway.end("s").reason is EndReason.REFUSED
-    gateway.load()  # it beats on
     gateway.messages.clear()
     server.max_events = None
     server.start()
@@ -242,16 +243,15 @@ def test_a_server_that_dies_takes_no_more_until_it_is_back(
     assert gateway.end("t").reason is EndReason.LENGTH
 
 
-def test_a_refused_connection_is_told_before_the_refusal(
+def test_a_refused_connection_shows_that_the_server_is_down(
     gateway: Gateway, relay: RunningRelay, server: ForeignServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member, "LOOK_EVERY_S", 1000.0)
     time.sleep(0.2)  # the look that is under way
     server.stop()
     gateway.submit("r")
-    assert gateway.end("r").reason is EndReason.REFUSED
-    kinds = gateway.kinds()
-    assert kinds.index("Leaving") < kinds.index("StepOutput")
+    gateway.wait_for(lambda: "Goodbye" in gateway.kinds())
+    assert gateway.outputs("r") == []
 
 
 def test_an_unanswered_look_is_no_death_while_there_are_signs_of_life(
@@ -264,9 +264,9 @@ def test_an_unanswered_look_is_no_death_while_there_are_signs_of_life(
     gateway.load()
     gateway.load()
     gateway.load()
-    assert "Leaving" not in gateway.kinds()
+    assert "Goodbye" not in gateway.kinds()
     monkeypatch.setattr(member, "PATIENCE_S", 0.0)
-    gateway.wait_for(lambda: "Leaving" in gateway.kinds())
+    gateway.wait_for(lambda: "Goodbye" in gateway.kinds())
 
 
 def test_a_gateway_that_lost_its_memory_gets_a_new_hello(

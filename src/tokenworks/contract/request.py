@@ -50,8 +50,14 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str
     model: str
-    token_ids: list[int]  # the prompt
+    token_ids: list[int]  # the prompt, and what was generated behind it where another worker goes on
     sampling: Sampling
     scenario: Scenario = Scenario.ONLINE
     tenant: str = "anonymous"
     salt: str = ""  # separates the KV names of tenants that must not share blocks
+    num_generated: int = 0  # of token_ids, the last ones that were output already: this goes on from there
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens that the client gave; `max_tokens`, penalties and sampling count from there."""
+        return len(self.token_ids) - self.num_generated

@@ -27,6 +27,8 @@ OFF: Final[Mapping[str, float]] = {
 
 _FOR_CHANCE: Final = ("top_p", "top_k", "min_p")  # mean nothing where the likeliest token is taken
 
+_OF_OUTPUT: Final = ("presence_penalty", "frequency_penalty")  # count what was written, and not the prompt
+
 
 class Dialect(msgspec.Struct, frozen=True):
     """What was learnt of a server."""
@@ -48,7 +50,7 @@ def completion_body(request: Request, prompt: str | list[int], dialect: Dialect)
     """The body for `/completions`; raises UpstreamRefusal that names the parameter which cannot be honoured."""
     sampling = request.sampling
     said: dict[str, Any] = {
-        **_steering(sampling, dialect),
+        **_steering(request, dialect),
         **_stopping(sampling, dialect),
         **_logprobs(sampling, dialect),
         "seed": sampling.seed,
@@ -60,7 +62,7 @@ def completion_body(request: Request, prompt: str | list[int], dialect: Dialect)
     return {
         "model": dialect.model,
         "prompt": prompt,
-        "max_tokens": sampling.max_tokens,
+        "max_tokens": sampling.max_tokens - request.num_generated,
         "temperature": sampling.temperature,
         "stream": True,
         **dialect.always,
@@ -68,13 +70,16 @@ def completion_body(request: Request, prompt: str | list[int], dialect: Dialect)
     }
 
 
-def _steering(sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
-    said = {}
+def _steering(request: Request, dialect: Dialect) -> dict[str, Any]:
+    """What changes the sampling. Of a continuation the server takes the tokens behind the prompt for prompt as well,
+    so it would not count them in its penalties.
+    """
+    said, sampling = {}, request.sampling
     for name, off in OFF.items():
         value = getattr(sampling, name)
         is_off = value == off or (name == "top_k" and value <= 0) or (name in _FOR_CHANCE and not sampling.temperature)
         said[name] = off if is_off else value
-        _check(is_off or name in dialect.honours, name)
+        _check(is_off or (name in dialect.honours and not (name in _OF_OUTPUT and request.num_generated)), name)
     return said
 
 

@@ -5,8 +5,8 @@ cancelled. Until the first output every failure is a refusal (nothing has been s
 ones are failures.
 
 The server is *up* from the moment it has been learnt and measured until it is seen to be gone: nobody listens, or it
-has neither answered a look nor sent a byte for `PATIENCE_S`. While it is down the worker lives and takes nothing: it
-has said `Leaving`, and says `Hello` again, with a fresh card, when the server is back.
+has neither answered a look nor sent a byte for `PATIENCE_S`. The worker then says `Goodbye`, so that the gateways send
+on what it had, and lives on outside the pool; it says `Hello` again, with a fresh card, when the server is back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
@@ -78,7 +78,6 @@ class Member:
         self._running: dict[str, _Running] = {}
         self._num_outputs = 0
         self._is_draining = False
-        self._must_look = asyncio.Event()
         self._links: GatewayLinks
 
     async def serve(self, gateways: Sequence[str], stop: asyncio.Event) -> None:
@@ -143,10 +142,10 @@ class Member:
                         return
             self._give(request.id, reader.close())
         except UpstreamError as error:
-            self._end_badly(request.id, error)
+            await self._end_badly(request.id, error)
         except Exception:
             log.exception("request %s failed: this is a bug; the others go on", request.id)
-            self._end_badly(request.id, UpstreamError("internal error; the worker's log has the details"))
+            await self._end_badly(request.id, UpstreamError("internal error; the worker's log has the details"))
 
     def _give(self, request_id: str, outputs: list[SequenceOutput]) -> None:
         running = self._running[request_id]
@@ -155,13 +154,13 @@ class Member:
             self._num_outputs += 1
             self._links.give(running.gateway, output)
 
-    def _end_badly(self, request_id: str, error: UpstreamError) -> None:
-        """Tell the gateway, behind the word that the server is down where it is, so that it asks somebody else."""
+    async def _end_badly(self, request_id: str, error: UpstreamError) -> None:
+        """Tell the gateway, unless the server turns out to be down: then it has been told of all requests at once."""
         if isinstance(error, UpstreamDown):
             self._go_down(error.message)
         elif not isinstance(error, (UpstreamBusy, UpstreamRefusal)):
             log.warning("request %s: %s", request_id, error)
-            self._must_look.set()
+            await self._look()
         running = self._running.get(request_id)
         if running is not None:
             end = failed(request_id, error) if running.has_output else refused(request_id, error)
@@ -191,7 +190,8 @@ class Member:
 
     async def _beat(self) -> None:
         while True:
-            self._links.send_all(Heartbeat(self._worker_id, self._load()))
+            if self._known is not None:
+                self._links.send_all(Heartbeat(self._worker_id, self._load()))
             await asyncio.sleep(BEAT_S)
 
     def _load(self) -> Load:
@@ -200,11 +200,9 @@ class Member:
         return Load(running, len(self._running) - running, 0, 0, self._num_outputs, 0, 0, 0)
 
     async def _watch(self) -> None:
-        """Look at the server every now and then, and at once where a request went wrong."""
+        """Look at the server every now and then."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._must_look.wait(), LOOK_EVERY_S)
-            self._must_look.clear()
+            await asyncio.sleep(LOOK_EVERY_S)
             await (self._come_back() if self._known is None else self._look())
 
     async def _look(self) -> None:
@@ -218,17 +216,14 @@ class Member:
                 self._go_down(f"no sign of life for {silent_s:.0f} s: {error.message}")
 
     def _go_down(self, reason: str) -> None:
-        """Take nothing more, and end what runs: nobody will answer it."""
+        """Leave the pool; the gateways have somebody else go on with what runs."""
         if self._known is None:
             return
         log.error("the server at %s is down: %s", self._upstream.url, reason)
         self._known = None
-        self._links.send_all(Leaving(self._worker_id))
-        for request_id, running in list(self._running.items()):
-            error = UpstreamDown(f"the server at {self._upstream.url} is down: {reason}")
-            end = failed(request_id, error) if running.has_output else refused(request_id, error)
-            self._links.give(running.gateway, end)
+        for request_id in list(self._running):
             self._cancel(request_id)
+        self._links.send_all(Goodbye(self._worker_id))
 
     async def _come_back(self) -> None:
         try:
