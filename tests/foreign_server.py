@@ -132,8 +132,9 @@ class ForeignServer:
 
     async def _stream(self, body: dict[str, Any], response: web.StreamResponse) -> None:
         usage = body.get("stream_options", {}) if self.counts else {}
+        max_events = self.max_events  # as it is when the answer begins
         for at in range(body["max_tokens"]):
-            if at == self.max_events:
+            if at == max_events:
                 await (self.then(response) if self.then is not None else asyncio.Event().wait())
                 return
             choice = self._choice(body, at) | {"finish_reason": "length" if at == body["max_tokens"] - 1 else None}

@@ -11,8 +11,8 @@ from tests.foreign_server import ForeignServer, RunningRelay
 
 
 @pytest.fixture
-def foreign() -> Iterator[Callable[..., ForeignServer]]:
-    """Starts scripted servers."""
+def foreign(relays: list[RunningRelay]) -> Iterator[Callable[..., ForeignServer]]:
+    """Starts scripted servers, which end before the relays: what runs there ends with them."""
     started: list[ForeignServer] = []
 
     def begin(**options: Any) -> ForeignServer:

@@ -54,11 +54,11 @@ def test_without_a_count_an_event_is_a_token_and_a_late_count_sets_it_right() ->
 
 def test_the_end_waits_for_the_usage_and_is_told_once() -> None:
     reader = AnswerReader("r")
-    assert reader.feed(event("a", token_ids=[5], finish_reason="length")) == []
+    assert list(reader.feed(event("a", token_ids=[5], finish_reason="length"))) == []
     assert not reader.is_over
-    assert reader.feed(usage_event(1, cached=2)) == [SequenceOutput("r", [5], cached_tokens=2, end=LENGTH)]
+    assert list(reader.feed(usage_event(1, cached=2))) == [SequenceOutput("r", [5], cached_tokens=2, end=LENGTH)]
     assert reader.is_over
-    assert reader.feed(DONE + event("late")) == []
+    assert list(reader.feed(DONE + event("late"))) == []
     assert reader.close() == []
 
 
@@ -78,7 +78,7 @@ def test_an_answer_does_not_depend_on_how_its_bytes_are_cut(size: int) -> None:
 def test_a_stop_token_ends_the_answer_whether_or_not_the_server_knows_it() -> None:
     stop = End(EndReason.STOP, stop_token_id=9)
     unknowing = AnswerReader("r", stop_token_ids=[9])
-    assert unknowing.feed(event("a", token_ids=[5, 9, 6])) == [SequenceOutput("r", [5, 9], end=stop)]
+    assert list(unknowing.feed(event("a", token_ids=[5, 9, 6]))) == [SequenceOutput("r", [5, 9], end=stop)]
     assert unknowing.is_over
     assert read(event("a", token_ids=[9], finish_reason="stop"), DONE, stop_token_ids=[9])[-1].end == stop
     other = read(event("a", token_ids=[5], finish_reason="stop"), DONE, stop_token_ids=[9])
@@ -117,6 +117,13 @@ def test_what_is_no_good_answer_is_a_fault_with_a_reason(chunks: list[bytes], me
         read(*chunks)
 
 
+def test_what_was_good_before_a_fault_is_given() -> None:
+    given = AnswerReader("r").feed(event("a", token_ids=[5]) + b"data: {nonsense\n\n")
+    assert next(given) == SequenceOutput("r", [5])
+    with pytest.raises(UpstreamFault):
+        next(given)
+
+
 def test_missing_or_unreadable_log_probabilities_are_a_fault() -> None:
     with pytest.raises(UpstreamFault, match="left out"):
         read(event("a", token_ids=[5]), num_logprobs=1)
@@ -127,6 +134,6 @@ def test_missing_or_unreadable_log_probabilities_are_a_fault() -> None:
 def test_an_event_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer, "MAX_EVENT_BYTES", 100)
     reader = AnswerReader("r")
-    reader.feed(b"data: " + b"x" * 90)
+    assert list(reader.feed(b"data: " + b"x" * 90)) == []
     with pytest.raises(UpstreamFault, match="larger than"):
-        reader.feed(b"x" * 90)
+        list(reader.feed(b"x" * 90))

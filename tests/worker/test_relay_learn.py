@@ -14,7 +14,7 @@ from tokenworks.contract.errors import StartupError
 from tokenworks.fleet.launch import EMBEDDED_MODEL
 from tokenworks.text.tokenizer import Tokenizer, load_tokenizer
 from tokenworks.worker.relay.learn import LLAMA_CPP, LLAMA_CPP_HONOURS, SAMPLE, Learnt, learn, pick_model
-from tokenworks.worker.relay.measure import measure_card, ordinary_ids
+from tokenworks.worker.relay.measure import Timing, measure_card, ordinary_ids, timing
 from tokenworks.worker.relay.upstream import ListedModel, Upstream, UpstreamBusy, open_upstream
 
 T = TypeVar("T")
@@ -114,6 +114,12 @@ def test_the_card_is_made_of_real_requests(foreign: Foreign, tokenizer: Tokenize
     assert len(server.bodies) == 6
     assert all(isinstance(body["prompt"], list if takes_ids else str) for body in server.bodies)
     assert len({str(body["prompt"]) for body in server.bodies}) == 6
+
+
+def test_tokens_that_come_at_once_share_the_time() -> None:
+    assert timing(1.0, [(3.0, 1), (4.0, 2), (7.0, 2)]) == Timing(2.0, 1.0)
+    assert timing(1.0, [(3.0, 4)]) == Timing(2.0, 0.5)
+    assert timing(1.0, [(3.0, 1)]) == Timing(2.0, None)
 
 
 def test_made_up_prompts_are_text_for_any_server(tokenizer: Tokenizer) -> None:

@@ -9,7 +9,7 @@ The end is told once, with the last output, after everything that the server sti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -64,16 +64,14 @@ class AnswerReader:
         self._counted: int | None = None  # by the server
         self._cached: int | None = None
 
-    def feed(self, chunk: bytes) -> list[SequenceOutput]:
-        """What became certain with these bytes; raises UpstreamFault."""
+    def feed(self, chunk: bytes) -> Iterator[SequenceOutput]:
+        """What became certain with these bytes, to be taken to its end; raises UpstreamFault behind what was good."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > MAX_EVENT_BYTES:
             raise UpstreamFault(f"an event of the answer is larger than {MAX_EVENT_BYTES} bytes")
-        outputs = []
         for line in lines:
             if line.startswith(b"data:") and not self.is_over:
-                outputs += self._on_data(line[5:].strip())
-        return outputs
+                yield from self._on_data(line[5:].strip())
 
     def close(self) -> list[SequenceOutput]:
         """The rest, when the server has closed the stream; raises UpstreamFault where it closed too early."""

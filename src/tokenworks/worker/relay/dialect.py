@@ -52,7 +52,6 @@ def completion_body(request: Request, prompt: str | list[int], dialect: Dialect)
     said: dict[str, Any] = {
         **_steering(request, dialect),
         **_stopping(sampling, dialect),
-        **_logprobs(sampling, dialect),
         "seed": sampling.seed,
         "add_special_tokens": False,
         "return_token_ids": True,
@@ -66,6 +65,7 @@ def completion_body(request: Request, prompt: str | list[int], dialect: Dialect)
         "temperature": sampling.temperature,
         "stream": True,
         **dialect.always,
+        **_logprobs(sampling, dialect),
         **{dialect.names.get(name, name): value for name, value in said.items() if name in dialect.honours},
     }
 

@@ -37,7 +37,7 @@ class GatewayLinks:
         self._links = [GatewayLink(self._context, address) for address in addresses]
         self._outboxes: list[list[SequenceOutput]] = [[] for _ in addresses]
         for index, link in enumerate(self._links):
-            self._loop.add_reader(link.socket.getsockopt(zmq.FD), self._read, index)
+            self._loop.add_reader(int(link.socket.getsockopt(zmq.FD)), self._read, index)
             self._loop.call_soon(self._read, index)
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class GatewayLinks:
         """Send what waits, then let go of the sockets."""
         for index, link in enumerate(self._links):
             self._flush(index)
-            self._loop.remove_reader(link.socket.getsockopt(zmq.FD))
+            self._loop.remove_reader(int(link.socket.getsockopt(zmq.FD)))
             link.close()
         self._context.term()
 
@@ -79,7 +79,7 @@ class GatewayLinks:
         if not link.send(message):
             log.error("gateway %s has stopped reading: its requests are dropped", link.address)
             self._loop.call_soon(self._on_deaf, index)
-        if link.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if int(link.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._loop.call_soon(self._read, index)
 
     def _read(self, index: int) -> None:

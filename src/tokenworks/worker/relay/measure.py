@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -36,7 +37,7 @@ class Timing(msgspec.Struct, frozen=True):
     """One request, timed."""
 
     ttft_s: float
-    itl_s: float | None  # mean; None where one output was all
+    itl_s: float | None  # mean; None where there was one token
 
 
 class Measurement:
@@ -82,14 +83,22 @@ class Measurement:
                     seen.append((time.monotonic(), num_tokens))
         if not seen:
             raise UpstreamFault(f"{self._upstream.url} ended an answer without a token")
-        later = sum(num_tokens for _, num_tokens in seen[1:])
-        return Timing(seen[0][0] - started, (seen[-1][0] - seen[0][0]) / later if later else None)
+        return timing(started, seen)
 
     def _request(self, prompt_tokens: int) -> Request:
         can_go_on = "ignore_eos" in self._dialect.honours
         stops = () if can_go_on else self._dialect.eos_token_ids
         sampling = Sampling(max_tokens=OUTPUT_TOKENS, temperature=0.0, stop_token_ids=stops)
         return Request("card", "", self._random.choices(self._ordinary, k=prompt_tokens), sampling)
+
+
+def timing(started_s: float, seen: Sequence[tuple[float, int]]) -> Timing:
+    """From the instants at which tokens came, and how many each time. Where all came at once they share the time."""
+    first_s, num_first = seen[0]
+    later = sum(num_tokens for _, num_tokens in seen[1:])
+    if later:
+        return Timing(first_s - started_s, (seen[-1][0] - first_s) / later)
+    return Timing(first_s - started_s, (first_s - started_s) / num_first if num_first > 1 else None)
 
 
 def ordinary_ids(tokenizer: Tokenizer) -> list[int]:

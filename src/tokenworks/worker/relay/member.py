@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Final
@@ -147,7 +147,7 @@ class Member:
             log.exception("request %s failed: this is a bug; the others go on", request.id)
             await self._end_badly(request.id, UpstreamError("internal error; the worker's log has the details"))
 
-    def _give(self, request_id: str, outputs: list[SequenceOutput]) -> None:
+    def _give(self, request_id: str, outputs: Iterable[SequenceOutput]) -> None:
         running = self._running[request_id]
         for output in outputs:
             running.has_output = True

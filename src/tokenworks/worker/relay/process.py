@@ -48,7 +48,7 @@ async def relay(
     settings: Settings, group: WorkerGroup, worker_id: str, gateways: Sequence[str], stop: asyncio.Event
 ) -> None:
     """Serve until `stop`, then finish what there is. Raises StartupError."""
-    if group.role == Role.PREFILL:
+    if Role(group.role) is Role.PREFILL:
         raise StartupError('a worker with runs = "openai" has no KV to publish; give it the role "both" or "decode"')
     tokenizer = load_tokenizer(settings.model)
     async with open_upstream(group.url, api_key(group)) as upstream:

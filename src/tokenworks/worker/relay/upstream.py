@@ -7,7 +7,7 @@ busy, this request cannot be run, and everything else. Knows nothing of gateways
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -104,7 +104,7 @@ class Upstream:
         async with self._request("POST", f"{self.url}/completions", body) as response:
             return await response.read()
 
-    async def stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def stream(self, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed answer as they come; raises UpstreamError. Closing it closes the connection."""
         async with self._request("POST", f"{self.url}/completions", body) as response:
             if response.content_type != "text/event-stream":
