@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"contract", "plan"},
     "kv": {"contract", "policy"},
     "engine": {"contract", "policy"},
-    "worker": {"contract", "policy", "engine", "kv"},
+    "worker": {"contract", "policy", "engine", "kv", "text"},
     "gateway": {"contract", "policy", "text"},
     "fleet": {"contract"},
     "cli": {"contract", "policy", "text", "plan", "bench", "engine", "worker", "gateway", "fleet", "kv"},

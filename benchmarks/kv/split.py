@@ -105,9 +105,7 @@ def main() -> None:
     parser.add_argument("--slo-itl", type=float, default=0.5, help="seconds, of every gap of a chat")
     parser.add_argument("--slo-ttft", type=float, default=15.0, help="seconds to the first token")
     options = parser.parse_args()
-    print(
-        "| chats | long prompt | system | ITL P99 of chats | P50 | TTFT P50 of longs | done | goodput, tokens/s |"
-    )
+    print("| chats | long prompt | system | ITL P99 of chats | P50 | TTFT P50 of longs | done | goodput, tokens/s |")
     print("|---:|---:|---|---:|---:|---:|---:|---:|")
     goodputs: dict[tuple[int, int], dict[str, float]] = {}
     for name, workers in SYSTEMS.items():

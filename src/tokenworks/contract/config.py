@@ -122,6 +122,9 @@ class WorkerGroup(_Section, frozen=True):
         str, Meta(description="openai only: the model's name there; empty: the first that it lists.")
     ] = ""
     engine: EngineSettings = EngineSettings()  # of the whole system, with what the entry says instead
+    key_variable: Annotated[
+        str, Meta(description="openai only: the environment variable that holds the server's API key; empty: no key.")
+    ] = ""
 
 
 class FleetSettings(_Section, frozen=True):

@@ -62,6 +62,7 @@ class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     stop_token_id: int | None = None
     error: str | None = None
     preemptions: int = 0
+    param: str | None = None  # of a refusal: what of the request this worker cannot do; None: it takes none at all now
 
 
 class SequenceOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -74,6 +75,7 @@ class SequenceOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     end: End | None = None
     fetched_tokens: dict[Tier, int] | None = None  # of the cached ones, those that came from beyond the device
     text: str | None = None  # of a foreign server, which gives text and no ids
+    text_tokens: int = 0  # that the text stands for, as the foreign server counts them
 
 
 class TierTraffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

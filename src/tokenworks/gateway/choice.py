@@ -1,4 +1,5 @@
-"""One choice of an answer while it is being written: tokens in, text and log probabilities out.
+"""One choice of an answer while it is being written: tokens (or a foreign server's text) in, text and log
+probabilities out.
 
 Puts detokeniser and stop strings in a row and decides how the choice ended, in OpenAI's words. Knows nothing of HTTP
 and nothing of the other choices.
@@ -14,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from tokenworks.contract.errors import EngineFailed
+from tokenworks.contract.errors import EngineFailed, InvalidRequest, Unavailable
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
 from tokenworks.text.detokenizer import Detokenizer
@@ -67,7 +68,7 @@ class Choice:
         self._num_chars = 0
 
     def take(self, output: SequenceOutput) -> Piece:
-        """Go on with what a step gave; raises EngineFailed where the worker could not go on.
+        """Go on with what a step gave; raises TokenworksError where the worker could not go on.
 
         A stop string may be complete before the step's last token: what comes behind it was never output.
         """
@@ -81,7 +82,7 @@ class Choice:
         return _joined(pieces)
 
     def _take(self, output: SequenceOutput) -> Piece:
-        self.num_tokens += len(output.token_ids)
+        self.num_tokens += len(output.token_ids) + output.text_tokens
         self.cached_tokens = output.cached_tokens or self.cached_tokens
         self.fetched_tokens = output.fetched_tokens or self.fetched_tokens
         self._check_end(output.end)
@@ -93,10 +94,17 @@ class Choice:
         return Piece(self.index, text, positions, self.finish_reason)
 
     def _check_end(self, end: End | None) -> None:
-        if end is not None and end.reason not in (EndReason.STOP, EndReason.LENGTH):
-            raise EngineFailed(end.error or f"the worker ended the request: {end.reason.value}")
+        if end is None or end.reason in (EndReason.STOP, EndReason.LENGTH):
+            return
+        if end.reason is EndReason.REFUSED and end.param is not None:
+            raise InvalidRequest(end.error or "no worker can run this request as it is", param=end.param)
+        if end.reason is EndReason.REFUSED:
+            raise Unavailable(end.error or "no worker takes requests now; please retry")
+        raise EngineFailed(end.error or f"the worker ended the request: {end.reason.value}")
 
     def _decode(self, output: SequenceOutput, positions: list[Position] | None) -> str:
+        if output.text is not None:
+            return output.text
         token_ids = output.token_ids
         hidden = self._num_hidden(output)
         if positions is None:

@@ -1,8 +1,7 @@
 """Measures the card: a few seconds of real steps on the real engine, before the worker says hello.
 
 Points are taken from cheap to dear and stop when the time is up, so that a slow model on a small machine still starts
-soon, with fewer points. The latency models are fitted by least squares with no negative coefficient: a step never gets
-faster because there is more to do.
+soon, with fewer points.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from __future__ import annotations
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenworks.contract.card import Card, DecodePoint, PrefillPoint
 from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.engine import Engine
+from tokenworks.worker.fit import fit_decode, fit_prefill
 
 BUDGET_S: Final = 3.0
 DECODE_STEPS: Final = 4  # per point; the median counts
@@ -118,33 +117,6 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
         price_per_hour=settings.price_per_hour or None,
         watts=settings.watts or None,
     )
-
-
-def fit_prefill(points: Sequence[PrefillPoint]) -> list[float]:
-    """Base, per token, per (query, key) pair: see Card.prefill_s."""
-    rows = [[1.0, p.new_tokens, p.new_tokens * (p.context_tokens + p.new_tokens / 2)] for p in points]
-    return fit_non_negative(np.array(rows, dtype=float), np.array([p.seconds for p in points]))
-
-
-def fit_decode(points: Sequence[DecodePoint]) -> list[float]:
-    """Base, per sequence, per context token: see Card.decode_s."""
-    rows = [[1.0, p.batch, p.batch * p.context_tokens] for p in points]
-    return fit_non_negative(np.array(rows, dtype=float), np.array([p.seconds for p in points]))
-
-
-def fit_non_negative(matrix: NDArray[np.float64], seconds: NDArray[np.float64]) -> list[float]:
-    """Least squares, relative error, with coefficients >= 0: the most negative one is dropped until none is."""
-    active = list(range(matrix.shape[1]))
-    weights = 1 / np.maximum(seconds, 1e-9)
-    result = [0.0] * matrix.shape[1]
-    while active and len(seconds):
-        solution = np.linalg.lstsq(matrix[:, active] * weights[:, None], np.ones_like(seconds), rcond=None)[0]
-        if solution.min() >= 0:
-            for column, value in zip(active, solution, strict=True):
-                result[column] = float(value)
-            break
-        active.pop(int(solution.argmin()))
-    return result
 
 
 def cpu_name() -> str:
