@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
@@ -29,6 +29,8 @@ from tokenworks.policy.speculation import Speculator
 
 log = logging.getLogger(__name__)
 
+Exchange = Literal["exact", "any"]
+
 FREE_MEMORY_SHARE: Final = 0.4
 """Of the free memory, for the KV of all workers of this machine: the rest is for the system, and for growth."""
 
@@ -41,20 +43,27 @@ class Capacity:
     max_context_tokens: int
 
 
-def build_engine(directory: Path, settings: EngineSettings, num_workers: int, progress: Progress) -> Engine:
-    """Load and pack the model; raises StartupError (CheckpointError) with what to do."""
+def build_engine(
+    directory: Path, settings: EngineSettings, num_workers: int, progress: Progress, exchange: Exchange = "exact"
+) -> Engine:
+    """Load and pack the model; raises StartupError (CheckpointError) with what to do.
+
+    `exchange` is `kv.exchange`: with "any" all engines of one checkpoint give their blocks the same names.
+    """
     config = read_model_config(directory)
     dtype = choose_dtype(settings.dtype, config)
     weights = open_weights(directory, config, settings.quantize)
     window = min(settings.max_context_tokens or config.max_context_tokens, config.max_context_tokens)
     model = choose_kernels(settings.kernels, Decoder(config, weights, dtype, window, progress))
+    arithmetic = numerics(name_of(dtype), weights.form(dtype), settings.kv_dtype)
     spec = KVSpec(
-        fingerprint=weights.fingerprint(numerics(dtype, settings.kv_dtype)),
+        fingerprint=weights.fingerprint(arithmetic if exchange == "exact" else None),
         num_layers=config.num_layers,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         block_tokens=settings.block_tokens,
         dtype=name_of(dtype) if settings.kv_dtype == "auto" else settings.kv_dtype,
+        numerics=arithmetic,
     )
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
     limits = plan_limits(settings, capacity)
@@ -85,9 +94,13 @@ def choose_dtype(wanted: str, config: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 
 
-def numerics(dtype: torch.dtype, kv_dtype: str) -> str:
-    """What, besides weights and config, two engines must share for the KV of one to be the other's."""
-    return str(dtype) if kv_dtype == "auto" else f"{dtype} with KV in {kv_dtype}"
+def numerics(dtype: str, weights: str, kv_dtype: str) -> str:
+    """The numerics class: what, besides checkpoint and config, two engines share where their KV is exactly the same.
+
+    Such as "float32", "bfloat16, weights int8" or "bfloat16, KV int8".
+    """
+    words = [dtype, f"weights {weights}" if weights != dtype else "", f"KV {kv_dtype}" if kv_dtype != "auto" else ""]
+    return ", ".join(word for word in words if word)
 
 
 def choose_kernels(wanted: str, decoder: Decoder) -> Model:

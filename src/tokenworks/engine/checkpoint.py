@@ -42,8 +42,8 @@ class WeightSource(Protocol):
     def read_matrices(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Weight]:
         """The named matrices, for multiplying with; each is read once."""
 
-    def fingerprint(self, numerics: str) -> str:
-        """32 hex digits over all that was read and the arithmetic that it is computed in."""
+    def fingerprint(self, numerics: str | None) -> str:
+        """32 hex digits over all that was read and the arithmetic that it is computed in; None: whatever that is."""
 
     def form(self, dtype: torch.dtype) -> str:
         """In a word or two, what matrices are multiplied as where floats are `dtype`."""
@@ -117,10 +117,10 @@ class Checkpoint:
         """Take what `digests` said of the same files before, so that they need not be read for the fingerprint."""
         self._digests.update(digests)
 
-    def fingerprint(self, numerics: str) -> str:
-        """32 hex digits over all tensors read so far, config.json and the arithmetic they are computed in."""
+    def fingerprint(self, numerics: str | None) -> str:
+        """32 hex digits over all tensors read so far, config.json and the arithmetic they are computed in, if given."""
         config = json.dumps(_semantic_config(read_json(self.directory / "config.json")), sort_keys=True)
-        parts = [numerics, config, *(self._digests[name] for name in sorted(self._digests))]
+        parts = [numerics or "", config, *(self._digests[name] for name in sorted(self._digests))]
         return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
     def form(self, dtype: torch.dtype) -> str:

@@ -48,9 +48,9 @@ class QuantizedCheckpoint:
         """Quantised where they are stored so; what the checkpoint left as floats stays so."""
         return {name: self._read_one(name, shape) for name, shape in shapes.items()}
 
-    def fingerprint(self, numerics: str) -> str:
-        """See `Checkpoint`; the integers and scales are part of it."""
-        return self._checkpoint.fingerprint(f"{numerics} rows rounded to int8")
+    def fingerprint(self, numerics: str | None) -> str:
+        """See `Checkpoint`; the integers and scales are part of it: rounded weights are a model of their own."""
+        return self._checkpoint.fingerprint(numerics and f"{numerics} rows rounded to int8")
 
     def form(self, dtype: torch.dtype) -> str:
         """Where they came from."""

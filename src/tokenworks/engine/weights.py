@@ -51,8 +51,10 @@ class QuantizingSource:
         others = {name: shape for name, shape in shapes.items() if name not in fitting}
         return {**self._quantized(fitting), **self._checkpoint.read(others)}
 
-    def fingerprint(self, numerics: str) -> str:
-        """See `Checkpoint`; the same whether the weights were rounded now or found."""
+    def fingerprint(self, numerics: str | None) -> str:
+        """See `Checkpoint`; the same whether the weights were rounded now or found. None: as of the unrounded ones."""
+        if numerics is None:
+            return self._checkpoint.fingerprint(None)
         return self._checkpoint.fingerprint(f"{numerics} int{self._bits} by quantiser {QUANTIZER_VERSION}")
 
     def form(self, dtype: torch.dtype) -> str:
