@@ -14,7 +14,6 @@ from tokenworks.contract.errors import CheckpointError, ConfigError
 from tokenworks.contract.request import Sampling
 from tokenworks.engine.build import has_fast_bf16
 from tokenworks.engine.openvino.build import build_openvino_engine
-from tokenworks.engine.openvino.library import open_core
 from tokenworks.worker.measure import measure_card
 
 
@@ -66,7 +65,6 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(references: A
         build_openvino_engine(
             references("qwen2").directory, EngineSettings(), KVSettings(), "TPU", 1, lambda done, total: None
         )
-    assert "CPU" in open_core("CPU").available_devices
 
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])

@@ -8,14 +8,12 @@ its own, and shares blocks with the other only under `kv.exchange = any`.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tokenworks.contract.config import EngineSettings, KVSettings
-from tokenworks.contract.errors import CheckpointError, ConfigError, StartupError
+from tokenworks.contract.errors import CheckpointError, ConfigError
 from tokenworks.contract.kv import KVSpec
 from tokenworks.engine.build import choose_dtype, free_memory_bytes, numerics, plan_capacity, plan_limits
 from tokenworks.engine.checkpoint import EMBEDDING, WeightSource, name_of
@@ -24,8 +22,9 @@ from tokenworks.engine.model_config import ModelConfig, read_model_config
 from tokenworks.engine.models.decoder import Progress
 from tokenworks.engine.openvino.cache import check_block_tokens
 from tokenworks.engine.openvino.constants import ELEMENT_TYPES, Constants
+from tokenworks.engine.openvino.device import Device, open_device
 from tokenworks.engine.openvino.graph import build_graph
-from tokenworks.engine.openvino.library import open_core, ov
+from tokenworks.engine.openvino.library import ov
 from tokenworks.engine.openvino.model import OpenVINOModel
 from tokenworks.engine.rope import rope_table
 from tokenworks.engine.weights import open_weights
@@ -39,14 +38,13 @@ def build_openvino_engine(
 ) -> Engine:
     """Read, build and compile the model; raises StartupError (CheckpointError, ConfigError) with what to do."""
     check_settings(settings)
-    core = open_core(device)
     config = read_model_config(directory)
     check_config(config, directory)
     dtype = choose_dtype(settings.dtype, config)
+    opened = open_device(device, dtype, settings.threads)
     weights = open_weights(directory, config, settings.quantize)
     window = min(settings.max_context_tokens or config.max_context_tokens, config.max_context_tokens)
-    properties = compile_properties(dtype, settings.threads)
-    model = load_model(core, device, properties, config, weights, dtype, window, progress)
+    model = load_model(opened, config, weights, dtype, window, progress)
     arithmetic = numerics_class(numerics(name_of(dtype), weights.form(dtype), settings.kv_dtype))
     spec = KVSpec(
         fingerprint=weights.fingerprint(arithmetic if kv.exchange == "exact" else None),
@@ -90,44 +88,21 @@ def numerics_class(arithmetic: str) -> str:
     return arithmetic if arithmetic == "float32" else f"OpenVINO {arithmetic}"
 
 
-def compile_properties(dtype: torch.dtype, threads: int) -> dict[str, Any]:
-    """What the plugin is told. One stream of all threads: the engine computes one step at a time."""
-    kind = "bf16" if dtype == torch.bfloat16 else "f32"
-    properties: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": kind,
-        "KV_CACHE_PRECISION": kind,
-        "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # the process has been given its cores already
-    }
-    if dtype == torch.float32:
-        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # rounds activations of int8 weights, float32 or not
-    return properties
-
-
 def load_model(
-    core: Any,
-    device: str,
-    properties: dict[str, Any],
-    config: ModelConfig,
-    weights: WeightSource,
-    dtype: torch.dtype,
-    window: int,
-    progress: Progress,
+    device: Device, config: ModelConfig, weights: WeightSource, dtype: torch.dtype, window: int, progress: Progress
 ) -> OpenVINOModel:
-    """The compiled model; raises StartupError where OpenVINO refuses the graph."""
+    """The compiled model; raises StartupError."""
     constants = Constants(weights, dtype)
     table = {EMBEDDING: (config.vocab_size, config.hidden_size)}
     weights.read(table)  # to be hashed; the mapping that is kept has touched no page yet
-    try:
-        graph = build_graph(config, constants, ELEMENT_TYPES[dtype], progress)
-        compiled = core.compile_model(graph, device, properties)
-    except RuntimeError as error:
-        raise StartupError(
-            f"OpenVINO {ov.__version__} refuses the model; this program is tested with 2026.4: {error}"
-        ) from error
-    embedding = weights.read(table)[EMBEDDING]
+    compiled = device.compile(build_graph(config, constants, ELEMENT_TYPES[dtype], progress))
     return OpenVINOModel(
-        compiled, config, embedding, rope_table(config, window), weights.form(dtype), dtype, constants.num_bytes
+        compiled=compiled,
+        config=config,
+        embedding=weights.read(table)[EMBEDDING],
+        rope=rope_table(config, window),
+        weights=weights.form(dtype),
+        dtype=dtype,
+        num_bytes=constants.num_bytes,
+        kept=constants.kept,
     )

@@ -5,8 +5,8 @@ constants are views of the mapped files. Quantised matrices go in as the plugin'
 
     Reshape(Convert(integers [N, groups, group]) * scales [N, groups, 1])  ->  [N, K]
 
-which it keeps compressed and multiplies as integers. OpenVINO does not keep the arrays alive that it was shown: `kept`
-does, and must outlive the compilation.
+which it keeps compressed and multiplies as integers. OpenVINO does not keep the arrays alive that it was shown, and
+says nowhere when it has done with them: `kept` does, and must live as long as the compiled model.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tokenworks.contract.errors import StartupError
 from tokenworks.engine.checkpoint import EMBEDDING, HEAD
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.models.decoder import Progress, layer_shapes
@@ -174,8 +175,13 @@ def paged_attention(rows: list[Node], caches: list[Node], inputs: Inputs, scale:
         *(_int(0), _none(_I32), _none(_I32), _none(_I32)),  # eviction
         *(_none(_I32), _none(ov.Type.u8), _none(_I32)),  # token types; tree attention
     ]
-    node = PagedAttention([n if isinstance(n, ov.Output) else n.output(0) for n in (*given, *unused)])
-    return node.output(0)
+    outputs = [node if isinstance(node, ov.Output) else node.output(0) for node in (*given, *unused)]
+    try:
+        return PagedAttention(outputs).output(0)
+    except RuntimeError as error:
+        raise StartupError(
+            f"OpenVINO {ov.__version__} wants other inputs of its paged attention: install 2026.4 ({error})"
+        ) from error
 
 
 def _none(kind: Any, rank: int = 1) -> Node:

@@ -28,6 +28,7 @@ class OpenVINOModel:
 
     def __init__(
         self,
+        *,
         compiled: Any,
         config: ModelConfig,
         embedding: Tensor,
@@ -35,8 +36,9 @@ class OpenVINOModel:
         weights: str,
         dtype: torch.dtype,
         num_bytes: int,
+        kept: list[Any],
     ) -> None:
-        """`embedding` [vocab, hidden] may be a mapped file; `rope` is `rope_table`'s; `num_bytes` are the weights'."""
+        """`embedding` [vocab, hidden] may be a mapped file; `rope` is `rope_table`'s; `kept` is `Constants.kept`."""
         self.config = config
         self.weights = weights
         self.dtype = dtype
@@ -44,6 +46,7 @@ class OpenVINOModel:
         self._request = compiled.create_infer_request()
         self._embedding = embedding
         self._rope = rope
+        self._kept = kept
         self._bound: OpenVINOCache | None = None
 
     def step_bytes(self, num_rows: int) -> int:
