@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,12 @@ def test_in_bf16_blocks_are_shared_only_where_any_will_do(
 def test_experts_are_refused_by_name(name: str, references: Any, openvino_engine: Any) -> None:
     with pytest.raises(CheckpointError, match="(Qwen3Moe|Mixtral)ForCausalLM.*runs = tokenworks"):
         openvino_engine(references(name))
+
+
+def test_an_exported_model_is_refused_with_what_to_take_instead(tmp_path: Path) -> None:
+    (tmp_path / "openvino_model.xml").touch()
+    with pytest.raises(CheckpointError, match="exported to OpenVINO: point at the Hugging Face checkpoint"):
+        build_openvino_engine(tmp_path, EngineSettings(), KVSettings(), "CPU", 1, lambda done, total: None)
 
 
 @pytest.mark.parametrize(

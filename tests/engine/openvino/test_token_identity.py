@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +86,20 @@ def test_what_lies_in_unused_slots_is_never_read(
     outputs = run_requests(engine, {name: (PROMPTS[name], GREEDY) for name in ("alone-33", "alone-130")})
     for name, found in outputs.items():
         assert tokens_of(found) == reference.greedy(PROMPTS[name], NEW_TOKENS)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_checkpoints_in_half_precision_are_computed_exactly(
+    stored: torch.dtype,
+    references: Any,
+    make_reference: Any,
+    openvino_engine: Any,
+    run_requests: Run,
+    tokens_of: Any,
+    tmp_path: Path,
+) -> None:
+    model = copy.deepcopy(references("qwen2").model).to(stored)
+    model.save_pretrained(tmp_path)
+    reference = make_reference(tmp_path, model.float())
+    outputs = run_requests(openvino_engine(reference), {"r": (PROMPTS["alone-65"], GREEDY)})
+    assert tokens_of(outputs["r"]) == reference.greedy(PROMPTS["alone-65"], NEW_TOKENS)

@@ -38,6 +38,7 @@ def build_openvino_engine(
 ) -> Engine:
     """Read, build and compile the model; raises StartupError (CheckpointError, ConfigError) with what to do."""
     check_settings(settings)
+    check_folder(directory)
     config = read_model_config(directory)
     check_config(config, directory)
     dtype = choose_dtype(settings.dtype, config)
@@ -80,6 +81,14 @@ def check_config(config: ModelConfig, directory: Path) -> None:
     if config.experts is not None:
         raise CheckpointError(
             f"{directory}: {config.architecture} with experts is not run on OpenVINO yet; take runs = tokenworks"
+        )
+
+
+def check_folder(directory: Path) -> None:
+    """Raises CheckpointError for an exported model: its blocks could not be named as the checkpoint's are."""
+    if (directory / "openvino_model.xml").exists():
+        raise CheckpointError(
+            f"{directory} is a model exported to OpenVINO: point at the Hugging Face checkpoint that it was made from"
         )
 
 
