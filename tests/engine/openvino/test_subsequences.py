@@ -25,7 +25,8 @@ def random_plan(rng: random.Random, block_tokens: int) -> StepPlan:
         start = rng.choice((0, 1, 31, 32, 33, rng.randrange(200)))
         drafts = tuple(range(rng.randrange(4))) if rng.random() < 0.4 else ()
         count = 1 + len(drafts) if drafts or rng.random() < 0.4 else rng.randrange(1, 80)
-        sequence = Sequence(Request(f"r{number}", "m", [7] * (start + count), Sampling()), block_tokens, "f")
+        known = [7] * (start + count - len(drafts))
+        sequence = Sequence(Request(f"r{number}", "m", known, Sampling(max_tokens=9)), block_tokens, "f")
         sequence.block_table = [free.pop() for _ in range(-(-(start + count) // block_tokens) + rng.randrange(2))]
         chunks.append(Chunk(sequence, start, count, num_sampled=1 + len(drafts), drafts=drafts))
     return StepPlan(tuple(chunks))

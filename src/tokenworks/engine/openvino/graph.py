@@ -117,7 +117,7 @@ class GraphLayer:
         key = self._turned(x, "k", config.num_kv_heads, inputs)
         value = self._linear("self_attn.v_proj", x)
         scale = np.float32(config.head_dim**-0.5)
-        attended = paged_attention([query, key, value], caches, inputs, scale, self._window or 0)
+        attended = paged_attention([query, key, value], caches, inputs, scale, self._window or 0, self._config)
         return self._linear("self_attn.o_proj", attended)
 
     def _turned(self, x: Node, which: str, num_heads: int, inputs: Inputs) -> Node:
@@ -160,7 +160,9 @@ def _rotated(heads: Node, inputs: Inputs, head_dim: int) -> Node:
     return ops.add(ops.multiply(heads, inputs.cos), ops.multiply(swapped, inputs.sin))
 
 
-def paged_attention(rows: list[Node], caches: list[Node], inputs: Inputs, scale: np.float32, window: int) -> Node:
+def paged_attention(
+    rows: list[Node], caches: list[Node], inputs: Inputs, scale: np.float32, window: int, config: ModelConfig
+) -> Node:
     """Write the rows' keys and values to their pages, then attend: [T, H * D].
 
     The operator is no part of an opset: these are its inputs in 2026.4, and another release may want others (see
@@ -177,11 +179,15 @@ def paged_attention(rows: list[Node], caches: list[Node], inputs: Inputs, scale:
     ]
     outputs = [node if isinstance(node, ov.Output) else node.output(0) for node in (*given, *unused)]
     try:
-        return PagedAttention(outputs).output(0)
+        node = PagedAttention(outputs)
     except RuntimeError as error:
         raise StartupError(
             f"OpenVINO {ov.__version__} wants other inputs of its paged attention: install 2026.4 ({error})"
         ) from error
+    for side in "kv":
+        node.set_rt_info(config.num_kv_heads, f"num_{side}_heads")
+        node.set_rt_info(config.head_dim, f"{side}_head_size")
+    return node.output(0)
 
 
 def _none(kind: Any, rank: int = 1) -> Node:

@@ -57,6 +57,7 @@ def _decode_runs(rows: DecodeRows) -> tuple[NDArray[np.intp], NDArray[Any]]:
 def _decode_pages(blocks: Ints, totals: NDArray[Any], block_tokens: int, page_tokens: int) -> NDArray[Any]:
     """The used pages of each row of a padded block table [B, most blocks], end to end."""
     pages_per_block = block_tokens // page_tokens
-    pages = (blocks[:, :, None] * pages_per_block + np.arange(pages_per_block)).reshape(len(blocks), -1)
-    is_used = np.arange(pages.shape[1]) < -(-totals // page_tokens)[:, None]
+    width = blocks.shape[1] * pages_per_block
+    pages = (blocks[:, :, None] * pages_per_block + np.arange(pages_per_block)).reshape(len(blocks), width)
+    is_used = np.arange(width) < -(-totals // page_tokens)[:, None]
     return pages[is_used]
