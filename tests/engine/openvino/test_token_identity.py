@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tokenworks.contract.request import Sampling
 
@@ -56,15 +57,27 @@ def test_batched_then_again_with_prefix_hits(
     assert [outputs[name][0].cached_tokens for name in again] == [64, 128]
 
 
-def test_chunked_prefill_and_preemption(
+def test_chunked_prefill(dense: Any, expected: Any, openvino_engine: Any, run_requests: Run, tokens_of: Any) -> None:
+    check(openvino_engine(dense, max_step_tokens=24), expected, run_requests, tokens_of)
+
+
+def test_blocks_of_two_pages(
     dense: Any, expected: Any, openvino_engine: Any, run_requests: Run, tokens_of: Any
 ) -> None:
-    engine = openvino_engine(dense, num_blocks=9, max_step_tokens=24)
-    engine_of_whole_pages = openvino_engine(dense, num_blocks=20, max_step_tokens=40, block_tokens=64)
+    engine = openvino_engine(dense, num_blocks=20, max_step_tokens=40, block_tokens=64)
     check(engine, expected, run_requests, tokens_of)
+
+
+def test_after_preemption(references: Any, openvino_engine: Any, run_requests: Run, tokens_of: Any) -> None:
+    reference = references("qwen3-tied")
+    engine = openvino_engine(reference, num_blocks=8)
+    prompts = {str(n): [n + k for k in range(20)] for n in range(6)}
+    sampling = Sampling(max_tokens=80, temperature=0)
+    outputs = run_requests(engine, {name: (prompt, sampling) for name, prompt in prompts.items()})
     assert engine.load.preemptions > 0
+    for name, prompt in prompts.items():
+        assert tokens_of(outputs[name]) == reference.greedy(prompt, 80)
     assert engine.load.free_blocks == engine.load.total_blocks
-    check(engine_of_whole_pages, expected, run_requests, tokens_of)
 
 
 def test_drafts_change_no_token(references: Any, openvino_engine: Any, run_requests: Run, tokens_of: Any) -> None:
@@ -98,8 +111,7 @@ def test_checkpoints_in_half_precision_are_computed_exactly(
     tokens_of: Any,
     tmp_path: Path,
 ) -> None:
-    model = copy.deepcopy(references("qwen2").model).to(stored)
-    model.save_pretrained(tmp_path)
-    reference = make_reference(tmp_path, model.float())
+    copy.deepcopy(references("qwen2").model).to(stored).save_pretrained(tmp_path)
+    reference = make_reference(tmp_path, AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval())
     outputs = run_requests(openvino_engine(reference), {"r": (PROMPTS["alone-65"], GREEDY)})
     assert tokens_of(outputs["r"]) == reference.greedy(PROMPTS["alone-65"], NEW_TOKENS)
