@@ -102,7 +102,7 @@ def load_model(
 ) -> OpenVINOModel:
     """The compiled model; raises StartupError."""
     constants = Constants(weights, dtype)
-    table = {EMBEDDING: (config.vocab_size, config.hidden_size)}
+    table: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, config.hidden_size)}
     weights.read(table)  # to be hashed; the mapping that is kept has touched no page yet
     compiled = device.compile(build_graph(config, constants, ELEMENT_TYPES[dtype], progress))
     return OpenVINOModel(

@@ -66,7 +66,8 @@ class OpenVINOCache:
     def _block(self, block: int) -> NDArray[Any]:
         """A view [layer, k|v, page of the block, slot of the page, kv_head, head_dim]."""
         first = block * self._pages_per_block
-        return self._integers[:, :, first : first + self._pages_per_block].swapaxes(3, 4)
+        view: NDArray[Any] = self._integers[:, :, first : first + self._pages_per_block].swapaxes(3, 4)
+        return view
 
     def _payload(self, memory: memoryview) -> NDArray[Any]:
         assert memory.nbytes == self.spec.bytes_per_block, f"{memory.nbytes} bytes for {self.spec.bytes_per_block}"
