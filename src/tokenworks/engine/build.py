@@ -66,7 +66,7 @@ def build_engine(
         numerics=arithmetic,
     )
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
-    limits = _limits(settings, capacity)
+    limits = plan_limits(settings, capacity)
     log.info("weights: %s, %d MiB", model.weights, model.num_bytes >> 20)
     log.info(
         "KV: %d blocks of %d tokens in %s; window %d",
@@ -76,7 +76,8 @@ def build_engine(
     return Engine(model, spec, capacity.num_blocks, limits, speculator)
 
 
-def _limits(settings: EngineSettings, capacity: Capacity) -> Limits:
+def plan_limits(settings: EngineSettings, capacity: Capacity) -> Limits:
+    """What a step and a sequence may take; raises ConfigError for settings at odds with each other."""
     try:
         return Limits(
             settings.max_running, settings.max_step_tokens, capacity.max_context_tokens, settings.block_tokens
