@@ -20,7 +20,7 @@ def test_nothing_seen_is_least_recently_used() -> None:
     model = ReuseModel(2)
     rates = [model.rate(0, edge_s) for edge_s in EDGES_S[:-1]]
     assert rates == sorted(rates, reverse=True)
-    assert len(set(rates)) == len(rates)
+    assert len(set(rates[1:])) == len(rates) - 1  # the first second is as good as the second
     assert rates == [model.rate(1, edge_s) for edge_s in EDGES_S[:-1]]
 
 

@@ -68,7 +68,8 @@ class Speed(Protocol):
     def bytes_per_s(self) -> float: ...
 
 
-class FetchPlan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
     """What to do about a held prefix, and what is expected of it."""
 
     tiers: tuple[Tier, ...]  # of the blocks to fetch; none: compute everything

@@ -58,10 +58,11 @@ def narrow(wide: Array, shift: np.uint32, into: Array) -> None:
             into[d] = (wide[d] + np.uint32(0x7FFF) + ((wide[d] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})  # not "arcp": x / 127 has to be the quotient, see below
 def encode(wide: Array, codes: Array) -> np.float32:
     """A head of float32 to int8 codes, rounded to nearest, ties to even; returns what one step of a code is worth.
 
+    The same bits as in the native kernels (`native/csrc/kv.h`) and in conversions between workers (`kv/convert.py`).
     A head that stays below 1e-30 is stored as zeros: its scale would leave float32.
     """
     largest = np.float32(0)
