@@ -178,7 +178,7 @@ class Engine:
 
 def _output(outcome: Outcome, logprobs: list[TokenLogprobs] | None) -> SequenceOutput:
     sequence, token_ids = outcome.sequence, outcome.token_ids
-    is_first = sequence.num_output == len(token_ids)
+    is_first = sequence.num_output == sequence.request.num_generated + len(token_ids)
     end = None
     if outcome.end is not None:
         stop = token_ids[-1] if outcome.end is EndReason.STOP else None
