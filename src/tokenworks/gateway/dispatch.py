@@ -32,8 +32,9 @@ from tokenworks.gateway.worker_socket import WorkerSocket
 _log = logging.getLogger(__name__)
 
 CHECKS_PER_LEASE: Final = 4
-WAIT_LEASES: Final = 3
-"""A lost worker's place is taken again within this many leases: a process starts, loads and measures itself."""
+WAIT_LEASES: Final = 6
+"""A lost worker's place is taken again within this many leases, or not soon: a process starts, loads the weights and
+measures itself, perhaps on a machine that has other work. A client that does not want to wait so long goes away."""
 
 
 class Dispatcher:
