@@ -46,6 +46,13 @@ def test_a_requirement_is_met_by_a_version_as_new() -> None:
     assert not is_met("click>=99")
     assert not is_met("no-such-package>=1")
     assert is_met("click[extra]>=8.1")
+    assert is_met("click")
+
+
+def test_a_requirement_may_have_two_ends() -> None:
+    assert is_met("click<99,>=8.1")
+    assert not is_met("click<8.0,>=7")
+    assert not is_met("click>=99,<100")
 
 
 def test_optional_packages_are_told_apart_from_those_always_needed() -> None:

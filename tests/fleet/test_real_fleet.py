@@ -93,7 +93,7 @@ def test_unlike_workers_serve_one_pool(run_command: Run, tmp_path: Path) -> None
     fleet = run_command([*SERVE, "--config", str(config), "--port", "0"])
     url = address_of(fleet)
     deadline = time.monotonic() + 120
-    while httpx.get(f"{url}/health/ready").json()["workers"] != ["w0", "w1"]:
+    while sorted(httpx.get(f"{url}/health/ready").json()["workers"]) != ["w0", "w1"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     fleet.wait_for(r"\[w0\] .*weights: .*float32")

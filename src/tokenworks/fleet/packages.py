@@ -6,6 +6,8 @@ import re
 from importlib import metadata
 from typing import Final
 
+_NAME: Final = re.compile(r"[\w.-]+")
+_BOUND: Final = re.compile(r"(>=|<)\s*([\d.]+)")
 _MARKER: Final = re.compile(r"""extra\s*==\s*["'](?P<extra>[^"']+)["']""")
 
 
@@ -25,10 +27,15 @@ def requirements(extra: str = "") -> list[str]:
 
 
 def is_met(requirement: str) -> bool:
-    """Whether "name>=1.2" is installed; our own pyproject.toml uses no other form but an extra, "name[extra]>=1.2"."""
-    name, _, oldest = requirement.partition(">=")
-    version = installed_version(name.partition("[")[0].strip())
-    return version is not None and _numbers(version) >= _numbers(oldest)
+    """Whether what is installed meets "name>=1.2,<1.4"; our own pyproject.toml uses no other comparisons."""
+    name = _NAME.match(requirement)
+    version = installed_version(name[0]) if name else None
+    if version is None:
+        return False
+    return all(
+        _numbers(version) >= _numbers(bound) if comparison == ">=" else _numbers(version) < _numbers(bound)
+        for comparison, bound in _BOUND.findall(requirement)
+    )
 
 
 def installed_version(name: str) -> str | None:

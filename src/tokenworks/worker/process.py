@@ -21,7 +21,6 @@ import zmq
 
 from tokenworks.contract.config import EngineSettings, Settings
 from tokenworks.contract.wire import PROTOCOL, Hello, Role
-from tokenworks.contract.worker_groups import groups_of
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.kernels.threads import set_threads
 from tokenworks.kv.client import KVClient
@@ -59,10 +58,15 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
         max_context_tokens=engine.limits.max_context_tokens,
         kv=engine.spec,
         card=card,
-        role=Role(groups_of(settings)[0].role),
+        role=role_of(settings),
         has_store=bool(settings.kv.store_address),
     )
     serve(engine, hello, gateways, settings.kv.store_address)
+
+
+def role_of(settings: Settings) -> Role:
+    """As the group of this worker says, which is the only one in the settings that a worker is given."""
+    return Role(settings.workers[0].role) if settings.workers else Role.BOTH
 
 
 def load_engine(directory: Path, settings: Settings) -> Engine:
