@@ -136,30 +136,38 @@ def test_several_choices_and_chat(client: openai.OpenAI, relayed: Relayed) -> No
     assert answer.usage.completion_tokens == 48 or "stop" in {choice.finish_reason for choice in answer.choices}
 
 
-def test_a_client_that_leaves_frees_the_sequence_over_there(relayed: Relayed, served: Any, wait_for: Wait) -> None:
-    body = {"model": "embedded", "prompt": "The", "max_tokens": 1500, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{relayed.url}/v1/completions", json=body) as response:
-        next(response.iter_lines())
-        assert served.metric("tokenworks_sequences_in_flight") == 1
+def test_a_client_that_leaves_frees_the_sequences_over_there(relayed: Relayed, served: Any, wait_for: Wait) -> None:
+    body = {"model": "embedded", "prompt": "The", "max_tokens": 1900, "ignore_eos": True, "stream": True, "n": 16}
+    with httpx.stream("POST", f"{relayed.url}/v1/completions", json=body, timeout=120) as response:
+        assert "error" not in next(response.iter_lines())
     wait_for(lambda: served.metric("tokenworks_sequences_in_flight") == 0, "the server to notice")
+    assert served.metric("tokenworks_requests_total", outcome="client_gone") > 0
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Any]:
+    """A server that a test may kill."""
+    served = start(tmp_path)
+    yield served
+    served.process.kill()
+    served.process.wait()
 
 
 def test_a_server_that_is_killed_ends_its_streams_and_is_a_member_again_when_it_is_back(
-    serve: Callable[..., Any], relay_to: Callable[[str], Relayed], wait_for: Wait, tmp_path: Path
+    serve: Callable[..., Any], relay_to: Callable[[str], Relayed], wait_for: Wait, mortal: Any
 ) -> None:
-    first = start(tmp_path)
-    relayed = relay_to(first.url)
+    relayed = relay_to(mortal.url)
     with relayed.openai() as client:
         stream = iter(complete(client, "The", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}))
         next(stream)
-        first.process.kill()
-        first.process.wait()
+        mortal.process.kill()
+        mortal.process.wait()
         with pytest.raises(openai.APIError):
             list(stream)
         wait_for(lambda: not relayed.is_ready(), "the gateway to know")
         with pytest.raises(openai.InternalServerError, match="no worker is ready"):
             complete(client, "The")
-        second = serve("--port", str(httpx.URL(first.url).port))
+        second = serve("--port", str(httpx.URL(mortal.url).port))
         wait_for(relayed.is_ready, "the server's return")
         with second.openai() as direct:
             assert complete(client, PROMPTS[0]).choices[0].text == complete(direct, PROMPTS[0]).choices[0].text
