@@ -6,7 +6,6 @@ Anything that keeps it from running is a StartupError that says what to do.
 from __future__ import annotations
 
 import secrets
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
