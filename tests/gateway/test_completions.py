@@ -51,6 +51,23 @@ def test_token_ids_are_taken_as_they_are(rig: Rig, backend: tokenizers.Tokenizer
     assert answer.choices[0].text == backend.decode(echo(PROMPT, 4))
 
 
+@pytest.mark.parametrize("stop", [None, ["no such text"]])
+def test_token_ids_are_given_to_who_asks(rig: Rig, stop: list[str] | None) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 4, "stop": stop}
+    asking = body | {"return_token_ids": True}
+    whole = rig.http.post("/v1/completions", json=asking).json()
+    assert whole["choices"][0]["token_ids"] == echo(PROMPT, 4)
+    assert "token_ids" not in rig.http.post("/v1/completions", json=body).json()["choices"][0]
+    streamed = [
+        token_id
+        for chunk in rig.openai.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=4, stop=stop, stream=True, extra_body={"return_token_ids": True}
+        )
+        for token_id in chunk.choices[0].model_dump()["token_ids"]
+    ]
+    assert streamed == echo(PROMPT, 4)
+
+
 @pytest.mark.parametrize("prompts", [["the dog", "the fox"], [[100, 101], [102]]])
 def test_a_batch_of_prompts_with_n_is_indexed_prompt_first(
     rig: Rig, backend: tokenizers.Tokenizer, prompts: list[Any]

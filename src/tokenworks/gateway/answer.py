@@ -35,6 +35,11 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+def token_ids_field(token_ids: Sequence[int], *, is_wanted: bool) -> bytes:
+    """The member `token_ids` of a choice, vLLM's name for it, as the end of an object; nothing where nobody asked."""
+    return b',"token_ids":%b' % encode_json(token_ids) if is_wanted else b""
+
+
 class FinishedChoice:
     """The pieces of one choice, put together."""
 
@@ -42,6 +47,7 @@ class FinishedChoice:
         self.index = index
         self.finish_reason: str | None = None
         self.positions: list[Position] | None = None
+        self.token_ids: list[int] = []
         self._texts: list[str] = []
 
     @property
@@ -52,6 +58,7 @@ class FinishedChoice:
     def add(self, piece: Piece) -> None:
         """Append a piece."""
         self._texts.append(piece.text)
+        self.token_ids += piece.token_ids
         self.finish_reason = piece.finish_reason
         if piece.positions is not None:
             self.positions = (self.positions or []) + piece.positions

@@ -51,6 +51,7 @@ class GenerationBody(Body, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     add_special_tokens: bool | None = None
     cache_salt: str | None = None
+    return_token_ids: bool | None = None
 
 
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):

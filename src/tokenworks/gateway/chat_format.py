@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tokenworks.gateway.answer import AnswerHead, EventTemplate, FinishedChoice, Usage, encode_json, finish
+from tokenworks.gateway.answer import (
+    AnswerHead,
+    EventTemplate,
+    FinishedChoice,
+    Usage,
+    encode_json,
+    finish,
+    token_ids_field,
+)
 from tokenworks.gateway.choice import Piece, Position
 
 
@@ -49,6 +57,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: ChatAnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +75,9 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 class ChatFormat:
     """Bytes for one chat request."""
 
-    def __init__(self, head: AnswerHead, *, has_usage_field: bool) -> None:
+    def __init__(self, head: AnswerHead, *, has_usage_field: bool, has_token_ids: bool = False) -> None:
         self._head = head
+        self._has_token_ids = has_token_ids
         self._template = EventTemplate(head, "chat.completion.chunk", has_usage_field=has_usage_field)
 
     def opening(self, index: int) -> bytes:
@@ -78,11 +88,12 @@ class ChatFormat:
     def event(self, piece: Piece, usage: Usage | None) -> bytes:
         """The event for one piece."""
         logprobs = b"null" if piece.positions is None else encode_json(chat_logprobs(piece.positions))
-        choice = b'{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":%b}' % (
+        choice = b'{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":%b%b}' % (
             piece.index,
             encode_json(piece.text),
             logprobs,
             finish(piece.finish_reason),
+            token_ids_field(piece.token_ids, is_wanted=self._has_token_ids),
         )
         return self._template.event(choice, usage)
 
@@ -99,15 +110,16 @@ class ChatFormat:
                 created=head.created,
                 model=head.model,
                 service_tier=head.service_tier,
-                choices=[_choice(choice) for choice in choices],
+                choices=[_choice(choice, has_token_ids=self._has_token_ids) for choice in choices],
                 usage=usage,
             )
         )
 
 
-def _choice(choice: FinishedChoice) -> ChatChoice:
+def _choice(choice: FinishedChoice, *, has_token_ids: bool) -> ChatChoice:
     logprobs = None if choice.positions is None else chat_logprobs(choice.positions)
-    return ChatChoice(choice.index, ChatAnswerMessage(choice.text), logprobs, choice.finish_reason)
+    token_ids = choice.token_ids if has_token_ids else msgspec.UNSET
+    return ChatChoice(choice.index, ChatAnswerMessage(choice.text), logprobs, choice.finish_reason, token_ids)
 
 
 def chat_logprobs(positions: Sequence[Position]) -> ChatLogprobs:

@@ -41,6 +41,7 @@ class Piece(msgspec.Struct, frozen=True):
     text: str
     positions: list[Position] | None  # None: not asked for
     finish_reason: str | None
+    token_ids: list[int] = []  # empty where a foreign server gave text only
 
 
 class Choice:
@@ -91,7 +92,7 @@ class Choice:
         text = self._until_stop(text, is_last=output.end is not None)
         if self.finish_reason is None and output.end is not None:
             self.finish_reason = output.end.reason.value
-        return Piece(self.index, text, positions, self.finish_reason)
+        return Piece(self.index, text, positions, self.finish_reason, output.token_ids)
 
     def _check_end(self, end: End | None) -> None:
         if end is None or end.reason in (EndReason.STOP, EndReason.LENGTH):
@@ -171,4 +172,5 @@ def _joined(pieces: Sequence[Piece]) -> Piece:
         return last
     text = "".join(piece.text for piece in pieces)
     positions = None if last.positions is None else [each for piece in pieces for each in piece.positions or []]
-    return Piece(last.index, text, positions, last.finish_reason)
+    token_ids = [token_id for piece in pieces for token_id in piece.token_ids]
+    return Piece(last.index, text, positions, last.finish_reason, token_ids)

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tokenworks.gateway.answer import AnswerHead, EventTemplate, FinishedChoice, Usage, encode_json, finish
+from tokenworks.gateway.answer import (
+    AnswerHead,
+    EventTemplate,
+    FinishedChoice,
+    Usage,
+    encode_json,
+    finish,
+    token_ids_field,
+)
 from tokenworks.gateway.choice import Piece, Position
 
 
@@ -26,6 +34,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,8 +52,9 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionFormat:
     """Bytes for one completion request."""
 
-    def __init__(self, head: AnswerHead, *, has_usage_field: bool) -> None:
+    def __init__(self, head: AnswerHead, *, has_usage_field: bool, has_token_ids: bool = False) -> None:
         self._head = head
+        self._has_token_ids = has_token_ids
         self._template = EventTemplate(head, "text_completion", has_usage_field=has_usage_field)
 
     def opening(self, index: int) -> bytes:
@@ -54,11 +64,12 @@ class CompletionFormat:
     def event(self, piece: Piece, usage: Usage | None) -> bytes:
         """The event for one piece."""
         logprobs = b"null" if piece.positions is None else encode_json(completion_logprobs(piece.positions))
-        choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (
+        choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b%b}' % (
             piece.index,
             encode_json(piece.text),
             logprobs,
             finish(piece.finish_reason),
+            token_ids_field(piece.token_ids, is_wanted=self._has_token_ids),
         )
         return self._template.event(choice, usage)
 
@@ -75,15 +86,16 @@ class CompletionFormat:
                 created=head.created,
                 model=head.model,
                 service_tier=head.service_tier,
-                choices=[_choice(choice) for choice in choices],
+                choices=[_choice(choice, has_token_ids=self._has_token_ids) for choice in choices],
                 usage=usage,
             )
         )
 
 
-def _choice(choice: FinishedChoice) -> CompletionChoice:
+def _choice(choice: FinishedChoice, *, has_token_ids: bool) -> CompletionChoice:
     logprobs = None if choice.positions is None else completion_logprobs(choice.positions)
-    return CompletionChoice(choice.index, choice.text, logprobs, choice.finish_reason)
+    token_ids = choice.token_ids if has_token_ids else msgspec.UNSET
+    return CompletionChoice(choice.index, choice.text, logprobs, choice.finish_reason, token_ids)
 
 
 def completion_logprobs(positions: Sequence[Position]) -> CompletionLogprobs:

@@ -67,7 +67,6 @@ _UNSUPPORTED: Final = frozenset(
         "reasoning_effort",
         "request_id",
         "response_format",
-        "return_token_ids",
         "return_tokens_as_token_ids",
         "safety_identifier",
         "spaces_between_special_tokens",

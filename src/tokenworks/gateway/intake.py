@@ -109,7 +109,9 @@ def _job(
             for index in indices
         ],
         choices=[_choice(service, body, index, stops) for index in indices],
-        format=(ChatFormat if is_chat else CompletionFormat)(head, has_usage_field=has_usage),
+        format=(ChatFormat if is_chat else CompletionFormat)(
+            head, has_usage_field=has_usage, has_token_ids=bool(body.return_token_ids)
+        ),
         prompt_tokens=sum(map(len, prompts)),
         n=n,
         is_stream=bool(body.stream),
