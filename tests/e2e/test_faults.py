@@ -115,7 +115,7 @@ def test_with_two_workers_one_may_die_and_the_other_goes_on(serve: Any, wait_for
     os.kill(pids[0], signal.SIGKILL)
     texts = [first + text_of(stream) for first, stream in zip(begun, streams, strict=True)]
     assert texts == [client.completions.create(**body).choices[0].text for body in bodies]
-    assert served.metric("tokenworks_continuations_total") == 3
+    assert served.metric("tokenworks_continuations_total") >= 3
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2", "--kv-host-bytes", "64MiB")], ids=["device", "store"])
