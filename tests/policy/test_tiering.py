@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tokenworks.policy.reuse import ReuseModel
-from tokenworks.policy.tiering import MIN_GHOSTS, NUM_HISTORIES, SAME_USE_S, TierPolicy
+from tokenworks.policy.tiering import MIN_GHOSTS, NUM_HISTORIES, SAME_USE_S, USUAL_BLOCKS, TierPolicy
 
 ROOT = b"root"
 A, B, C, D, E = b"a", b"b", b"c", b"d", b"e"
@@ -79,6 +79,15 @@ def test_costs_within_an_octave_are_the_same_to_the_policy() -> None:
     chain(policy, A, recompute_s=1.9)
     chain(policy, B, now_s=0.1, recompute_s=1.1)
     assert policy.victims(1, nothing_pinned) == [A]
+
+
+def test_an_unknown_cost_is_thought_to_be_the_usual_one() -> None:
+    policy = TierPolicy(10)
+    chain(policy, A, recompute_s=0.0)
+    chain(policy, B, C, D, recompute_s=0.01)
+    assert policy.victims(1, nothing_pinned) == [A]
+    chain(policy, E, now_s=1.0, recompute_s=100.0)
+    assert policy.victims(1, nothing_pinned) == [D]
 
 
 def test_a_pinned_block_keeps_what_it_stands_on() -> None:
@@ -218,12 +227,14 @@ class SlowTier:
         self.reuse = ReuseModel(NUM_HISTORIES)
         self.now_s = 0.0
         self.orders = 0
+        self.usual = 0.0
 
     def used_bytes(self) -> int:
         return sum(block.num_bytes for block in self.held.values())
 
     def value(self, block: SlowBlock) -> float:
-        return block.recompute_s / block.num_bytes * self.reuse.rate(block.history, self.now_s - block.last_s)
+        density = block.recompute_s / block.num_bytes
+        return (density or self.usual or 1.0) * self.reuse.rate(block.history, self.now_s - block.last_s)
 
     def leaves(self, gone: list[bytes]) -> list[bytes]:
         parents = {block.parent for name, block in self.held.items() if name not in gone}
@@ -276,6 +287,9 @@ class SlowTier:
             before.has_grown = True
         self.orders += 1
         block.parent, block.num_bytes, block.recompute_s, block.order = parent, num_bytes, recompute_s, self.orders
+        if recompute_s:
+            density = recompute_s / num_bytes
+            self.usual = (self.usual or density) + (density - (self.usual or density)) / USUAL_BLOCKS
         return block
 
     def wants(self, name: bytes, parent: bytes, num_bytes: int, recompute_s: float, now_s: float) -> bool:
@@ -390,7 +404,7 @@ class RandomUse:
 
     def check(self) -> None:
         assert self.fast.used_bytes == self.slow.used_bytes()
-        pinned = set(self.random.sample(list(self.parents), self.random.randint(0, 3)))
+        pinned = set(self.random.sample(list(self.parents), self.random.randint(0, min(3, len(self.parents)))))
         num_bytes = self.random.choice([0, 1, 3, 1000])
         chosen = self.fast.victims(num_bytes, pinned.__contains__)
         assert chosen == self.slow.victims(num_bytes, pinned.__contains__)
@@ -399,10 +413,10 @@ class RandomUse:
             assert all(self.slow.held[later].parent != name for later in chosen[at + 1 :])
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_use_agrees_with_looking_at_everything(seed: int) -> None:
     use = RandomUse(seed)
-    for _ in range(300):
+    for _ in range(200):
         use.step()
     for name in use.parents:
         use.remove(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -36,10 +37,11 @@ def card(per_token_s: float = 1e-3, per_pair_s: float = 1e-7, base_s: float = 0.
     return lambda new, context: base_s + per_token_s * new + per_pair_s * new * (context + new / 2)
 
 
-def sure_model(*tiers: Tier) -> TransferModel:
+@cache
+def sure_model() -> TransferModel:
     """One that has seen so many predictions come true that it takes no margin."""
     model = TransferModel()
-    for tier in tiers:
+    for tier in Tier:
         for _ in range(200):
             model._learn(tier, 1.0, 1.0, now_s=0.0)
     return model
@@ -53,7 +55,7 @@ def plan(
     model: TransferModel | None = None,
     block_bytes: int = MIB,
 ) -> FetchPlan:
-    return plan_fetch(tiers, speeds, block_bytes, prompt, prefill_s or card(), model or sure_model(*Tier), 0.0)
+    return plan_fetch(tiers, speeds, block_bytes, prompt, prefill_s or card(), model or sure_model(), 0.0)
 
 
 def test_a_fast_tier_is_read_to_the_end_of_what_it_holds() -> None:
@@ -119,7 +121,7 @@ def random_case(rng: random.Random) -> tuple[list[Tier], dict[Tier, Speed], Prom
     return tiers, speeds, prompt, cost, int(10 ** rng.uniform(4, 7))
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(100))
 def test_no_plan_that_would_not_be_cut_off_is_better(seed: int) -> None:
     tiers, speeds, prompt, cost, block_bytes = random_case(random.Random(seed))
     model = TransferModel()
@@ -151,7 +153,7 @@ def run(
     return arrivals_s[-1] + really * cost_s(fetch.num_arrived), fetch
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(100))
 def test_a_request_is_never_later_than_the_promise_however_tiers_lie(seed: int) -> None:
     """Each block's time is anything from a thousandth to ten thousand times its prediction; some turn slow half-way."""
     rng = random.Random(seed)
@@ -178,7 +180,7 @@ def test_a_request_is_never_later_than_the_promise_however_tiers_lie(seed: int) 
     assert planned
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(100))
 def test_a_fetch_that_keeps_to_its_prediction_is_not_cut_off(seed: int) -> None:
     tiers, speeds, prompt, cost, block_bytes = random_case(random.Random(seed))
     found = plan(tiers, speeds, prompt, cost, block_bytes=block_bytes)

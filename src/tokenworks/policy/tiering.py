@@ -30,6 +30,12 @@ NUM_HISTORIES: Final = 6
 
 MIN_GHOSTS: Final = 4096
 
+USUAL_BLOCKS: Final = 64
+"""Of known cost, the last so many say what a block of unknown cost (found on a disk at start) would take."""
+
+UNKNOWN: Final = -10_000
+"""The class of such blocks, apart from all octaves."""
+
 SAME_USE_S: Final = 1.0
 """Uses that follow each other as fast are of one request."""
 
@@ -52,7 +58,7 @@ class _Block:
 
     @property
     def density(self) -> float:
-        """Recompute seconds per byte."""
+        """Recompute seconds per byte; 0 where they are not known."""
         return self.recompute_s / max(self.num_bytes, 1)
 
 
@@ -98,6 +104,7 @@ class TierPolicy:
         self._orders = 0
         self._stamps = 0
         self._now_s = 0.0
+        self._usual_density = 0.0  # of the blocks that came lately and whose cost is known
         self._reuse = ReuseModel(NUM_HISTORIES)
 
     @property
@@ -106,7 +113,10 @@ class TierPolicy:
         return self._used_bytes
 
     def wants(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> bool:
-        """Whether to take this block in. One that is refused is remembered as if it had been dropped at once."""
+        """Whether to take this block in. One that is refused is remembered as if it had been dropped at once.
+
+        `recompute_s` of 0 means that it is not known: then the block is thought to be as dear as usual.
+        """
         self._now_s = max(self._now_s, now_s)
         if name in self._held:
             return False
@@ -203,8 +213,10 @@ class TierPolicy:
         return self._value(block), block.last_s, block.order
 
     def _value(self, block: _Block) -> float:
-        """Recompute seconds saved per byte and second."""
-        return block.density * self._reuse.rate(block.history, self._now_s - block.last_s)
+        """Recompute seconds saved per byte and second; of an unknown cost, what is usual."""
+        return (block.density or self._usual_density or 1.0) * self._reuse.rate(
+            block.history, self._now_s - block.last_s
+        )
 
     def _note(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float) -> _Block:
         """A block that comes, with the history that its ghost has, which is forgotten; the model learns of it."""
@@ -219,6 +231,9 @@ class TierPolicy:
             before.has_grown = True
         self._orders += 1
         block.parent, block.num_bytes, block.recompute_s, block.order = parent, num_bytes, recompute_s, self._orders
+        if recompute_s > 0:
+            usual = self._usual_density or block.density
+            self._usual_density = usual + (block.density - usual) / USUAL_BLOCKS
         return block
 
     def _first_history(self, parent: BlockName) -> int:
@@ -252,7 +267,7 @@ class TierPolicy:
             self._enter(block)
 
     def _enter(self, block: _Block) -> None:
-        octave = math.frexp(block.density)[1]
+        octave = math.frexp(block.density)[1] if block.density else UNKNOWN
         self._stamps += 1
         self._leaves.setdefault((block.history, octave), _Leaves()).push(block, self._stamps)
 
