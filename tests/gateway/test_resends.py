@@ -45,6 +45,22 @@ def refuse(request: Request) -> Iterator[SequenceOutput]:
     yield SequenceOutput(request.id, end=End(EndReason.REFUSED, error="this worker is leaving"))
 
 
+def refuse_this(request: Request) -> Iterator[SequenceOutput]:
+    yield SequenceOutput(request.id, end=End(EndReason.REFUSED, error="longer than 8 tokens", param="prompt"))
+
+
+def test_a_request_that_fits_nobody_is_refused_at_once_and_by_its_parameter(bare_rig: Rig) -> None:
+    bare_rig.add_worker("w0").answer = refuse_this
+    answer = bare_rig.post("/v1/completions", **BODY)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == {
+        "message": "longer than 8 tokens",
+        "type": "invalid_request_error",
+        "param": "prompt",
+        "code": "invalid_value",
+    }
+
+
 @pytest.mark.parametrize("num_seen", [0, 1, 7])
 def test_a_request_whose_worker_dies_goes_on_at_another(bare_rig: Rig, wait_until: WaitUntil, num_seen: int) -> None:
     first = bare_rig.add_worker("w0")

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from tokenworks.contract.errors import EngineFailed, InvalidRequest, Unavailable
+from tokenworks.contract.errors import EngineFailed
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
 from tokenworks.text.detokenizer import Detokenizer
@@ -97,10 +97,6 @@ class Choice:
     def _check_end(self, end: End | None) -> None:
         if end is None or end.reason in (EndReason.STOP, EndReason.LENGTH):
             return
-        if end.reason is EndReason.REFUSED and end.param is not None:
-            raise InvalidRequest(end.error or "no worker can run this request as it is", param=end.param)
-        if end.reason is EndReason.REFUSED:
-            raise Unavailable(end.error or "no worker takes requests now; please retry")
         raise EngineFailed(end.error or f"the worker ended the request: {end.reason.value}")
 
     def _decode(self, output: SequenceOutput, positions: list[Position] | None) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tokenworks.contract import wire
-from tokenworks.contract.errors import TokenworksError, Unavailable, WorkerLost
+from tokenworks.contract.errors import InvalidRequest, TokenworksError, Unavailable, WorkerLost
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import EndReason
 from tokenworks.gateway.counts import DispatchCounts
@@ -178,7 +178,7 @@ class Dispatcher:
             if output.end is not None:
                 self._first_half_ended(flight, worker)
         elif output.end is not None and output.end.reason is EndReason.REFUSED:
-            self._refused(flight, worker, output.end.error or "it gives no reason")
+            self._refused(flight, worker, output.end)
         else:
             self._deliver(flight, worker, output)
 
@@ -198,15 +198,15 @@ class Dispatcher:
         self._let_go(flight)
         self._send_on(flight)
 
-    def _refused(self, flight: Flight, worker: Worker, reason: str) -> None:
+    def _refused(self, flight: Flight, worker: Worker, end: wire.End) -> None:
         """Somebody else may take it; it will be asked again only after all have been."""
         self.counts.resends["refused"] += 1
         flight.refused_by.add(worker)
-        flight.error = Unavailable(
-            f"worker {worker.id} refused the request ({reason}) and no other took it, please retry"
-        )
+        flight.error = _refusal(worker, end)
         self._let_go(flight)
         self._send_on(flight)
+        if flight.worker is None and end.param is not None:
+            self._fail(flight)  # it is the request that does not fit: waiting will not help
 
     def _on_lost(self, worker: Worker) -> None:
         """Send on what a worker had that is no longer registered."""
@@ -255,3 +255,11 @@ class Dispatcher:
             self._members.check_leases()
             self._fail_overdue()
             self._resend_waiting()
+
+
+def _refusal(worker: Worker, end: wire.End) -> TokenworksError:
+    """What the client is told if nobody else takes the request."""
+    reason = end.error or "it gives no reason"
+    if end.param is not None:
+        return InvalidRequest(reason, param=end.param)
+    return Unavailable(f"worker {worker.id} refused the request ({reason}) and no other took it, please retry")

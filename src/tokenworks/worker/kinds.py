@@ -6,7 +6,6 @@ Each is imported when it is asked for: a relay needs no torch, and not everybody
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,9 @@ def run_any(settings: Settings, worker_id: str, gateways: Sequence[str]) -> None
     """Be the worker that `settings.workers`, which has one entry, describes; returns when drained."""
     [group] = groups_of(settings)
     if group.runs == "openai":
-        import_module("tokenworks.worker.relay").run_relay(settings, group, worker_id, gateways)
+        from tokenworks.worker.relay import run_relay
+
+        run_relay(settings, group, worker_id, gateways)
         return
     from tokenworks.worker.process import run_worker
 
@@ -34,11 +35,11 @@ def build_any(directory: Path, settings: Settings, progress: Progress) -> Engine
     """The engine of this worker's kind with the checkpoint loaded; raises StartupError with what to do."""
     [group] = groups_of(settings)
     if group.runs == "openvino":
-        build = import_module("tokenworks.engine.openvino.build").build_openvino_engine
-        openvino: Engine = build(
+        from tokenworks.engine.openvino.build import build_openvino_engine
+
+        return build_openvino_engine(
             directory, settings.engine, settings.kv, group.device, settings.fleet.workers, progress
         )
-        return openvino
     from tokenworks.engine.build import build_engine
 
     return build_engine(directory, settings.engine, settings.fleet.workers, progress, settings.kv.exchange)
