@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tests.kv.chain import ChainBlock, spec_of
@@ -10,7 +10,7 @@ from tests.kv.lru import LeastRecentlyUsed
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
 from tokenworks.kv.extents import Extents
-from tokenworks.kv.host import HostMemory
+from tokenworks.kv.host import HostMemory, Policy
 from tokenworks.kv.lower import NO_LIMIT, LowerTier
 from tokenworks.kv.protocol import (
     STORE_PROTOCOL,
@@ -39,12 +39,18 @@ MessageT = TypeVar("MessageT", bound=StoreMessage)
 class Rig:
     """The store of a host with room for `places` blocks of `chain`'s usual size."""
 
-    def __init__(self, places: int, *tiers: Tier, disk_blocks: int = 1000) -> None:
+    def __init__(
+        self,
+        places: int,
+        *tiers: Tier,
+        disk_blocks: int = 1000,
+        make_policy: Callable[[int], Policy] = LeastRecentlyUsed,
+    ) -> None:
         size = places * PLACE_BYTES
         self.now_s = 1000.0
         limits = {Tier.DISK: disk_blocks * 8320, Tier.REMOTE: NO_LIMIT}
-        lowers = [LowerTier(tier, LeastRecentlyUsed(limits[tier]), limits[tier], 2.0) for tier in tiers]
-        host = HostMemory(Extents(size), LeastRecentlyUsed(size))
+        lowers = [LowerTier(tier, make_policy(limits[tier]), limits[tier], 2.0) for tier in tiers]
+        host = HostMemory(Extents(size), make_policy(size))
         self.stock = Stock(host, lowers, TierSpeed(0.0005, 5e9))
         self.store = Store(Welcome("s1", "/proc/1/fd/3", size), self.stock, LEASE_S)
         self.pending: list[Task] = []

@@ -104,6 +104,7 @@ def test_done_to_a_get_that_hangs_leaves_the_block_for_the_next_one(address: str
         tier.gate.clear()
         peer.client.get("far", [block.name for block in far])
         peer.client.done("far")
+        peer.find(far)  # answered in order: the store has heard both
         tier.gate.set()
         assert peer.get(far) == contents(far)
         assert peer.events == []

@@ -85,6 +85,7 @@ class LowerTier:
     def found(self, name: BlockName, num_bytes: int, now_s: float) -> None:
         """A block lies there from before, or another host has put it there."""
         if name not in self._held and name not in self.writes_under_way:
+            self._queued.pop(name, None)  # somebody else has written it
             self._add(name, Entry(num_bytes, b"", num_bytes * GUESSED_S_PER_BYTE), now_s)
 
     def used(self, name: BlockName, now_s: float) -> None:

@@ -46,6 +46,7 @@ class Stock:
         self._write_back = WriteBack(host, self.lowers)
         self._coming: dict[BlockName, Block] = {}
         self._checking: dict[int, Block] = {}  # by offset
+        self._handed: list[Block] = []  # arrived with the last `take_tasks`, and pinned until the next
         self._tasks: list[Task] = []
 
     def nearest(self, name: BlockName) -> Tier | None:
@@ -126,6 +127,8 @@ class Stock:
 
     def take_tasks(self, now_s: float) -> tuple[list[Task], list[Arrival]]:
         """What can be started now; and blocks that turned out to be there, or not to come."""
+        while self._handed:
+            self.host.unpin(self._handed.pop())
         arrivals: list[Arrival] = []
         for lower in self.lowers.values():
             while (name := lower.next_read()) is not None:
@@ -154,6 +157,7 @@ class Stock:
 
     def _start_read(self, lower: LowerTier, name: BlockName, now_s: float) -> list[Arrival]:
         if block := self.host.held(name):  # a worker has put it meanwhile
+            self._handed.append(self.host.pin(block))  # or a read that is started next could take its place
             return [Arrival(name, lower.tier, block)]
         if name not in lower:
             return [Arrival(name, lower.tier)]
