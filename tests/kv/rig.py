@@ -49,7 +49,7 @@ class Rig:
         size = places * PLACE_BYTES
         self.now_s = 1000.0
         limits = {Tier.DISK: disk_blocks * 8320, Tier.REMOTE: NO_LIMIT}
-        lowers = [LowerTier(tier, make_policy(limits[tier]), limits[tier], 2.0) for tier in tiers]
+        lowers = [LowerTier(tier, make_policy(limits[tier]), limits[tier], 2.0, max_reads=2) for tier in tiers]
         host = HostMemory(Extents(size), make_policy(size))
         self.stock = Stock(host, lowers, TierSpeed(0.0005, 5e9))
         self.store = Store(Welcome("s1", "/proc/1/fd/3", size), self.stock, LEASE_S)

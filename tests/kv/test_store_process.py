@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -273,15 +274,14 @@ def test_blocks_that_were_used_again_go_to_redis_and_serve_another_host(
         peer.client.touch([block.name for block in blocks])
         while store.status().tiers[Tier.REMOTE].blocks < 5:
             pass
-        other_host = RunningStore(Path(folder))
-        other_host.remote = redis_server.url
-        other_host.start()
-        with Peer(other_host.address, "w0") as there:
-            there.find_all(blocks, [Tier.REMOTE] * 5)
-            assert there.get(blocks) == contents(blocks)
-            redis_server.kill()
-            assert there.get(blocks) == contents(blocks)  # from its own memory
-        other_host.close()
+        with closing(RunningStore(Path(folder))) as other_host:
+            other_host.remote = redis_server.url
+            other_host.start()
+            with Peer(other_host.address, "w0") as there:
+                there.find_all(blocks, [Tier.REMOTE] * 5)
+                assert there.get(blocks) == contents(blocks)
+                redis_server.kill()
+                assert there.get(blocks) == contents(blocks)  # from its own memory
 
 
 def test_a_remote_tier_that_dies_mid_get_costs_its_blocks_and_nothing_else(

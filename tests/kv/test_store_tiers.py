@@ -96,6 +96,29 @@ def test_what_nobody_waits_for_any_more_is_not_read() -> None:
     assert rig.ready(A) == []
 
 
+def test_a_block_put_while_its_read_waits_is_given_and_keeps_its_place() -> None:
+    rig = with_disk(3)
+    blocks = chain(4)
+    on_disk_only(rig, blocks)
+    rig.tell(B, Get("r", names_of(blocks)))
+    assert len(rig.put(A, [blocks[2]])) == 1  # memory is full now: two are being read
+    rig.end(rig.tasks(Read)[0], parent=blocks[0].parent)
+    assert rig.ready(B) == [blocks[0].name, blocks[2].name]
+    assert rig.missing(B) == {blocks[3].name: "no_room"}
+    assert rig.stock.nearest(blocks[2].name) is Tier.HOST
+
+
+def test_a_block_found_in_a_tier_is_not_written_there_again() -> None:
+    rig = with_disk()
+    first, second = chain(2)
+    rig.put(A, [first])
+    rig.put(A, [second])  # waits to be written
+    rig.end(rig.task(Scan), found=((second.name, 8320),))
+    rig.end(rig.task(Write))
+    assert rig.tasks(Write) == []
+    assert rig.status(Tier.DISK).used_bytes == 2 * 8320
+
+
 def test_host_hits_do_not_wait_for_the_disk() -> None:
     rig = with_disk()
     far, near = chain(1), chain(1, seed=5)

@@ -23,8 +23,8 @@ from tokenworks.kv.format import BadBlock, BlockFault, Header, block_bytes, chec
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.tiers.tier import BlockTier, TierError
 
-THREADS: Final = 8
-"""A tier: two reads, a write, two moves, a scan, a probe and a look-up may be under way together."""
+THREADS: Final = 10
+"""A tier: four reads, a write, two moves, a scan, a probe and a look-up may be under way together."""
 ROUND_TRIPS: Final = 3
 """The first may have to connect; the fastest is the tier's latency."""
 SCAN_PART: Final = 1000

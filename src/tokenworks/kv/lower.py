@@ -3,7 +3,7 @@
 Pure: it says what should be read and written next and is told how it went; bytes, threads and the tier itself are
 elsewhere. The queues are here and not in the threads, so that what nobody waits for any more can still be taken out.
 
-Invariants: at most `MAX_READS` reads and one write are under way; a block that is wanted twice is read once; a tier
+Invariants: at most `max_reads` reads and one write are under way; a block that is wanted twice is read once; a tier
 that does not answer holds nothing, until it has answered again.
 """
 
@@ -23,7 +23,8 @@ from tokenworks.kv.host import Policy
 from tokenworks.kv.protocol import TierSpeed
 from tokenworks.kv.tasks import Probe, Scan
 
-MAX_READS: Final = 2
+MAX_READS: Final = 4
+"""Files of 3.5 MiB, not in the page cache, came at 0.3 GB/s one by one and at 0.8 four at a time."""
 PROBE_EVERY_S: Final = 30.0
 NO_LIMIT: Final = 1 << 62
 """Bytes of a tier that bounds itself."""
@@ -44,7 +45,14 @@ class Entry(msgspec.Struct, frozen=True):
 class LowerTier:
     """One of disk and remote. `promise_s`: how soon after a put a block should have been handed to the tier."""
 
-    def __init__(self, tier: Tier, policy: Policy, limit_bytes: int, promise_s: float = float("inf")) -> None:
+    def __init__(
+        self,
+        tier: Tier,
+        policy: Policy,
+        limit_bytes: int,
+        promise_s: float = float("inf"),
+        max_reads: int = MAX_READS,
+    ) -> None:
         self.tier = tier
         self.limit_bytes = limit_bytes
         self.reading = Health()
@@ -56,6 +64,7 @@ class LowerTier:
         self.needs_scan = tier is Tier.DISK  # what others put into the remote tier is asked for by name
         self._policy = policy
         self._promise_s = promise_s
+        self._max_reads = max_reads
         self._held: dict[BlockName, Entry] = {}
         self._reads: OrderedDict[BlockName, None] = OrderedDict()
         self._reading: dict[BlockName, tuple[float, int]] = {}  # under way: since when, bytes
@@ -134,7 +143,7 @@ class LowerTier:
 
     def next_read(self) -> BlockName | None:
         """The block to read now, if one more may be under way; then say `read_started`."""
-        if len(self._reading) >= MAX_READS or not self._reads:
+        if len(self._reading) >= self._max_reads or not self._reads:
             return None
         return self._reads.popitem(last=False)[0]
 
