@@ -35,6 +35,8 @@ CHECKS_PER_LEASE: Final = 4
 WAIT_LEASES: Final = 6
 """A lost worker's place is taken again within this many leases, or not soon: a process starts, loads the weights and
 measures itself, perhaps on a machine that has other work. A client that does not want to wait so long goes away."""
+REFUSED_LEASES: Final = 0.3
+"""Where everybody who is there has refused: time to be asked once more, not more, for the client could do that too."""
 
 
 class Dispatcher:
@@ -199,7 +201,7 @@ class Dispatcher:
         self._send_on(flight)
 
     def _refused(self, flight: Flight, worker: Worker, end: wire.End) -> None:
-        """Somebody else may take it; it will be asked again only after all have been."""
+        """Somebody else may take it; where nobody is there at all, it waits for one who comes."""
         self.counts.resends["refused"] += 1
         flight.refused_by.add(worker)
         flight.error = _refusal(worker, end)
@@ -207,6 +209,9 @@ class Dispatcher:
         self._send_on(flight)
         if flight.worker is None and end.param is not None:
             self._fail(flight)  # it is the request that does not fit: waiting will not help
+        elif flight.worker is None and self.workers.ready():
+            soon_s = time.monotonic() + REFUSED_LEASES * self._lease_s
+            flight.deadline_s = min(soon_s, flight.deadline_s or soon_s)
 
     def _on_lost(self, worker: Worker) -> None:
         """Send on what a worker had that is no longer registered."""
@@ -231,6 +236,8 @@ class Dispatcher:
         self.counts.continuations += flight.has_begun
         flight.go_on()
         self._send_on(flight)
+        if flight.worker is None and worker.hello.kv is None and flight.has_begun:
+            self._fail(flight)  # a foreign server would not take it back, and nobody else is there
 
     def _fail(self, flight: Flight) -> None:
         del self._flights[flight.id]
