@@ -1,11 +1,13 @@
 """A KV connector for vLLM (0.32, on a CPU) that puts finished blocks into a Tokenworks KV store and takes them from it.
 
-vLLM makes two of these. The scheduler's asks the store how much of a prompt it holds, and says which blocks a step is
-to load and which it has finished; the worker's does both. Neither waits: a request whose blocks are on their way is set
-aside by vLLM, and a block that does not come in time is reported as lost, so that vLLM computes it
-(`kv_load_failure_policy` must be `recompute`).
+vLLM makes two of these. The scheduler's has the store bring a prompt's blocks into shared memory and verifies them
+there (checksum, name, model); only then does it promise them to vLLM. The worker's verifies its own copy once more and
+writes it into vLLM's cache, and saves the blocks that a step has finished. Neither waits: vLLM sets a request aside
+while its blocks are on their way, and what has not come after `FETCH_S` is computed.
 
-What is loaded is verified first, as everywhere: the copy's checksum, its name, its model.
+Why verify before promising: vLLM can be told later that a block was bad, and then recomputes it
+(`kv_load_failure_policy = recompute`), but 0.32 was seen to emit a token sampled from the bad block. So the policy must
+be `fail`, its default: a block that goes bad between the two checks ends its request with an error, never wrong text.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from tokenworks.kv.protocol import Found, Granted, Missing, Offered, Place, Read
 
 log = logging.getLogger(__name__)
 
-FIND_S = 0.2  # that a new request may wait to hear what the store holds
+FETCH_S = 2.0  # that a new request may wait for what the store holds of it
 REATTACH_S = 1.0  # without a store after which nobody waits for one
 LOAD_S = 5.0  # that a request may wait for its blocks
 MAX_OFFERED = 256  # copies of blocks that wait for a place in the store
@@ -74,8 +76,16 @@ class Known:
     names: list[BlockName]  # of the full blocks that it has so far
     since_s: float
     is_asked: bool = False
-    held: int | None = None  # blocks of the prompt that the store holds; None: not told yet
+    wanted: list[BlockName] = field(default_factory=list)  # what the store has found
+    num_answered: int = 0  # of those
+    verified: set[BlockName] = field(default_factory=set)
+    held: int | None = None  # blocks of the prompt that can be promised; None: not known yet
     saved: int = 0  # blocks that need not be saved any more
+
+    def settle(self) -> None:
+        """Promise what has come and is whole, up to the first gap."""
+        gaps = (at for at, name in enumerate(self.names) if name not in self.verified)
+        self.held = next(gaps, len(self.names))
 
 
 class TokenworksConnector(KVConnectorBase_V1):
@@ -166,6 +176,8 @@ class _SchedulerSide:
         if known.held is None and self._is_worth_waiting(known):
             self._ask(request.request_id, known)
             return None, False
+        if known.held is None:
+            known.settle()
         held_tokens = min((known.held or 0) * self._spec.block_tokens, self._usable(request))
         new = max(0, held_tokens - num_computed)
         return new, new > 0
@@ -197,7 +209,8 @@ class _SchedulerSide:
         return metadata
 
     def forget(self, request_id: str) -> None:
-        self._known.pop(request_id, None)
+        if self._known.pop(request_id, None) is not None:
+            self._client.done(request_id)
         self._requests.pop(request_id, None)
         self._blocks.pop(request_id, None)
 
@@ -210,7 +223,7 @@ class _SchedulerSide:
 
     def _is_worth_waiting(self, known: Known) -> bool:
         now_s = time.monotonic()
-        return now_s - known.since_s < FIND_S and now_s - self._attached_s < REATTACH_S
+        return now_s - known.since_s < FETCH_S and now_s - self._attached_s < REATTACH_S
 
     def _ask(self, request_id: str, known: Known) -> None:
         if not known.is_asked and self._client.is_attached:
@@ -220,13 +233,32 @@ class _SchedulerSide:
     def _listen(self) -> None:
         """vLLM calls nothing while it is idle, so the store may have forgotten us: then we ask again."""
         for event in self._client.receive():
-            if isinstance(event, Found) and event.request in self._known:
-                self._known[event.request].held = len(event.tiers)
-            if isinstance(event, StoreLost):
-                for known in self._known.values():
-                    known.is_asked = False
+            match event:
+                case Found() if event.request in self._known:
+                    self._fetch(event.request, len(event.tiers))
+                case Ready() if event.request in self._known:
+                    self._verify(self._known[event.request], event.places)
+                case Missing() if event.request in self._known:
+                    self._known[event.request].settle()
+                case StoreLost():
+                    for known in self._known.values():
+                        known.is_asked, known.num_answered = False, 0
         if self._client.is_attached:
             self._attached_s = time.monotonic()
+
+    def _fetch(self, request_id: str, num_held: int) -> None:
+        known = self._known[request_id]
+        known.wanted = known.names[: min(num_held, self._usable(self._requests[request_id]) // self._spec.block_tokens)]
+        if known.wanted:
+            self._client.get(request_id, known.wanted)
+        else:
+            known.settle()
+
+    def _verify(self, known: Known, places: list[Place]) -> None:
+        known.verified |= {place.name for place in places if whole_block(self._client, place, self._spec) is not None}
+        known.num_answered += len(places)
+        if known.num_answered >= len(known.wanted):
+            known.settle()
 
     def _finished(self, request_id: str, num_computed: int, output: Any) -> list[Save]:
         known, blocks = self._known.get(request_id), self._blocks[request_id]
@@ -337,20 +369,13 @@ class _WorkerSide:
         self._end_if_done(request)
 
     def _write(self, place: Place, block: int) -> bool:
+        copy = whole_block(self._client, place, self._spec)
+        if copy is None:
+            return False
         spec = self._spec
-        try:
-            copy = bytearray(self._client.memory(place))
-            header = verify(copy, place.name, spec.fingerprint)
-        except TokenworksError as error:
-            log.warning("a block was not used: %s", error)
-            return False
-        shape = (header.num_layers, 2, header.block_tokens, header.num_kv_heads, header.head_dim)
-        if shape != (spec.num_layers, 2, spec.block_tokens, spec.num_kv_heads, spec.head_dim):
-            return False
-        if header.dtype != spec.dtype or header.first_layer or header.first_kv_head:
-            return False
-        payload = torch.frombuffer(copy, dtype=torch.uint8, offset=HEADER_BYTES)[: header.payload_bytes]
-        for cache, kv in zip(self._caches, payload.view(self._dtype).view(shape), strict=True):
+        shape = (spec.num_layers, 2, spec.block_tokens, spec.num_kv_heads, spec.head_dim)
+        payload = torch.frombuffer(copy, dtype=torch.uint8, offset=HEADER_BYTES).view(self._dtype).view(shape)
+        for cache, kv in zip(self._caches, payload, strict=True):
             self._layout.write(cache, block, kv)
         return True
 
@@ -371,6 +396,20 @@ class _WorkerSide:
             del self._loads[request]
             self._client.done(request)
             self._loaded.add(request)
+
+
+def whole_block(client: KVClient, place: Place, spec: KVSpec) -> bytearray | None:
+    """A private copy of a block that is what it should be and needs no conversion; None otherwise."""
+    try:
+        copy = bytearray(client.memory(place))
+        header = verify(copy, place.name, spec.fingerprint)
+    except TokenworksError as error:
+        log.warning("a block was not used: %s", error)
+        return None
+    theirs = (header.dtype, header.num_layers, header.num_kv_heads, header.head_dim, header.block_tokens)
+    ours = (spec.dtype, spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.block_tokens)
+    is_all = theirs == ours and not header.first_layer and not header.first_kv_head
+    return copy if is_all and len(copy) == block_bytes(spec) else None
 
 
 def kv_spec(vllm_config: Any, fingerprint: str) -> KVSpec:

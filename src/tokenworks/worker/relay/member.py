@@ -78,6 +78,7 @@ class Member:
         self._running: dict[str, _Running] = {}
         self._num_outputs = 0
         self._is_draining = False
+        self._why_down = ""  # as it was last logged
         self._links: GatewayLinks
 
     async def serve(self, gateways: Sequence[str], stop: asyncio.Event) -> None:
@@ -229,7 +230,9 @@ class Member:
         try:
             self._known = await self._learn()
         except TokenworksError as error:
-            log.info("the server at %s cannot be used yet: %s", self._upstream.url, error)
+            if error.message != self._why_down:
+                log.info("the server at %s cannot be used yet: %s", self._upstream.url, error)
+            self._why_down = error.message
             return
         log.info("the server at %s is back", self._upstream.url)
         self._introduce_to_all()
