@@ -102,6 +102,18 @@ def test_rounded_weights_give_the_tokens_of_a_model_whose_weights_were_rounded(
     assert engine.model.num_bytes < openvino_engine(reference).model.num_bytes / 3
 
 
+def test_both_engines_use_the_same_rounded_weights_on_disk(
+    references: Any, own_engine: Any, openvino_engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reference = references("qwen2", is_wide=True)
+    kept = []
+    for make in (own_engine, openvino_engine):
+        make(reference, quantize="int8")
+        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")})
+    assert kept[0] == kept[1] != {}
+
+
 @pytest.mark.skipif(not has_fast_bf16(), reason="this CPU does not multiply bf16")
 def test_bf16_answers_as_float32_does_but_for_rounding(
     references: Any, openvino_engine: Any, run_requests: Any

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tokenworks.contract.config import EngineSettings, KVSettings
 from tokenworks.contract.errors import CheckpointError, ConfigError
 from tokenworks.contract.kv import KVSpec
+from tokenworks.engine.batch import DecodeRows, StepBatch
 from tokenworks.engine.build import choose_dtype, free_memory_bytes, numerics, plan_capacity, plan_limits
 from tokenworks.engine.checkpoint import EMBEDDING, WeightSource, name_of
 from tokenworks.engine.engine import Engine
@@ -56,6 +58,7 @@ def build_openvino_engine(
         dtype=name_of(dtype),
         numerics=arithmetic,
     )
+    warm_up(model, spec)
     capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
     limits = plan_limits(settings, capacity)
     log.info(
@@ -115,3 +118,11 @@ def load_model(
         num_bytes=constants.num_bytes,
         kept=constants.kept,
     )
+
+
+@torch.inference_mode()
+def warm_up(model: OpenVINOModel, spec: KVSpec) -> None:
+    """One step of one token: the plugin packs weights at the first, and KV is planned from the memory that is left."""
+    first = torch.zeros(1, dtype=torch.int64)
+    rows = DecodeRows(np.zeros((1, 1), np.int32), np.ones(1, np.int32), np.zeros(1, np.int32))
+    model(StepBatch(first, first, first, first, rows, ()), model.make_cache(spec, 1))

@@ -102,9 +102,11 @@ class GraphLayer:
         self._window = config.windows[index]
         prefix = f"model.layers.{index}."
         shapes = {prefix + name: shape for name, shape in layer_shapes(config, index).items()}
-        vectors = constants.vectors({name: shape for name, shape in shapes.items() if len(shape) == 1})
-        matrices = constants.matrices({name: shape for name, shape in shapes.items() if len(shape) == 2})
-        self._nodes = {name.removeprefix(prefix): node for name, node in {**vectors, **matrices}.items()}
+        nodes = constants.vectors({name: shape for name, shape in shapes.items() if len(shape) == 1})
+        for part in ("self_attn.", "mlp."):  # as our own decoder reads them: rounded weights are kept on disk by part
+            within = {name: shape for name, shape in shapes.items() if name.startswith(prefix + part)}
+            nodes |= constants.matrices({name: shape for name, shape in within.items() if len(shape) == 2})
+        self._nodes = {name.removeprefix(prefix): node for name, node in nodes.items()}
 
     def after(self, x: Node, inputs: Inputs, caches: list[Node]) -> Node:
         """The residual after this layer, [T, hidden]."""
