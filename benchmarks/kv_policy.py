@@ -270,10 +270,8 @@ def score(tier: Tier, prompts: list[Prompt]) -> Score:
 def report(title: str, prompts: list[Prompt], sizes: Sequence[float]) -> None:
     """One table."""
     infinite = score(Recent(1 << 60, is_tail_first=True), prompts)
-    print(
-        f"\n{path.name}: {len(prompts)} requests; without a limit {infinite.tokens:.1%} of all prompt tokens, ", end=""
-    )
-    print(f"{infinite.seconds:.1%} of all prompt seconds\n")
+    print(f"\n{title}: {len(prompts)} requests; without a limit ", end="")
+    print(f"{infinite.tokens:.1%} of all prompt tokens, {infinite.seconds:.1%} of all prompt seconds\n")
     for size in sizes:
         found = {name: score(tier, prompts) for name, tier in tiers(int(size * 1e6))}
         if size == sizes[0]:

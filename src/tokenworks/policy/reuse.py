@@ -1,8 +1,8 @@
 """How likely blocks are to be used again, by what they have shown: learnt from the uses that a tier sees.
 
-Blocks fall into classes by history (how often they, or the conversation that they continue, were used before). For each
-class it is counted how many entered it and after how long they were used again, in buckets of age that grow by half an
-octave, from a second to weeks; old counts fade. `rate` is what keeping a block of some age is worth: the largest ratio,
+Blocks fall into classes by history (how often they, or the conversation that they continue, were used before) and by
+what they cost, which says how deep they lie. For each class it is counted how many entered it and after how long they
+were used again, in buckets of age that grow by half an octave, from a second to days; old counts fade. `rate` is what keeping a block of some age is worth: the largest ratio,
 over all times T to keep it, of its chance of being used within T to the time that it is expected to stay,
 
     max over T of  P(used within T | age) / E[min(time to use, T) | age]
@@ -11,8 +11,8 @@ uses per second. This is the Gittins index of the block (Gittins 1979), and what
 2018) estimates as hit density. It looks ahead, so that a block that was put down a second ago is not given up although
 nobody answers within a second. Rates never rise with age within a class: there the least recently used goes first.
 
-Where little was counted, all classes together speak; where nothing was, ages of equal logarithm are equally likely,
-which is plain LRU.
+Where little was counted of a class, all of its history speak, and then all together; where nothing was, ages of equal
+logarithm are equally likely, which is plain LRU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PRIOR_CHANCE: Final = 0.5
 """Of being used again at all, before anything was seen."""
 
 PRIOR_BLOCKS: Final = 64.0
-"""How many blocks of its own a class must have seen to be believed as much as all classes together."""
+"""How many blocks of its own a class must have seen to be believed as much as the larger class that it is part of."""
 
 MEMORY_EVENTS: Final = 1 << 17
 """Entries and uses after which a count has faded to 1/e."""
