@@ -1,6 +1,7 @@
 """What a tier's policy keeps, against least-recently-used and the optimum, on recorded traffic.
 
     python benchmarks/kv_policy.py conversation_trace.jsonl.gz [more traces] [--tokens 0.5 1.5 5 15]
+    python benchmarks/kv_policy.py --synthetic --tokens 0.1 0.3 1
     python benchmarks/kv_policy.py --blocks 1000 10000 100000
 
 A trace tells which blocks of its prompts were the same (Mooncake's format, 512 tokens a block; only full blocks are
@@ -18,11 +19,13 @@ first block that is missing. The share of the ideal LRU's tokens is the bar: 95 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from heapq import heappop, heappush
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -75,10 +78,14 @@ def read_prompts(path: Path) -> list[Prompt]:
     prompts = []
     for record in read_trace(path).records:
         ids = record.block_ids[: record.input_tokens // BLOCK_TOKENS]
-        names = [ROOT, *(number.to_bytes(8, "big") for number in ids)]
-        blocks = [Block(name, parent, at) for at, (parent, name) in enumerate(zip(names, names[1:], strict=False))]
-        prompts.append(Prompt(record.arrival_s, record.input_tokens, blocks, []))
+        prompts.append(_prompt(record.arrival_s, record.input_tokens, ids))
     return _with_next_uses(prompts)
+
+
+def _prompt(arrival_s: float, num_tokens: int, ids: Sequence[int]) -> Prompt:
+    names = [ROOT, *(number.to_bytes(8, "big") for number in ids)]
+    blocks = [Block(name, parent, at) for at, (parent, name) in enumerate(pairwise(names))]
+    return Prompt(arrival_s, num_tokens, blocks, [])
 
 
 def _with_next_uses(prompts: list[Prompt]) -> list[Prompt]:
@@ -87,6 +94,44 @@ def _with_next_uses(prompts: list[Prompt]) -> list[Prompt]:
         prompts[number].next_uses[:] = [seen.get(block.name, len(prompts)) for block in prompts[number].blocks]
         seen.update((block.name, number) for block in prompts[number].blocks)
     return prompts
+
+
+SYNTHETIC = {
+    "recent": "chats; whoever spoke lately is likely to go on",
+    "uniform": "chats; of the 60 that are open all are alike",
+    "shift": "few documents, others after every 500 requests",
+    "loop": "100 documents in turn",
+    "phase": "chats, and every other 700 requests nothing but prompts that never come again",
+}
+
+
+def synthetic_prompts(kind: str, count: int = 4000) -> list[Prompt]:
+    """Made-up traffic, a request a second; a conversation ends after 60 blocks."""
+    rng, ids, now_s = random.Random(1), itertools.count(1), 0.0
+    documents = [[next(ids) for _ in range(20)] for _ in range(200)]
+    open_chats: list[list[int]] = []
+    prompts = []
+    for number in range(count):
+        now_s += rng.expovariate(1.0)
+        before = _before(kind, number, rng, documents, open_chats)
+        chat = (before if len(before) <= 60 else []) + [next(ids) for _ in range(rng.randint(1, 6))]
+        open_chats.append(chat)
+        prompts.append(_prompt(now_s, BLOCK_TOKENS * len(chat), chat))
+    return _with_next_uses(prompts)
+
+
+def _before(
+    kind: str, number: int, rng: random.Random, documents: list[list[int]], chats: list[list[int]]
+) -> list[int]:
+    """What the next request goes on from."""
+    if kind == "shift":
+        return documents[(number // 500 * 25 + min(int(rng.expovariate(1 / 8)), 60)) % len(documents)]
+    if kind == "loop":
+        return documents[number % 100]
+    if kind == "uniform":
+        return chats.pop(rng.randrange(len(chats))) if len(chats) > 60 else []
+    goes_on = rng.random() < 0.75 and (kind == "recent" or number // 700 % 2 == 0)
+    return chats.pop(-1 - min(int(rng.expovariate(1 / 15)), len(chats) - 1)) if goes_on and chats else []
 
 
 def _leading(blocks: Sequence[Block], held: object) -> int:
@@ -222,14 +267,11 @@ def score(tier: Tier, prompts: list[Prompt]) -> Score:
     return Score(tokens / all_tokens, seconds / sum(prompt.seconds for prompt in prompts))
 
 
-def report(path: Path, sizes: Sequence[float]) -> None:
+def report(title: str, prompts: list[Prompt], sizes: Sequence[float]) -> None:
     """One table."""
-    prompts = read_prompts(path)
     infinite = score(Recent(1 << 60, is_tail_first=True), prompts)
-    print(
-        f"\n{path.name}: {len(prompts)} requests; without a limit {infinite.tokens:.1%} of all prompt tokens, ", end=""
-    )
-    print(f"{infinite.seconds:.1%} of all prompt seconds\n")
+    print(f"\n{title}: {len(prompts)} requests; without a limit ", end="")
+    print(f"{infinite.tokens:.1%} of all prompt tokens, {infinite.seconds:.1%} of all prompt seconds\n")
     for size in sizes:
         found = {name: score(tier, prompts) for name, tier in tiers(int(size * 1e6))}
         if size == sizes[0]:
@@ -237,8 +279,12 @@ def report(path: Path, sizes: Sequence[float]) -> None:
             print(f"|---:|{'---:|' * (len(found) + 2)}")
         cells = [f"{100 * one.tokens:.1f}, {100 * one.seconds:.1f}" for one in found.values()]
         policy, ideal = found["policy"], found["ideal LRU"]
-        ratios = [f"{policy.tokens / ideal.tokens:.3f}", f"{policy.seconds / ideal.seconds:.3f}"]
+        ratios = [_ratio(policy.tokens, ideal.tokens), _ratio(policy.seconds, ideal.seconds)]
         print(f"| {size:g} | {' | '.join(cells + ratios)} |", flush=True)
+
+
+def _ratio(one: float, other: float) -> str:
+    return f"{one / other:.3f}" if other else "-"
 
 
 def report_speed(num_blocks: int) -> None:
@@ -289,11 +335,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("traces", nargs="*", type=Path)
     parser.add_argument("--tokens", nargs="+", type=float, default=[0.5, 1.5, 5, 15], help="sizes, in millions")
     parser.add_argument("--blocks", nargs="*", type=int, default=[], help="time the policy with so many blocks held")
+    parser.add_argument("--synthetic", action="store_true", help="traffic that was made up to mislead the policy")
     options = parser.parse_args(arguments)
     for num_blocks in options.blocks:
         report_speed(num_blocks)
     for path in options.traces:
-        report(path, options.tokens)
+        report(path.name, read_prompts(path), options.tokens)
+    for kind in SYNTHETIC if options.synthetic else ():
+        report(kind, synthetic_prompts(kind), options.tokens)
 
 
 if __name__ == "__main__":

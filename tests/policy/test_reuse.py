@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tokenworks.policy.reuse import EDGES_S, NUM_BUCKETS, REBUILD_EVENTS, ReuseModel, best_rates, bucket_of
+from tokenworks.policy.reuse import EDGES_S, NUM_BUCKETS, REBUILD_EVENTS, Kind, ReuseModel, best_rates, bucket_of
 
 
 def test_buckets_grow_by_half_an_octave() -> None:
@@ -17,50 +17,58 @@ def test_buckets_grow_by_half_an_octave() -> None:
 
 
 def test_nothing_seen_is_least_recently_used() -> None:
-    model = ReuseModel(2)
-    rates = [model.rate(0, edge_s) for edge_s in EDGES_S[:-1]]
+    model = ReuseModel()
+    rates = [model.rate(Kind(0, 0), edge_s) for edge_s in EDGES_S[:-1]]
     assert rates == sorted(rates, reverse=True)
     assert len(set(rates[1:])) == len(rates) - 1  # the first second is as good as the second
-    assert rates == [model.rate(1, edge_s) for edge_s in EDGES_S[:-1]]
+    assert rates == [model.rate(Kind(1, 0), edge_s) for edge_s in EDGES_S[:-1]]
 
 
 def teach(model: ReuseModel, history: int, chance: float, age_s: float, count: int = 4 * REBUILD_EVENTS) -> None:
     rng = random.Random(history)
     for _ in range(count):
-        model.entered(history)
+        model.entered(Kind(history, 0))
         if rng.random() < chance:
-            model.used(history, age_s)
+            model.used(Kind(history, 0), age_s)
 
 
 def test_a_class_that_comes_back_is_worth_more() -> None:
-    model = ReuseModel(2)
+    model = ReuseModel()
     teach(model, 0, 0.1, 100.0)
     teach(model, 1, 0.8, 100.0)
     for age_s in (0.0, 10.0, 90.0):
-        assert model.rate(1, age_s) > 3 * model.rate(0, age_s)
+        assert model.rate(Kind(1, 0), age_s) > 3 * model.rate(Kind(0, 0), age_s)
 
 
 def test_a_class_that_is_never_used_again_is_worth_less_the_more_of_it_were_seen() -> None:
-    model = ReuseModel(2)
+    model = ReuseModel()
     teach(model, 0, 0.5, 50.0)
-    before = model.rate(1, 1.0)
+    before = model.rate(Kind(1, 0), 1.0)
     teach(model, 1, 0.0, 0.0)
-    assert model.rate(1, 1.0) < before / 10
+    assert model.rate(Kind(1, 0), 1.0) < before / 10
+
+
+def test_a_kind_that_was_never_met_is_thought_to_be_like_others_of_its_history() -> None:
+    model = ReuseModel()
+    teach(model, 0, 0.1, 100.0)
+    teach(model, 1, 0.8, 100.0)
+    assert model.rate(Kind(1, 5), 10.0) > 3 * model.rate(Kind(0, 5), 10.0)
+    assert model.rate(Kind(0, 5), 10.0) < model.rate(Kind(7, 0), 10.0) < model.rate(Kind(1, 5), 10.0)
 
 
 def test_a_block_is_kept_for_a_use_that_is_still_to_come() -> None:
     """Everybody answers after 100 s: until then no age is worth less than 90 s of it, afterwards hardly anything."""
-    model = ReuseModel(1)
+    model = ReuseModel()
     teach(model, 0, 0.9, 100.0)
-    assert model.rate(0, 1.0) == model.rate(0, 90.0) > 100 * model.rate(0, 1000.0)
+    assert model.rate(Kind(0, 0), 1.0) == model.rate(Kind(0, 0), 90.0) > 100 * model.rate(Kind(0, 0), 1000.0)
 
 
 def test_what_was_learnt_long_ago_fades() -> None:
-    model = ReuseModel(2)
+    model = ReuseModel()
     teach(model, 1, 0.9, 10.0)
-    high = model.rate(1, 0.0)
+    high = model.rate(Kind(1, 0), 0.0)
     teach(model, 1, 0.0, 0.0, count=400_000)
-    assert model.rate(1, 0.0) < high / 10
+    assert model.rate(Kind(1, 0), 0.0) < high / 10
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
-from tokenworks.policy.reuse import ReuseModel
-from tokenworks.policy.tiering import MIN_GHOSTS, NUM_HISTORIES, SAME_USE_S, USUAL_BLOCKS, TierPolicy
+from tokenworks.policy.reuse import Kind, ReuseModel
+from tokenworks.policy.tiering import MIN_GHOSTS, NUM_HISTORIES, SAME_USE_S, UNKNOWN, USUAL_BLOCKS, TierPolicy
 
 ROOT = b"root"
 A, B, C, D, E = b"a", b"b", b"c", b"d", b"e"
@@ -153,7 +154,7 @@ def test_a_tier_whose_blocks_were_all_refused_remembers_few_ghosts() -> None:
 def history(policy: TierPolicy, name: bytes) -> int:
     block = policy._known(name)
     assert block is not None
-    return block.history
+    return block.kind.history
 
 
 def test_uses_within_a_second_are_one() -> None:
@@ -216,6 +217,14 @@ class SlowBlock:
     has_grown: bool = False
     is_lost: bool = False
 
+    @property
+    def weight(self) -> float:
+        return math.sqrt(self.recompute_s / max(self.num_bytes, 1))
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.history, math.frexp(self.weight**2)[1] if self.weight else UNKNOWN)
+
 
 class SlowTier:
     """The same rules, by looking at everything."""
@@ -224,7 +233,7 @@ class SlowTier:
         self.limit_bytes = limit_bytes
         self.held: dict[bytes, SlowBlock] = {}
         self.ghosts: dict[bytes, SlowBlock] = {}
-        self.reuse = ReuseModel(NUM_HISTORIES)
+        self.reuse = ReuseModel()
         self.now_s = 0.0
         self.orders = 0
         self.usual = 0.0
@@ -233,8 +242,7 @@ class SlowTier:
         return sum(block.num_bytes for block in self.held.values())
 
     def value(self, block: SlowBlock) -> float:
-        density = block.recompute_s / block.num_bytes
-        return (density or self.usual or 1.0) * self.reuse.rate(block.history, self.now_s - block.last_s)
+        return (block.weight or self.usual or 1.0) * self.reuse.rate(block.kind, self.now_s - block.last_s)
 
     def leaves(self, gone: list[bytes]) -> list[bytes]:
         parents = {block.parent for name, block in self.held.items() if name not in gone}
@@ -259,12 +267,13 @@ class SlowTier:
     def known(self, name: bytes) -> SlowBlock | None:
         return self.held.get(name) or self.ghosts.get(name)
 
-    def use(self, block: SlowBlock) -> None:
+    def use(self, block: SlowBlock, num_bytes: int, recompute_s: float) -> None:
         age_s, block.last_s = self.now_s - block.last_s, self.now_s
+        before, block.num_bytes, block.recompute_s = block.kind, num_bytes, recompute_s
         if age_s >= SAME_USE_S:
-            self.reuse.used(block.history, age_s)
+            self.reuse.used(before, age_s)
             block.history = min(block.history + 1, NUM_HISTORIES - 1)
-            self.reuse.entered(block.history)
+            self.reuse.entered(block.kind)
 
     def used(self, name: bytes, now_s: float) -> None:
         self.now_s = max(self.now_s, now_s)
@@ -272,24 +281,24 @@ class SlowTier:
         if block is None:
             self.ghosts[name] = self.come(name, b"", 0, 0.0)
         else:
-            self.use(block)
+            self.use(block, block.num_bytes, block.recompute_s)
 
     def come(self, name: bytes, parent: bytes, num_bytes: int, recompute_s: float) -> SlowBlock:
         before = self.known(parent)
         block = self.ghosts.pop(name, None)
         if block is None:
             inherited = before.history if before is not None and not before.has_grown else 0
-            block = SlowBlock(parent, inherited, self.now_s)
-            self.reuse.entered(inherited)
+            block = SlowBlock(parent, inherited, self.now_s, num_bytes, recompute_s)
+            self.reuse.entered(block.kind)
         else:
-            self.use(block)
+            self.use(block, num_bytes, recompute_s)
         if before is not None:
             before.has_grown = True
         self.orders += 1
-        block.parent, block.num_bytes, block.recompute_s, block.order = parent, num_bytes, recompute_s, self.orders
-        if recompute_s:
-            density = recompute_s / num_bytes
-            self.usual = (self.usual or density) + (density - (self.usual or density)) / USUAL_BLOCKS
+        block.parent, block.order = parent, self.orders
+        if block.weight:
+            usual = self.usual or block.weight
+            self.usual = usual + (block.weight - usual) / USUAL_BLOCKS
         return block
 
     def wants(self, name: bytes, parent: bytes, num_bytes: int, recompute_s: float, now_s: float) -> bool:

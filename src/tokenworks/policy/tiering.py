@@ -1,9 +1,11 @@
-"""Which blocks a tier takes in and which it drops: those worth least by recompute seconds saved per byte and second.
+"""Which blocks a tier takes in and which it drops: those worth least by the recompute seconds that they will save.
 
-A block's value is what computing it again would take, per byte, times the rate at which blocks of its history and age
-are used again (`reuse`, learnt from the uses that the tier itself sees). A tier that is full drops the least valuable
-leaf, and takes in what is worth more than that. Blocks are a forest: one without its parent cannot be found (lookup
-walks the chain from the front), so only leaves are dropped, and a block whose parent was dropped is not taken in.
+A block's value is the square root of what computing it again would take, per byte, times the rate at which blocks of
+its history, cost and age are used again (`reuse`, learnt from the uses that the tier itself sees). The root, because
+the dear blocks are the deep ones, and a rate that is guessed a little too high must not keep long dead conversations;
+see docs/design/011-tier-value.md. A full tier drops the least valuable leaf, and takes in what is worth more than that.
+Blocks are a forest: one without its parent cannot be found (lookup walks the chain from the front), so only leaves are
+dropped, and a block whose parent was dropped is not taken in.
 
 Leaves stand in heaps, one for each class of history and cost, least recently used first. Within a class that is the
 order of value, so that only the heads are compared. Names that are not held (refused, dropped, used elsewhere) are
@@ -23,7 +25,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final
 
 from tokenworks.contract.kv import BlockName
-from tokenworks.policy.reuse import ReuseModel
+from tokenworks.policy.reuse import Kind, ReuseModel
 
 NUM_HISTORIES: Final = 6
 """Uses after which a block counts as used often."""
@@ -46,20 +48,15 @@ class _Block:
 
     name: BlockName
     parent: BlockName
-    history: int  # class of the reuse model
+    kind: Kind  # class of the reuse model
     last_s: float  # its last use, or when it came
     num_bytes: int = 0
-    recompute_s: float = 0.0
+    weight: float = 0.0  # square root of recompute seconds per byte; 0: not known
     has_grown: bool = False  # whether a block was put after it
     is_lost: bool = False  # dropped or refused, so that what follows it cannot be found
     order: int = 0  # of coming; settles ties
     stamp: int = -1  # of its valid entry in `home`
     home: _Leaves | None = None  # None: it is no leaf
-
-    @property
-    def density(self) -> float:
-        """Recompute seconds per byte; 0 where they are not known."""
-        return self.recompute_s / max(self.num_bytes, 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -100,12 +97,12 @@ class TierPolicy:
         self._ghosts: OrderedDict[BlockName, _Block] = OrderedDict()  # the one seen longest ago first
         self._max_ghosts = MIN_GHOSTS
         self._children: dict[BlockName, int] = {}  # held ones, by parent, held or not
-        self._leaves: dict[tuple[int, int], _Leaves] = {}
+        self._leaves: dict[Kind, _Leaves] = {}
         self._orders = 0
         self._stamps = 0
         self._now_s = 0.0
-        self._usual_density = 0.0  # of the blocks that came lately and whose cost is known
-        self._reuse = ReuseModel(NUM_HISTORIES)
+        self._usual_weight = 0.0  # of the blocks that came lately and whose cost is known
+        self._reuse = ReuseModel()
 
     @property
     def used_bytes(self) -> int:
@@ -121,8 +118,10 @@ class TierPolicy:
         if name in self._held:
             return False
         ghost = self._ghosts.get(name)
-        history = self._first_history(parent) if ghost is None else _after(ghost.history)
-        if self._is_worth_it(_Block(name, parent, history, self._now_s, num_bytes, recompute_s)):
+        history = self._first_history(parent) if ghost is None else _after(ghost.kind.history)
+        weight = _weight(num_bytes, recompute_s)
+        kind = Kind(history, _octave(weight))
+        if self._is_worth_it(_Block(name, parent, kind, self._now_s, num_bytes, weight)):
             return True
         self._remember(self._note(name, parent, num_bytes, recompute_s), is_lost=True)
         return False
@@ -147,14 +146,14 @@ class TierPolicy:
         self._now_s = max(self._now_s, now_s)
         block = self._held.get(name)
         if block is not None:
-            self._count_use(block)
+            self._count_use(block, block.kind.octave)
             self._settle(block)
             return
         block = self._ghosts.get(name)
         if block is None:
             self._remember(self._note(name, b"", 0, 0.0), is_lost=False)
         else:
-            self._count_use(block)
+            self._count_use(block, block.kind.octave)
             self._ghosts.move_to_end(name)
 
     def remove(self, name: BlockName) -> None:
@@ -213,45 +212,45 @@ class TierPolicy:
         return self._value(block), block.last_s, block.order
 
     def _value(self, block: _Block) -> float:
-        """Recompute seconds saved per byte and second; of an unknown cost, what is usual."""
-        return (block.density or self._usual_density or 1.0) * self._reuse.rate(
-            block.history, self._now_s - block.last_s
-        )
+        """What keeping the block is worth; of an unknown cost, what is usual."""
+        weight = block.weight or self._usual_weight or 1.0
+        return weight * self._reuse.rate(block.kind, self._now_s - block.last_s)
 
     def _note(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float) -> _Block:
         """A block that comes, with the history that its ghost has, which is forgotten; the model learns of it."""
+        weight = _weight(num_bytes, recompute_s)
         block = self._ghosts.pop(name, None)
         if block is None:
-            block = _Block(name, parent, self._first_history(parent), self._now_s)
-            self._reuse.entered(block.history)
+            block = _Block(name, parent, Kind(self._first_history(parent), _octave(weight)), self._now_s)
+            self._reuse.entered(block.kind)
         else:
-            self._count_use(block)
+            self._count_use(block, _octave(weight))
         before = self._known(parent)
         if before is not None:
             before.has_grown = True
         self._orders += 1
-        block.parent, block.num_bytes, block.recompute_s, block.order = parent, num_bytes, recompute_s, self._orders
-        if recompute_s > 0:
-            usual = self._usual_density or block.density
-            self._usual_density = usual + (block.density - usual) / USUAL_BLOCKS
+        block.parent, block.num_bytes, block.weight, block.order = parent, num_bytes, weight, self._orders
+        if weight:
+            usual = self._usual_weight or weight
+            self._usual_weight = usual + (weight - usual) / USUAL_BLOCKS
         return block
 
     def _first_history(self, parent: BlockName) -> int:
         """Of a block never seen: a conversation goes on with the history it has, another branch starts anew."""
         before = self._known(parent)
-        return 0 if before is None or before.has_grown else before.history
+        return 0 if before is None or before.has_grown else before.kind.history
 
     def _known(self, name: BlockName) -> _Block | None:
         return self._held.get(name) or self._ghosts.get(name)
 
-    def _count_use(self, block: _Block) -> None:
+    def _count_use(self, block: _Block, octave: int) -> None:
         """Uses within a second are one: a request looks a block up, gets it and touches it."""
-        age_s = self._now_s - block.last_s
-        block.last_s = self._now_s
+        age_s, before = self._now_s - block.last_s, block.kind
+        block.last_s, block.kind = self._now_s, Kind(before.history, octave)
         if age_s >= SAME_USE_S:
-            self._reuse.used(block.history, age_s)
-            block.history = _after(block.history)
-            self._reuse.entered(block.history)
+            self._reuse.used(before, age_s)
+            block.kind = Kind(_after(before.history), octave)
+            self._reuse.entered(block.kind)
 
     def _remember(self, block: _Block, *, is_lost: bool) -> None:
         """As a ghost, while there is room for ghosts."""
@@ -267,14 +266,22 @@ class TierPolicy:
             self._enter(block)
 
     def _enter(self, block: _Block) -> None:
-        octave = math.frexp(block.density)[1] if block.density else UNKNOWN
         self._stamps += 1
-        self._leaves.setdefault((block.history, octave), _Leaves()).push(block, self._stamps)
+        self._leaves.setdefault(block.kind, _Leaves()).push(block, self._stamps)
 
 
 def _leave(block: _Block) -> None:
     if block.home is not None:
         block.home.void(block)
+
+
+def _weight(num_bytes: int, recompute_s: float) -> float:
+    return math.sqrt(recompute_s / max(num_bytes, 1))
+
+
+def _octave(weight: float) -> int:
+    """Of the cost, in seconds per byte."""
+    return math.frexp(weight * weight)[1] if weight else UNKNOWN
 
 
 def _after(history: int) -> int:
