@@ -103,6 +103,19 @@ def test_heads_are_stored_as_the_nearest_codes(kernels: str, num_rows: int, has_
     assert (cache.data[1, :, untouched] == 77).all()
 
 
+@NATIVE
+def test_portable_and_native_kernels_store_the_same_bits() -> None:
+    torch.manual_seed(3)
+    qkv = (torch.randn(700, 6 * 32) * 10 ** (torch.rand(700, 1) * 8 - 6)).bfloat16()
+    caches = [make_cache(2, 32, 50) for _ in range(2)]
+    for kernels, cache in zip(("portable", "native"), caches, strict=True):
+        write_heads(kernels, qkv, None, 2, cache, torch.arange(700))
+    for planes in ([cache.keys(1) for cache in caches], [cache.values(1) for cache in caches]):
+        data, scales = ([getattr(plane, what)[:700] for plane in planes] for what in ("data", "scales"))
+        assert torch.equal(*data)
+        assert torch.equal(*scales)
+
+
 @KERNELS
 @pytest.mark.parametrize("size", [0.0, 1e-38, 1e-31])
 def test_a_head_of_nothing_is_stored_as_zeros(kernels: str, size: float) -> None:

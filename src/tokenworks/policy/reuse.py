@@ -2,8 +2,9 @@
 
 Blocks fall into classes by history (how often they, or the conversation that they continue, were used before) and by
 what they cost, which says how deep they lie. For each class it is counted how many entered it and after how long they
-were used again, in buckets of age that grow by half an octave, from a second to days; old counts fade. `rate` is what keeping a block of some age is worth: the largest ratio,
-over all times T to keep it, of its chance of being used within T to the time that it is expected to stay,
+were used again, in buckets of age that grow by half an octave, from a second to days; old counts fade. `rate` is what
+keeping a block of some age is worth: the largest ratio, over all times T to keep it, of its chance of being used within
+T to the time that it is expected to stay,
 
     max over T of  P(used within T | age) / E[min(time to use, T) | age]
 
