@@ -6,8 +6,9 @@ writes it into vLLM's cache, and saves the blocks that a step has finished. Neit
 while its blocks are on their way, and what has not come after `FETCH_S` is computed.
 
 Why verify before promising: vLLM can be told later that a block was bad, and then recomputes it
-(`kv_load_failure_policy = recompute`), but 0.32 was seen to emit a token sampled from the bad block. So the policy must
-be `fail`, its default: a block that goes bad between the two checks ends its request with an error, never wrong text.
+(`kv_load_failure_policy = recompute`), but with 0.32 and an earlier form of this connector the text was another one
+then; whose fault that was is not settled. So the policy must be `fail`, its default: a block that goes bad between the
+two checks ends its request with an error, never with wrong text.
 """
 
 from __future__ import annotations
