@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -31,6 +32,10 @@ class Fleet:
         rows = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         split = [row.split(None, 2) for row in rows.splitlines()[1:]]
         return [int(pid) for pid, ppid, args in split if int(ppid) == self.pid and f"tokenworks {part}" in args]
+
+    def kill(self) -> None:
+        """The whole system at once, as a power cut or the OOM killer would; its children die with it."""
+        os.kill(self.pid, signal.SIGKILL)
 
     def ready(self) -> dict[str, Any]:
         """What `/health/ready` says."""
@@ -78,7 +83,8 @@ def running(toml: str, log: Path | None = None) -> Iterator[Fleet]:
             try:
                 yield Fleet(_address(process, Path(output.name)), process.pid)
             finally:
-                process.send_signal(signal.SIGTERM)
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
                 process.wait(60)
 
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -34,6 +35,8 @@ from tokenworks.contract.setting import parse_bytes
 from tokenworks.plan.traces import read_trace
 
 MOST_TOKENS = 4000
+SYNC_S = 6.0  # a little more than the default of kv.sync_s
+RESTART = "restart"
 TIMEOUT = aiohttp.ClientTimeout(total=600)
 
 
@@ -64,7 +67,7 @@ max_context_tokens = {MOST_TOKENS + 96}
 """
 
 
-def run(options: argparse.Namespace, turns: Sequence[Turn], name: str, toml: str, stores: int) -> list[Answer]:
+def run(turns: Sequence[Turn], name: str, toml: str, stores: int) -> list[Answer]:
     """One system, one replay."""
     print(f"{name}:")
     with running(toml) as fleet:
@@ -72,24 +75,28 @@ def run(options: argparse.Namespace, turns: Sequence[Turn], name: str, toml: str
         return asyncio.run(replay(fleet, turns, {}))
 
 
-def after_restart(
-    options: argparse.Namespace, turns: Sequence[Turn], toml: str, folder: Path
-) -> dict[str, list[Answer]]:
-    """One more turn of each conversation after a restart, with the disk's blocks and without."""
+def after_restart(turns: Sequence[Turn], toml: str, folder: Path) -> dict[str, list[Answer]]:
+    """One more turn of each conversation after the whole system was killed, with the disk's blocks and without."""
     histories: dict[int, list[int]] = {}
+    print("before the kill:")
     with running(toml) as fleet:
         fleet.wait_until(1, 1)
         asyncio.run(replay(fleet, turns, histories))
+        time.sleep(SYNC_S)
+        fleet.kill()
     last = [Turn(conversation, 0.0, 16, 8) for conversation in histories]
     found = {}
-    for name in ("warm", "empty"):
-        if name == "empty":
-            for file in folder.rglob("*"):
-                file.is_file() and file.unlink()
-        print(f"restarted, {name}:")
+    for name in ("restarted, warm", "restarted, empty"):
+        if name.endswith("empty"):
+            shutil.rmtree(folder)
+        print(f"{name}:")
         with running(toml) as fleet:
             fleet.wait_until(1, 1)
             found[name] = asyncio.run(replay(fleet, last, {key: list(value) for key, value in histories.items()}))
+    for name, answers in found.items():
+        ttft = statistics.median(answer.ttft_s for answer in answers)
+        cached = sum(answer.cached_tokens for answer in answers) / sum(answer.prompt_tokens for answer in answers)
+        print(f"{name}: TTFT P50 {ttft:.3f} s, {cached:.0%} of the tokens found")
     return found
 
 
@@ -124,6 +131,18 @@ def compare(turns: Sequence[Turn], runs: dict[str, list[Answer]], least_share: f
                 print(f"| {tier} | {name} | {len(pairs)} | {ours:.3f} s | {theirs:.3f} s | {saved:.0%} |")
 
 
+def systems(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, int]]:
+    """By name: the configuration, and how many stores it has."""
+    merged = parse_bytes(options.device) + parse_bytes(options.host)
+    on_disk = f'[kv]\nhost_bytes = "{options.small_host}"\ndisk_path = "{folder}"\ndisk_bytes = "16GiB"'
+    return {
+        "no store": (configuration(options, options.device), 0),
+        "host": (configuration(options, options.device, f'[kv]\nhost_bytes = "{options.host}"'), 1),
+        "disk": (configuration(options, options.device, on_disk), 1),
+        "no store, all memory to the device": (configuration(options, str(merged)), 0),
+    }
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,36 +153,24 @@ def main() -> None:
     parser.add_argument("--device", default="512MiB", help="the worker's own memory for KV")
     parser.add_argument("--host", default="3GiB", help="the store's memory")
     parser.add_argument("--small-host", default="256MiB", help="the store's memory where the disk is measured")
-    parser.add_argument("--only", default="", help="comma-separated names of systems")
+    parser.add_argument("--only", default="", help=f"comma-separated names of systems, or {RESTART}")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     turns = turns_of(read_trace(options.trace), options.length, options.conversations, 4, MOST_TOKENS)
     prompt = sum(turn.new_tokens for turn in turns)
     print(f"{len(turns)} turns of {options.conversations} conversations; {prompt} new prompt tokens")
+    wanted = options.only.split(",") if options.only else None
     with tempfile.TemporaryDirectory(prefix="tokenworks-disk-", dir=".") as disk:
-        folder = Path(disk).resolve()
-        merged = parse_bytes(options.device) + parse_bytes(options.host)
-        on_disk = f'[kv]\nhost_bytes = "{options.small_host}"\ndisk_path = "{folder}"\ndisk_bytes = "16GiB"'
-        systems = {
-            "no store": (configuration(options, options.device), 0),
-            "host": (configuration(options, options.device, f'[kv]\nhost_bytes = "{options.host}"'), 1),
-            "disk": (configuration(options, options.device, on_disk), 1),
-            "no store, all memory to the device": (configuration(options, str(merged)), 0),
-        }
-        wanted = [name for name in systems if not options.only or name in options.only.split(",")]
-        runs = {name: run(options, turns, name, *systems[name]) for name in wanted}
-        compare(turns, runs, least_share=0.5)
-        restarted: dict[str, Any] = {}
-        if not options.only:
-            for file in folder.rglob("*.kv"):
-                file.unlink()
-            restarted = after_restart(options, turns, systems["disk"][0], folder)
-            for name, answers in restarted.items():
-                ttft = statistics.median(answer.ttft_s for answer in answers)
-                cached = sum(answer.cached_tokens for answer in answers) / sum(a.prompt_tokens for a in answers)
-                print(f"after a restart, {name}: TTFT P50 {ttft:.3f} s, {cached:.0%} of the tokens found")
+        folder = Path(disk).resolve() / "kv"
+        every = systems(options, folder)
+        runs = {name: run(turns, name, *every[name]) for name in every if wanted is None or name in wanted}
+        if "no store" in runs:
+            compare(turns, runs, least_share=0.5)
+        if wanted is None or RESTART in wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            runs |= after_restart(turns, every["disk"][0], folder)
     if options.json:
-        rows = {name: [asdict(answer) for answer in answers] for name, answers in {**runs, **restarted}.items()}
+        rows = {name: [asdict(answer) for answer in answers] for name, answers in runs.items()}
         options.json.write_text(json.dumps({"turns": [asdict(turn) for turn in turns], "runs": rows}) + "\n")
 
 
