@@ -154,7 +154,7 @@ def build(name: str, directory: Path, num_tokens: int) -> Runner:
         speculation="off",
     )
     if name.startswith("ours"):
-        return Runner(build_engine(directory, settings, 1, _ignore, "any"), num_blocks)
+        return Runner(build_engine(directory, settings, 1, _ignore, KVSettings(exchange="any")), num_blocks)
     kv = KVSettings(exchange="any")
     return Runner(build_openvino_engine(directory, settings, kv, "CPU", 1, _ignore), num_blocks)
 

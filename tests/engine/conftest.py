@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from tokenworks.contract.config import EngineSettings
+from tokenworks.contract.config import EngineSettings, KVSettings
 from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import SequenceOutput
@@ -114,7 +114,8 @@ class Reference:
         engine_settings = EngineSettings(
             block_tokens=8, kv_bytes=num_blocks * 8 * spec.bytes_per_token, max_step_tokens=max_step_tokens, **settings
         )
-        return build_engine(self.directory, engine_settings, 1, lambda done, total: None, exchange)
+        kv = KVSettings(exchange=exchange)
+        return build_engine(self.directory, engine_settings, 1, lambda done, total: None, kv)
 
 
 @pytest.fixture(scope="session")

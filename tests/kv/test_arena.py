@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tokenworks.contract.errors import StartupError
-from tokenworks.kv import arena as arena_module
-from tokenworks.kv.arena import ArenaError, create_arena, free_memory_bytes, open_arena
+from tokenworks.kv.arena import ArenaError, create_arena, open_arena
 
 PAGES = 1 << 20
 WRITE_THERE = """
@@ -57,11 +56,3 @@ def test_what_is_not_the_arena_is_refused(tmp_path: Path) -> None:
         open_arena(str(file), 4096)
     with pytest.raises(ArenaError, match="cannot map"):
         open_arena("/dev/null", 0)
-
-
-def test_free_memory_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "meminfo"
-    monkeypatch.setattr(arena_module, "MEMINFO", file)
-    assert free_memory_bytes() == sys.maxsize
-    file.write_text("MemTotal:       24 kB\nMemAvailable:   12 kB\n")
-    assert free_memory_bytes() == 12 * 1024

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
-from tokenworks.contract.config import EngineSettings
+from tokenworks.contract.config import EngineSettings, KVSettings
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.kv import KVSpec
+from tokenworks.contract.memory import free_memory_bytes
 from tokenworks.engine.checkpoint import name_of
 from tokenworks.engine.engine import Engine, Model
 from tokenworks.engine.model_config import ModelConfig, read_model_config
@@ -29,10 +30,10 @@ from tokenworks.policy.speculation import Speculator
 
 log = logging.getLogger(__name__)
 
-Exchange = Literal["exact", "any"]
-
 FREE_MEMORY_SHARE: Final = 0.4
 """Of the free memory, for the KV of all workers of this machine: the rest is for the system, and for growth."""
+
+_NO_STORE: Final = KVSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,11 @@ class Capacity:
 
 
 def build_engine(
-    directory: Path, settings: EngineSettings, num_workers: int, progress: Progress, exchange: Exchange = "exact"
+    directory: Path, settings: EngineSettings, num_workers: int, progress: Progress, kv: KVSettings = _NO_STORE
 ) -> Engine:
     """Load and pack the model; raises StartupError (CheckpointError) with what to do.
 
-    `exchange` is `kv.exchange`: with "any" all engines of one checkpoint give their blocks the same names.
+    With `kv.exchange` "any" all engines of one checkpoint give their blocks the same names.
     """
     config = read_model_config(directory)
     dtype = choose_dtype(settings.dtype, config)
@@ -57,7 +58,7 @@ def build_engine(
     model = choose_kernels(settings.kernels, Decoder(config, weights, dtype, window, progress))
     arithmetic = numerics(name_of(dtype), weights.form(dtype), settings.kv_dtype)
     spec = KVSpec(
-        fingerprint=weights.fingerprint(arithmetic if exchange == "exact" else None),
+        fingerprint=weights.fingerprint(arithmetic if kv.exchange == "exact" else None),
         num_layers=config.num_layers,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
@@ -65,7 +66,7 @@ def build_engine(
         dtype=name_of(dtype) if settings.kv_dtype == "auto" else settings.kv_dtype,
         numerics=arithmetic,
     )
-    capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
+    capacity = plan_capacity(settings, spec, window, free_bytes(kv, num_workers))
     limits = plan_limits(settings, capacity)
     log.info("weights: %s, %d MiB", model.weights, model.num_bytes >> 20)
     log.info(
@@ -121,6 +122,11 @@ def has_fast_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+def free_bytes(kv: KVSettings, num_workers: int) -> int:
+    """One worker's part of the free memory that the host's store, which takes its own bit by bit, will leave."""
+    return max(0, free_memory_bytes() - kv.host_bytes) // num_workers
+
+
 def plan_capacity(settings: EngineSettings, spec: KVSpec, window: int, free_bytes: int) -> Capacity:
     """How many blocks to reserve, and the longest sequence that they hold; raises StartupError where none fits."""
     block_bytes = spec.bytes_per_token * spec.block_tokens
@@ -132,13 +138,3 @@ def plan_capacity(settings: EngineSettings, spec: KVSpec, window: int, free_byte
             f"no KV block fits: one takes {block_bytes:,} bytes, {kv_bytes:,} are given. Raise kv_bytes, or free memory"
         )
     return Capacity(num_blocks, min(window, num_blocks * spec.block_tokens))
-
-
-def free_memory_bytes() -> int:
-    """Memory that can be taken without swapping, or without leaving the container's limit."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        return min(available, int(text) - int(used.read_text()))
-    return available

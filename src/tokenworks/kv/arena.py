@@ -11,11 +11,8 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from pathlib import Path
 
 from tokenworks.contract.errors import StartupError, TokenworksError
-
-MEMINFO = Path("/proc/meminfo")
 
 
 class ArenaError(TokenworksError):
@@ -71,12 +68,3 @@ def open_arena(path: str, num_bytes: int) -> Arena:
         raise ArenaError(f"cannot map the KV store's memory at {path}: {error}") from error
     finally:
         os.close(descriptor)
-
-
-def free_memory_bytes() -> int:
-    """Bytes that this machine can still give without swapping; without /proc as much as anyone asks for."""
-    try:
-        lines = MEMINFO.read_text().splitlines()
-    except OSError:
-        return sys.maxsize
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

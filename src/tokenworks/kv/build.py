@@ -16,7 +16,8 @@ import msgspec
 from tokenworks.contract.config import KVSettings
 from tokenworks.contract.errors import StartupError
 from tokenworks.contract.kv import Tier
-from tokenworks.kv.arena import Arena, create_arena, free_memory_bytes
+from tokenworks.contract.memory import free_memory_bytes
+from tokenworks.kv.arena import Arena, create_arena
 from tokenworks.kv.extents import Extents
 from tokenworks.kv.host import HostMemory
 from tokenworks.kv.io import TierThreads

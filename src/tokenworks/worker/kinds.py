@@ -42,4 +42,4 @@ def build_any(directory: Path, settings: Settings, progress: Progress) -> Engine
         )
     from tokenworks.engine.build import build_engine
 
-    return build_engine(directory, settings.engine, settings.fleet.workers, progress, settings.kv.exchange)
+    return build_engine(directory, settings.engine, settings.fleet.workers, progress, settings.kv)

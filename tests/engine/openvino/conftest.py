@@ -56,7 +56,7 @@ def own_engine() -> Callable[..., Engine]:
 
     def make(reference: Any, num_blocks: int = 60, exchange: Any = "exact", **given: Any) -> Engine:
         settings = settings_for(reference, num_blocks, **given)
-        return build_engine(reference.directory, settings, 1, nothing, exchange)
+        return build_engine(reference.directory, settings, 1, nothing, KVSettings(exchange=exchange))
 
     return make
 

@@ -17,7 +17,7 @@ from tokenworks.contract.config import EngineSettings, KVSettings
 from tokenworks.contract.errors import CheckpointError, ConfigError
 from tokenworks.contract.kv import KVSpec
 from tokenworks.engine.batch import DecodeRows, StepBatch
-from tokenworks.engine.build import choose_dtype, free_memory_bytes, numerics, plan_capacity, plan_limits
+from tokenworks.engine.build import choose_dtype, free_bytes, numerics, plan_capacity, plan_limits
 from tokenworks.engine.checkpoint import EMBEDDING, WeightSource, name_of
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.model_config import ModelConfig, read_model_config
@@ -59,7 +59,7 @@ def build_openvino_engine(
         numerics=arithmetic,
     )
     warm_up(model, spec)
-    capacity = plan_capacity(settings, spec, window, free_memory_bytes() // num_workers)
+    capacity = plan_capacity(settings, spec, window, free_bytes(kv, num_workers))
     limits = plan_limits(settings, capacity)
     log.info(
         "OpenVINO %s on %s: %s, weights %s, %d MiB; KV: %d blocks of %d tokens in %s; window %d",
