@@ -11,7 +11,7 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def free_memory_bytes() -> int:
-    """Bytes that can be taken without swapping, or leaving the container's limit; without /proc as many as one asks for.
+    """Bytes that can be taken without swapping, or leaving the container's limit; without /proc, any number.
 
     What others have reserved and not touched yet (a KV store's memory, another worker's KV) counts as free.
     """
