@@ -139,7 +139,7 @@ def systems(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, i
         "no store": (configuration(options, options.device), 0),
         "host": (configuration(options, options.device, f'[kv]\nhost_bytes = "{options.host}"'), 1),
         "disk": (configuration(options, options.device, on_disk), 1),
-        "no store, all memory to the device": (configuration(options, str(merged)), 0),
+        "larger device": (configuration(options, str(merged)), 0),
     }
 
 
