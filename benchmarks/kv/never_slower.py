@@ -22,12 +22,12 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-from benchmarks.kv.slow_remote import slow_redis
 
 from benchmarks.kv.client import Answer, complete
 from benchmarks.kv.conversations import Turn, turns_of, words
 from benchmarks.kv.fleet import Fleet, running
 from benchmarks.kv.replay import MOST_TOKENS, configuration, replay
+from benchmarks.kv.slow_remote import slow_redis
 from tokenworks.plan.traces import read_trace
 
 INPUT, OUTPUT, LANES = 512, 32, 4
