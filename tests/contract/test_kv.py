@@ -45,5 +45,6 @@ def test_names_agree_exactly_as_far_as_the_tokens_do(left: list[int], right: lis
 def test_kv_of_a_token_is_keys_and_values_of_every_layer_and_head() -> None:
     spec = KVSpec("m", num_layers=2, num_kv_heads=3, head_dim=5, block_tokens=7, dtype="float32")
     assert spec.bytes_per_token == 2 * 2 * 3 * 5 * 4
+    assert spec.bytes_per_block == 7 * spec.bytes_per_token
     int8 = msgspec.structs.replace(spec, dtype="int8")
     assert int8.bytes_per_token == 2 * 2 * 3 * (5 + 4)  # a code an element, a float32 scale a head

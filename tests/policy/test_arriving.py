@@ -215,6 +215,17 @@ def test_who_runs_takes_the_blocks_of_who_waits_the_last_first_before_anybody_is
     assert arrivals["b"].sequence.block_table == []
 
 
+def test_where_nothing_runs_the_first_in_the_queue_takes_the_blocks_of_those_behind_it() -> None:
+    scheduler = make_scheduler(num_blocks=8)
+    add(scheduler, "a", 20)
+    add(scheduler, "b", 20)
+    arrivals = look_up(scheduler)
+    assert scheduler.expect(arrivals["b"], 4)
+    scheduler.arrived(arrivals["a"], [])
+    assert step(scheduler) == [("a", 0, 20)]
+    assert not arrivals["b"].is_open
+
+
 def test_a_block_whose_name_another_one_has_is_not_told_again() -> None:
     scheduler = make_scheduler()
     add(scheduler, "a", list(range(8)))
