@@ -216,14 +216,19 @@ def test_who_runs_takes_the_blocks_of_who_waits_the_last_first_before_anybody_is
 
 
 def test_where_nothing_runs_the_first_in_the_queue_takes_the_blocks_of_those_behind_it() -> None:
-    scheduler = make_scheduler(num_blocks=8)
-    add(scheduler, "a", 20)
-    add(scheduler, "b", 20)
-    arrivals = look_up(scheduler)
-    assert scheduler.expect(arrivals["b"], 4)
-    scheduler.arrived(arrivals["a"], [])
-    assert step(scheduler) == [("a", 0, 20)]
-    assert not arrivals["b"].is_open
+    scheduler = make_scheduler(num_blocks=8, max_step_tokens=32)
+    add(scheduler, "a", 3, max_tokens=6)
+    step(scheduler)
+    add(scheduler, "b", 9)
+    arrival = look_up(scheduler)["b"]
+    add(scheduler, "c", 22, max_tokens=8)
+    while not scheduler.preemptions:  # c overtakes b, and goes back before it when a needs its blocks
+        step(scheduler)
+    assert scheduler.expect(arrival, 2)
+    while (planned := step(scheduler))[0][0] == "a":
+        assert arrival.is_open
+    assert [name for name, _, _ in planned] == ["c"]
+    assert not arrival.is_open
 
 
 def test_a_block_whose_name_another_one_has_is_not_told_again() -> None:
