@@ -32,7 +32,7 @@ test: check ## everything that CI runs: style, types, all tests, full branch cov
 	.venv/bin/coverage run --branch --include='src/tokenworks/policy/*,src/tokenworks/contract/*' \
 		-m pytest $(COVERED) $(ARGS)
 	.venv/bin/coverage report --show-missing --skip-covered --fail-under=100
-	.venv/bin/pytest $(COVERED:%=--ignore=%) $(ARGS)
+	.venv/bin/pytest -n 2 --dist loadfile $(COVERED:%=--ignore=%) $(ARGS)
 
 quick: .venv/.dev ## the tests that take moments
 	.venv/bin/pytest -q -m "not slow" $(ARGS)
