@@ -35,6 +35,7 @@ from tokenworks.contract.setting import parse_bytes
 from tokenworks.plan.traces import read_trace
 
 MOST_TOKENS = 4000
+HEARTBEAT_S = 1.5
 SYNC_S = 6.0  # a little more than the default of kv.sync_s
 RESTART = "restart"
 TIMEOUT = aiohttp.ClientTimeout(total=600)
@@ -72,7 +73,18 @@ def run(turns: Sequence[Turn], name: str, toml: str, stores: int) -> list[Answer
     print(f"{name}:")
     with running(toml) as fleet:
         fleet.wait_until(1, stores)
-        return asyncio.run(replay(fleet, turns, {}))
+        answers = asyncio.run(replay(fleet, turns, {}))
+        if stores:
+            print(exchange_of(fleet))
+        return answers
+
+
+def exchange_of(fleet: Fleet) -> str:
+    """What the worker's exchange with the store came to: predictions beside the truth, and what was not used, why."""
+    time.sleep(HEARTBEAT_S)
+    wanted = ("tokenworks_worker_kv_", "tokenworks_kv_tier_read", "tokenworks_kv_tier_faults")
+    lines = [line for line in fleet.metrics().splitlines() if line.startswith(wanted) and not line.endswith(" 0.0")]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def after_restart(turns: Sequence[Turn], toml: str, folder: Path) -> dict[str, list[Answer]]:
