@@ -116,11 +116,24 @@ class HostMemory:
         return self._policy.wants(name, parent, aligned(num_bytes), recompute_s, now_s)
 
     def place(
-        self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, state: State, now_s: float
+        self,
+        name: BlockName,
+        parent: BlockName,
+        num_bytes: int,
+        recompute_s: float,
+        state: State,
+        now_s: float,
+        *,
+        is_passing: bool = False,
     ) -> Block | None:
-        """A place for a block that is not there yet; None where everything that could give way is in use."""
+        """A place for a block that is not there yet; None where everything that could give way is in use.
+
+        A block that is only passing through, to a lower tier, takes the room of none that would be lost. It is worth
+        less than those that stay, and so is the first to give way to the next that passes.
+        """
         assert name not in self._blocks, f"block {name.hex()} has a place already"
-        offset = self._extents.allocate(num_bytes) if self._make_room(num_bytes) else None
+        has_room = self._make_room_of_saved(num_bytes) if is_passing else self._make_room(num_bytes)
+        offset = self._extents.allocate(num_bytes) if has_room else None
         if offset is None:
             return None
         block = Block(name, parent, num_bytes, recompute_s, offset, state)
@@ -167,16 +180,21 @@ class HostMemory:
 
     def _make_room(self, num_bytes: int) -> bool:
         """Free room for one place: of what is saved elsewhere first, then of what would be lost."""
-        if self._extents.fits(num_bytes):
-            return True
         if num_bytes > self.limit_bytes:
             return False
-        for is_kept in (self._is_in_use_or_unsaved, self._is_in_use):
-            for name in self._policy.victims(aligned(num_bytes), is_kept):
-                self._evict(self._blocks[name])
-                if self._extents.fits(num_bytes):
-                    return True
-        return self._widen(num_bytes)
+        is_there = self._make_room_of_saved(num_bytes) or self._evict_but(self._is_in_use, num_bytes)
+        return is_there or self._widen(num_bytes)
+
+    def _make_room_of_saved(self, num_bytes: int) -> bool:
+        return self._extents.fits(num_bytes) or self._evict_but(self._is_in_use_or_unsaved, num_bytes)
+
+    def _evict_but(self, is_kept: Callable[[BlockName], bool], num_bytes: int) -> bool:
+        """Evict the least valuable of the others until one place fits; False where it does not even then."""
+        for name in self._policy.victims(aligned(num_bytes), is_kept):
+            self._evict(self._blocks[name])
+            if self._extents.fits(num_bytes):
+                return True
+        return False
 
     def _widen(self, num_bytes: int) -> bool:
         """Where blocks of several sizes leave gaps, make the widest gap wider: evict beside it until it is enough."""

@@ -204,11 +204,15 @@ class LowerTier:
         """Whether it waits to be written, and soon will be: the tier takes writes and keeps up with them."""
         return name in self._queued and self.writing.is_up and len(self._queued) <= SHORT_QUEUE
 
+    def takes(self, name: BlockName, entry: Entry, now_s: float) -> bool:
+        """Whether a block is to be written here: it is worth it, and not here yet."""
+        if name in self._held or name in self._queued or name in self.writes_under_way:
+            return False
+        return self._policy.wants(name, entry.parent, entry.num_bytes, entry.recompute_s, now_s)
+
     def want_write(self, name: BlockName, entry: Entry, now_s: float) -> None:
         """Have a block in host memory written, if it is not here and worth it."""
-        if name in self._held or name in self._queued or name in self.writes_under_way:
-            return
-        if not self._policy.wants(name, entry.parent, entry.num_bytes, entry.recompute_s, now_s):
+        if not self.takes(name, entry, now_s):
             return
         self._count += 1
         self._queued[name] = (entry, now_s)

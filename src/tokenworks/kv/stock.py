@@ -18,7 +18,7 @@ from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
 from tokenworks.kv.format import BlockFault
 from tokenworks.kv.host import Block, HostMemory, State
-from tokenworks.kv.lower import LowerTier
+from tokenworks.kv.lower import Entry, LowerTier
 from tokenworks.kv.protocol import Offered, TierSpeed
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.write_back import WriteBack
@@ -78,9 +78,11 @@ class Stock:
             self.used(name, now_s)
             self._doubt(name)
             return None
-        if not self.host.wants(name, parent, size, cost_s, now_s):
+        if self.host.wants(name, parent, size, cost_s, now_s):
+            return self.host.place(name, parent, size, cost_s, State.WRITING, now_s)
+        if not self._write_back.would_save(name, Entry(size, parent, cost_s), now_s):
             return None
-        return self.host.place(name, parent, size, cost_s, State.WRITING, now_s)
+        return self.host.place(name, parent, size, cost_s, State.WRITING, now_s, is_passing=True)
 
     def commit(self, block: Block, now_s: float) -> None:
         """A granted place has been written."""

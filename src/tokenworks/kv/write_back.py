@@ -49,6 +49,13 @@ class WriteBack:
             if is_due and (lower.tier is not Tier.REMOTE or lower.pays(entry.num_bytes, entry.recompute_s, now_s)):
                 lower.want_write(block.name, entry, now_s)
 
+    def would_save(self, name: BlockName, entry: Entry, now_s: float) -> bool:
+        """Whether a block that was never used again would be written below, once it stood in host memory."""
+        lower = self._first
+        if lower is None or (lower.tier is Tier.REMOTE and not lower.pays(entry.num_bytes, entry.recompute_s, now_s)):
+            return False
+        return lower.takes(name, entry, now_s)
+
     def take_tasks(self, now_s: float) -> list[Write | Move]:
         """What can be written now."""
         tasks: list[Write | Move] = []
