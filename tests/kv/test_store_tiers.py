@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 import pytest
 
 from tests.kv.chain import ChainBlock, chain
+from tests.kv.lru import LeastRecentlyUsed
 from tests.kv.rig import PLACE_BYTES, Rig
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.format import BlockFault
@@ -39,6 +43,50 @@ def on_disk_only(rig: Rig, blocks: list[ChainBlock]) -> None:
     put_and_written(rig, chain(rig.stock.host.limit_bytes // PLACE_BYTES, seed=99))
     rig.tell(A, Find("where", names_of(blocks)))
     assert rig.found(A) == [Tier.DISK] * len(blocks)
+
+
+# Passing through memory
+
+
+class Stubborn(LeastRecentlyUsed):
+    """Wants nothing for which something else must go; if it must, what came last goes first."""
+
+    def wants(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> bool:
+        return self.used_bytes + num_bytes <= self.limit_bytes
+
+    def victims(self, num_bytes: int, is_pinned: Callable[[BlockName], bool]) -> list[BlockName]:
+        self._sizes = OrderedDict(reversed(self._sizes.items()))
+        names = super().victims(num_bytes, is_pinned)
+        self._sizes = OrderedDict(reversed(self._sizes.items()))
+        return names
+
+
+def test_what_full_memory_does_not_want_passes_through_it_to_the_disk() -> None:
+    rig = Rig(4, Tier.DISK, make_policy=Stubborn)
+    rig.attach(A)
+    first, later = chain(4), chain(12, seed=1)
+    put_and_written(rig, first)
+    put_and_written(rig, later)
+    assert rig.status(Tier.DISK).blocks == 16
+    held = [block for block in first if rig.stock.nearest(block.name) is Tier.HOST]
+    assert held == first[:3]  # one place is enough to pass through
+
+
+def test_nothing_unsaved_is_lost_for_what_only_passes_through() -> None:
+    rig = Rig(4, Tier.DISK, make_policy=Stubborn)
+    rig.attach(A)
+    first = chain(4)
+    rig.put(A, first)  # none of them written below yet
+    assert rig.put(A, chain(2, seed=1)) == []
+    assert all(rig.stock.nearest(block.name) is Tier.HOST for block in first)
+    assert "unsaved" not in rig.status(Tier.DISK).faults
+
+
+def test_without_a_tier_below_full_memory_takes_only_what_it_wants() -> None:
+    rig = Rig(4, make_policy=Stubborn)
+    rig.attach(A)
+    rig.put(A, chain(4))
+    assert rig.put(A, chain(2, seed=1)) == []
 
 
 # Reading
