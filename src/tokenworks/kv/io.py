@@ -7,11 +7,13 @@ before it is written: the store itself never hashes on its loop.
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -23,8 +25,12 @@ from tokenworks.kv.format import BadBlock, BlockFault, Header, block_bytes, chec
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.tiers.tier import BlockTier, TierError
 
-THREADS: Final = 10
-"""A tier: four reads, a write, two moves, a scan, a probe and a look-up may be under way together."""
+THREADS: Final = 7
+"""A tier: four reads, a scan, a probe and a look-up may be under way together."""
+BACKGROUND_THREADS: Final = 3
+"""A tier: a write and two moves, which nobody waits for."""
+BACKGROUND_NICE: Final = 10
+"""Of those: the same cores compute, and a step waits for its slowest thread."""
 ROUND_TRIPS: Final = 3
 """The first may have to connect; the fastest is the tier's latency."""
 SCAN_PART: Final = 1000
@@ -41,16 +47,22 @@ class TierThreads:
         self._tiers = tiers
         self._wake = wake
         self._outcomes: SimpleQueue[Outcome] = SimpleQueue()
-        self._queues: dict[Tier, SimpleQueue[Task]] = {}
-        for tier in (Tier.HOST, *tiers):
-            self._queues[tier] = SimpleQueue()
-            for number in range(THREADS if tier in tiers else 1):
-                name = f"kv-{tier}-{number}"
-                threading.Thread(target=self._run, args=(self._queues[tier],), name=name, daemon=True).start()
+        self._queues = {tier: self._serve(f"kv-{tier}", THREADS) for tier in tiers}
+        self._background = {tier: self._serve(f"kv-{tier}-back", BACKGROUND_THREADS, is_nice=True) for tier in tiers}
+        self._queues[Tier.HOST] = self._serve("kv-host", 1)
+
+    def _serve(self, name: str, num_threads: int, *, is_nice: bool = False) -> SimpleQueue[Task]:
+        """A queue that so many threads work off."""
+        queue: SimpleQueue[Task] = SimpleQueue()
+        for number in range(num_threads):
+            arguments = {"queue": queue, "is_nice": is_nice}
+            threading.Thread(target=self._run, kwargs=arguments, name=f"{name}-{number}", daemon=True).start()
+        return queue
 
     def start(self, task: Task) -> None:
         """Have it done."""
-        self._queues[task.tier].put(task)
+        queues = self._background if isinstance(task, Write | Move) else self._queues
+        queues[task.tier].put(task)
 
     def outcomes(self) -> list[Outcome]:
         """What has ended since the last call."""
@@ -61,7 +73,10 @@ class TierThreads:
             except Empty:
                 return found
 
-    def _run(self, queue: SimpleQueue[Task]) -> None:
+    def _run(self, queue: SimpleQueue[Task], is_nice: bool) -> None:
+        if is_nice:
+            with suppress(OSError, AttributeError):  # a thread has a niceness of its own on Linux only
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICE)
         while True:
             task = queue.get()
             start_s = time.monotonic()
