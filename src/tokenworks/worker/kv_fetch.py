@@ -89,6 +89,11 @@ class Fetcher:
         """Whether there is something to copy at once."""
         return bool(self._ready)
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether the store has still to say what it holds."""
+        return any(incoming.fetch is None for incoming in self._incoming.values())
+
     def next_deadline_s(self) -> float | None:
         """When the first of the waiting sequences goes on with what it has."""
         return min((incoming.deadline_s for incoming in self._incoming.values()), default=None)
