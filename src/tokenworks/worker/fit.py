@@ -6,11 +6,36 @@ A step never gets faster because there is more to do. NumPy only: a worker witho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.contract.card import DecodePoint, PrefillPoint
+from tokenworks.contract.card import Card, DecodePoint, PrefillPoint
+from tokenworks.contract.config import EngineSettings
+
+
+def fitted_card(
+    prefill_points: Sequence[PrefillPoint],
+    decode_points: Sequence[DecodePoint],
+    settings: EngineSettings,
+    **described: Any,
+) -> Card:
+    """The card that these points make; `described` is what else is known of the worker, by the card's field names."""
+    prefill, decode = fit_prefill(prefill_points), fit_decode(decode_points)
+    return Card(
+        prefill_points=tuple(prefill_points),
+        decode_points=tuple(decode_points),
+        prefill_base_s=prefill[0],
+        prefill_per_token_s=prefill[1],
+        prefill_per_pair_s=prefill[2],
+        decode_base_s=decode[0],
+        decode_per_sequence_s=decode[1],
+        decode_per_context_token_s=decode[2],
+        price_per_hour=settings.price_per_hour or None,
+        watts=settings.watts or None,
+        **described,
+    )
 
 
 def fit_prefill(points: Sequence[PrefillPoint]) -> list[float]:

@@ -19,7 +19,7 @@ from tokenworks.contract.card import Card, DecodePoint, PrefillPoint
 from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.engine import Engine
-from tokenworks.worker.fit import fit_decode, fit_prefill
+from tokenworks.worker.fit import fitted_card
 
 BUDGET_S: Final = 3.0
 DECODE_STEPS: Final = 4  # per point; the median counts
@@ -94,9 +94,10 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
     """The worker's card."""
     measurement = CardMeasurement(engine)
     measurement.run()
-    prefill = fit_prefill(measurement.prefill_points)
-    decode = fit_decode(measurement.decode_points)
-    return Card(
+    return fitted_card(
+        measurement.prefill_points,
+        measurement.decode_points,
+        settings,
         device=f"cpu: {cpu_name()}",
         threads=threads,
         dtype=str(engine.model.dtype).removeprefix("torch."),
@@ -106,16 +107,6 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
         kv_dtype=engine.spec.dtype,
         kv_bytes_per_token=engine.spec.bytes_per_token,
         kv_capacity_tokens=engine.load.total_blocks * engine.spec.block_tokens,
-        prefill_points=tuple(measurement.prefill_points),
-        decode_points=tuple(measurement.decode_points),
-        prefill_base_s=prefill[0],
-        prefill_per_token_s=prefill[1],
-        prefill_per_pair_s=prefill[2],
-        decode_base_s=decode[0],
-        decode_per_sequence_s=decode[1],
-        decode_per_context_token_s=decode[2],
-        price_per_hour=settings.price_per_hour or None,
-        watts=settings.watts or None,
     )
 
 

@@ -40,11 +40,6 @@ class Dialect(msgspec.Struct, frozen=True):
     always: Mapping[str, Any] = {}  # said with every request
     eos_token_ids: tuple[int, ...] = ()  # at which the server stops by itself
 
-    @property
-    def gives_ids(self) -> bool:
-        """Whether token ids come back."""
-        return "return_token_ids" in self.honours
-
 
 def completion_body(request: Request, prompt: str | list[int], dialect: Dialect) -> dict[str, Any]:
     """The body for `/completions`; raises UpstreamRefusal that names the parameter which cannot be honoured."""

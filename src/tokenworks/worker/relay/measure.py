@@ -20,7 +20,7 @@ from tokenworks.contract.card import Card, DecodePoint, PrefillPoint
 from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.text.tokenizer import Tokenizer
-from tokenworks.worker.fit import fit_decode, fit_prefill
+from tokenworks.worker.fit import fitted_card
 from tokenworks.worker.relay.answer import AnswerReader
 from tokenworks.worker.relay.dialect import Dialect, completion_body
 from tokenworks.worker.relay.learn import Learnt
@@ -113,9 +113,10 @@ async def measure_card(
     """The server's card; what it does not tell is 0 or "unknown". Raises UpstreamError."""
     measurement = Measurement(upstream, learnt.dialect, tokenizer)
     await measurement.run(window)
-    prefill = fit_prefill(measurement.prefill_points)
-    decode = fit_decode(measurement.decode_points)
-    return Card(
+    return fitted_card(
+        measurement.prefill_points,
+        measurement.decode_points,
+        settings,
         device=f"{learnt.maker} at {upstream.url}",
         threads=0,
         dtype="unknown",
@@ -125,14 +126,4 @@ async def measure_card(
         kv_dtype="unknown",
         kv_bytes_per_token=0,
         kv_capacity_tokens=0,
-        prefill_points=tuple(measurement.prefill_points),
-        decode_points=tuple(measurement.decode_points),
-        prefill_base_s=prefill[0],
-        prefill_per_token_s=prefill[1],
-        prefill_per_pair_s=prefill[2],
-        decode_base_s=decode[0],
-        decode_per_sequence_s=decode[1],
-        decode_per_context_token_s=decode[2],
-        price_per_hour=settings.price_per_hour or None,
-        watts=settings.watts or None,
     )
