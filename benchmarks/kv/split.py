@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--slo-ttft", type=float, default=15.0, help="seconds to the first token")
     options = parser.parse_args()
     print(
-        "| chats | long prompt | system | ITL P99 of chats | P50 | TTFT P50 of longs | done | split | goodput, tokens/s |"
+        "| chats | long prompt | system | ITL P99 of chats | P50 | TTFT P50 of longs | done | split | goodput, tok/s |"
     )
     print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     goodputs: dict[tuple[int, int], dict[str, float]] = {}
