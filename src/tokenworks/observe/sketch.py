@@ -1,8 +1,8 @@
 """Percentiles that can be merged: counts in buckets whose bounds grow by a constant factor.
 
-The method is DDSketch's (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch", VLDB 2019): a value x > 0
-falls into bucket ceil(log(x) / log(g)), g = (1 + ERROR) / (1 - ERROR), and every quantile that is read lies within `ERROR`
-of the true one, relatively, however many sketches were merged. Values of 0 and below count as `FLOOR`.
+The method is DDSketch's (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch", VLDB 2019): a
+value x > 0 falls into bucket ceil(log(x) / log(g)), g = (1 + ERROR) / (1 - ERROR), and every quantile that is read is
+within `ERROR` of the true one, relatively, however many sketches were merged. Values of 0 and below count as `FLOOR`.
 
 Encoded, a sketch is its buckets in rising order: uint16 number, uint32 count, little endian, 6 bytes each.
 """
