@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "bench": "tokenworks.bench.command:bench",
     "model": "tokenworks.cli.model:model",
     "doctor": "tokenworks.cli.doctor:doctor",
+    "drift": "tokenworks.cli.drift:drift",
+    "alerts": "tokenworks.cli.alerts:alerts",
     "role": "tokenworks.cli.role:role",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",

@@ -12,7 +12,7 @@ loses it: rates are right, and sums over all tenants are those of all requests w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -131,7 +131,7 @@ class RecordMetrics(Collector):
     def _scenario_families(self) -> Iterable[Metric]:
         families = {name: CounterMetricFamily(name, text, labels=labels) for name, text, labels in _SCENARIO_FAMILIES}
         for scenario, sums in self._scenarios.items():
-            lines = {
+            lines: dict[str, Mapping[str, float]] = {
                 "tokenworks_records": sums.outcomes,
                 "tokenworks_objective_requests": sums.results,
                 "tokenworks_tokens": sums.tokens,

@@ -24,7 +24,7 @@ class Buckets:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
-        self.names = tuple(floatToGoString(bound) for bound in (*bounds, math.inf))
+        self.names = tuple(str(floatToGoString(bound)) for bound in (*bounds, math.inf))  # type: ignore[no-untyped-call]
 
 
 class Tally:
