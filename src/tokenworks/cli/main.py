@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "drift": "tokenworks.cli.drift:drift",
     "alerts": "tokenworks.cli.alerts:alerts",
     "role": "tokenworks.cli.role:role",
+    "key": "tokenworks.cli.key:key",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",
