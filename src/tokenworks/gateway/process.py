@@ -123,14 +123,17 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     samples = Samples(scribe.append)
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
     dispatcher = Dispatcher(own.worker_address, own.lease_s, samples)
+    metrics = Metrics(dispatcher, settings.cost, settings.objectives, folder)
+    metrics.observer.dropped_frames = lambda: scribe.dropped_frames
+    keepers = [metrics.observe_record, *([scribe.append] if scribe.is_writing else [])]
     service = Service(
         model_name=model_name,
         tokenizer=tokenizer,
         reader=PromptReader(tokenizer, executor),
         dispatcher=dispatcher,
-        metrics=Metrics(dispatcher),
+        metrics=metrics,
         keys=keys,
-        recorder=Recorder(name, model_name, settings.cost, [scribe.append] if scribe.is_writing else []),
+        recorder=Recorder(name, model_name, settings.cost, keepers),
         max_body_bytes=own.max_body_bytes,
         is_sharing_kv=settings.kv.tenant_sharing,
     )
