@@ -39,7 +39,7 @@ def list_alerts(is_json: bool, **options: Any) -> None:
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)
-    ledger, now_ns = open_ledger(settings.ledger), time.time_ns()
+    ledger, now_ns = open_ledger(settings.ledger, objectives=settings.objectives), time.time_ns()
     found = firing(ledger, now_ns, settings.objectives, drift_figures(ledger, settings.alerts, now_ns))
     if is_json:
         click.echo(msgspec.json.encode({"alerts": [alert._asdict() for alert in found]}))
