@@ -28,14 +28,28 @@ LEDGER = """
     --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
     --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
 """
+ALERTS = """
+    --alerts-kind --alerts-url --alerts-secret-variable --alerts-interval-s --alerts-drift-psi --alerts-drift-hours
+    --alerts-drift-reference-hours
+"""
+KEPT_IN = """
+    --ledger-path --ledger-database --ledger-flush-s --ledger-detail-days --ledger-address --ledger-record-days
+"""
+OBJECTIVES = """
+    --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
+    --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
+"""
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} --workers --drain-s --log-level --config --settings",
+    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {ALERTS} --workers --drain-s --log-level --config --settings",
     "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s --log-level --config
         --settings --parent""",
     "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
-    "observer": f"{LEDGER} --log-level --config --settings --parent",
+    "observer": f"{LEDGER} {ALERTS} --log-level --config --settings --parent",
     "doctor": "",
+    "drift": f"--since --until --reference --json {KEPT_IN} --alerts-drift-psi --config --settings",
+    "alerts list": f"--json {KEPT_IN} {OBJECTIVES} {ALERTS} --config --settings",
+    "alerts test": f"{ALERTS} --config --settings",
     "role": "WORKER ROLE --url",
     "key add": "TENANT --scenario --note --ledger-path --config --settings",
     "key list": "--json --ledger-path --config --settings",

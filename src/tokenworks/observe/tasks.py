@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from tokenworks.contract.config import Settings
+from tokenworks.observe.alerts import look_out
 from tokenworks.observe.ledger import Ledger, Span
 
 
@@ -33,4 +34,6 @@ class ObserverContext:
 
 Task = Callable[[ObserverContext], Awaitable[None]]
 
-TASKS: list[Task] = []
+TASKS: list[Task] = [
+    look_out,
+]
