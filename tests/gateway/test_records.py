@@ -162,7 +162,7 @@ def test_a_client_that_goes_away(recording_rig: Rig, stream: bool) -> None:
 def test_n_choices_are_one_record_with_the_way_of_the_last(recording_rig: Rig) -> None:
     worker = recording_rig.add_worker()
     usual = worker.answer
-    worker.answer = lambda request: usual(request) if request.id.endswith("-1") else short(request)
+    worker.answer = lambda request: slowly(usual)(request) if request.id.endswith("-1") else short(request)
     recording_rig.post("/v1/completions", **BODY, n=3)
     record = only(recording_rig)
     assert (record.num_sequences, record.output_tokens, record.prompt_tokens) == (3, 22, 2)
