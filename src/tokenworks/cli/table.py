@@ -116,13 +116,12 @@ def _print(ledger: Ledger, settings: Settings, question: _Question, form: str) -
 def _answer(ledger: Ledger, settings: Settings, question: _Question) -> Table | Comparison:
     now_ns = time.time_ns()
     window = parse_window(question.since, question.until, now_ns)
-    chosen = {"preset": question.preset, "columns": question.columns}
-    if not question.against:
-        return build_table(
-            ledger, window, settings, by=question.by, where=question.where, limit=question.rows, **chosen
-        )
-    first = parse_against(question.against, window, question.where, now_ns)
-    return compare(ledger, settings, first, Side(window, question.where, "now"), **chosen)
+    preset, columns, where = question.preset, question.columns, question.where
+    if question.against:
+        first = parse_against(question.against, window, where, now_ns)
+        return compare(ledger, settings, first, Side(window, where, "now"), preset=preset, columns=columns)
+    by, rows = question.by, question.rows
+    return build_table(ledger, window, settings, by=by, where=where, preset=preset, columns=columns, limit=rows)
 
 
 def _page(ledger: Ledger, settings: Settings, question: _Question, console: Console) -> RenderableType:
