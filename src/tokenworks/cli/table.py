@@ -63,7 +63,7 @@ class _Question(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help='Print {"rows": [...], "bill": {...}} in base units.')
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV, in base units.")
 @click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until Ctrl-C.")
-@takes_settings("ledger.path", "ledger.database", "cost", takes_model=False)
+@takes_settings("ledger.path", "ledger.database", "cost", "objectives", takes_model=False)
 def table(as_json: bool, as_csv: bool, watch: bool, where: tuple[str, ...], columns: str, **options: Any) -> None:
     """Latency, cost and stability of everything that ended in a window, with its bill.
 
@@ -96,7 +96,7 @@ def table(as_json: bool, as_csv: bool, watch: bool, where: tuple[str, ...], colu
 def _opened(settings: Settings) -> closing[SqlLedger]:
     from tokenworks.observe.store import open_ledger
 
-    return closing(open_ledger(settings.ledger))
+    return closing(open_ledger(settings.ledger, cost=settings.cost, objectives=settings.objectives))
 
 
 def _print(ledger: Ledger, settings: Settings, question: _Question, form: str) -> None:
