@@ -44,6 +44,9 @@ FROZEN = {
     "observer": f"{LEDGER} --log-level --config --settings --parent",
     "doctor": "",
     "role": "WORKER ROLE --url",
+    "key add": "TENANT --scenario --note --ledger-path --config --settings",
+    "key list": "--json --ledger-path --config --settings",
+    "key revoke": "ID --ledger-path --config --settings",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",
     "bench": """

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "table": "tokenworks.cli.table:table",
     "doctor": "tokenworks.cli.doctor:doctor",
     "role": "tokenworks.cli.role:role",
+    "key": "tokenworks.cli.key:key",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",
