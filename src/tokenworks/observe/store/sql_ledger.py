@@ -83,7 +83,8 @@ class SqlLedger:
     def keep_up(self, now_ns: int) -> bool:
         """Do a bounded part of roll-up and retention; whether there may be more to do."""
         with self._database.writing() as connection:
-            return self._upkeep.turn(connection, now_ns)
+            is_more = self._upkeep.turn(connection, now_ns)
+        return self._database.give_back() or is_more
 
     def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
         """Cells of the requests that ended in a window: see `observe.ledger.Ledger`."""
