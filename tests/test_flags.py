@@ -51,7 +51,9 @@ FROZEN = {
     """,
     "observer": f"{LEDGER} {ALERTS} --log-level --config --settings --parent",
     "doctor": "",
-    "drift": "--since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings",
+    "drift": """
+        --since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings
+    """,
     "alerts list": f"--json --ledger-path --ledger-database {OBJECTIVES} {ALERTS} --config --settings",
     "alerts test": f"{ALERTS} --config --settings",
     "role": "WORKER ROLE --url",
