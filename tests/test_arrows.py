@@ -24,12 +24,13 @@ ALLOWED: dict[str, set[str]] = {
     "kv": {"contract", "policy"},
     "engine": {"contract", "policy"},
     "worker": {"contract", "policy", "engine", "kv", "text"},
-    "gateway": {"contract", "policy", "text"},
+    "observe": {"contract", "policy"},
+    "gateway": {"contract", "policy", "text", "observe"},
     "fleet": {"contract"},
-    "cli": {"contract", "policy", "text", "plan", "bench", "engine", "worker", "gateway", "fleet", "kv"},
+    "cli": {"contract", "policy", "text", "plan", "bench", "engine", "worker", "gateway", "fleet", "kv", "observe"},
     "embedded": set(),  # a checkpoint's files, no code
 }
-WITHOUT_ENGINE = ("contract", "policy", "text", "plan", "bench", "gateway", "fleet", "kv", "cli")
+WITHOUT_ENGINE = ("contract", "policy", "text", "plan", "bench", "gateway", "fleet", "kv", "observe", "cli")
 ENGINE_LIBRARIES = ("torch", "numba", "transformers")
 
 IMPORT_ALL = """

@@ -10,7 +10,7 @@ import pytest
 from tokenworks.cli.main import main
 from tokenworks.contract.setting import ENVIRONMENT_PREFIX, NOT_SETTINGS, all_settings
 
-GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s"
+GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s --auth"
 ENGINE = """
     --dtype --quantize --max-context-tokens --kv-bytes --kv-dtype --block-tokens --max-running --max-step-tokens
     --kernels
@@ -21,14 +21,25 @@ KV = """
     --kv-host-bytes --kv-disk-path --kv-disk-bytes --kv-remote --kv-sync-s --kv-store-address --kv-exchange
     --kv-tenant-sharing
 """
+LEDGER = """
+    --ledger-path --ledger-database --ledger-flush-s --ledger-detail-days --ledger-address --ledger-record-days
+    --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour --cost-remote-per-gb-hour
+    --cost-transfer-per-gb
+    --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
+    --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
+"""
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} --workers --drain-s --log-level --config --settings",
-    "gateway": f"MODEL {GATEWAY} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
+    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} --workers --drain-s --log-level --config --settings",
+    "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s --log-level --config
         --settings --parent""",
     "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
+    "observer": f"{LEDGER} --log-level --config --settings --parent",
     "doctor": "",
     "role": "WORKER ROLE --url",
+    "key add": "TENANT --scenario --note --ledger-path --config --settings",
+    "key list": "--json --ledger-path --config --settings",
+    "key revoke": "ID --ledger-path --config --settings",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",
     "bench": """

@@ -40,6 +40,8 @@ class Traffic:
     chats: list[Answer] = field(default_factory=list)
     longs: list[Answer] = field(default_factory=list)
     seconds: float = 0.0
+    split: int = 0
+    """Requests that the gateway had a prefill worker compute first."""
 
     def goodput(self, slo_itl_s: float, slo_ttft_s: float) -> float:
         """Output and prompt tokens per second of the requests that met their objectives."""
@@ -51,6 +53,7 @@ class Traffic:
 async def drive(fleet: Fleet, num_chats: int, long_tokens: int, options: argparse.Namespace) -> Traffic:
     """One cell's traffic, for `options.seconds`, and until what has begun has ended."""
     traffic, serial = Traffic(), count()
+    split_before = fleet.metric("tokenworks_placements", way="split")
     start = time.monotonic()
 
     def is_over() -> bool:
@@ -77,6 +80,7 @@ async def drive(fleet: Fleet, num_chats: int, long_tokens: int, options: argpars
                 group.create_task(chat())
             group.create_task(longs(group))
     traffic.seconds = time.monotonic() - start
+    traffic.split = round(fleet.metric("tokenworks_placements", way="split") - split_before)
     return traffic
 
 
@@ -90,7 +94,7 @@ def row(
     good = traffic.goodput(options.slo_itl, options.slo_ttft)
     return (
         f"| {num_chats} | {long_tokens} | {name} | {p99:.0f} ms | {p50:.0f} ms | {ttft:.2f} s | "
-        f"{len(traffic.chats)} / {len(traffic.longs)} | {good:.1f} |"
+        f"{len(traffic.chats)} / {len(traffic.longs)} | {traffic.split} | {good:.1f} |"
     ), good
 
 
@@ -105,8 +109,10 @@ def main() -> None:
     parser.add_argument("--slo-itl", type=float, default=0.5, help="seconds, of every gap of a chat")
     parser.add_argument("--slo-ttft", type=float, default=15.0, help="seconds to the first token")
     options = parser.parse_args()
-    print("| chats | long prompt | system | ITL P99 of chats | P50 | TTFT P50 of longs | done | goodput, tokens/s |")
-    print("|---:|---:|---|---:|---:|---:|---:|---:|")
+    print(
+        "| chats | long prompt | system | ITL P99 of chats | P50 | TTFT P50 of longs | done | split | goodput, tok/s |"
+    )
+    print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     goodputs: dict[tuple[int, int], dict[str, float]] = {}
     for name, workers in SYSTEMS.items():
         toml = f'model = "{options.checkpoint}"\n{workers}\n[engine]\nspeculation = "off"\n[kv]\nhost_bytes = "2GiB"\n'

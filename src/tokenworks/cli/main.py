@@ -20,9 +20,11 @@ COMMANDS: Final = {
     "model": "tokenworks.cli.model:model",
     "doctor": "tokenworks.cli.doctor:doctor",
     "role": "tokenworks.cli.role:role",
+    "key": "tokenworks.cli.key:key",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",
+    "observer": "tokenworks.cli.observer:observer",
 }
 EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (TokenworksError, 1))
 

@@ -28,6 +28,10 @@ class GatewaySettings(_Section, frozen=True):
     ] = ""
     max_body_bytes: Annotated[int, Meta(ge=1024, description="Largest request body read, in bytes.")] = 8 << 20
     lease_s: Annotated[float, Meta(gt=0, description="Seconds of silence after which a worker counts as dead.")] = 10.0
+    auth: Annotated[
+        Literal["auto", "required", "off"],
+        Meta(description="Who needs an API key; auto: everybody, unless the gateway listens on loopback only."),
+    ] = "auto"
 
 
 class EngineSettings(_Section, frozen=True):
@@ -127,6 +131,56 @@ class WorkerGroup(_Section, frozen=True):
     ] = ""
 
 
+class LedgerSettings(_Section, frozen=True):
+    """Where the records of requests are kept, and for how long."""
+
+    path: Annotated[
+        str,
+        Meta(description="Folder of journal, keys and database; empty: tokenworks below XDG_STATE_HOME; off: none."),
+    ] = ""
+    database: Annotated[
+        str, Meta(description="Where records are kept, postgresql://USER@HOST/NAME; empty: SQLite in that folder.")
+    ] = ""
+    flush_s: Annotated[
+        float, Meta(gt=0, le=10, description="A record is in the journal, safe from a kill, within this many seconds.")
+    ] = 0.05
+    detail_days: Annotated[float, Meta(ge=0, description="Days that waterfalls, tags and single gaps are kept.")] = 7.0
+    address: Annotated[
+        str, Meta(description="Where the observer is asked over HTTP, http://HOST:PORT; empty: a private socket here.")
+    ] = ""
+    record_days: Annotated[float, Meta(ge=0, description="Days that single records are kept; sums stay for ever.")] = (
+        90.0
+    )
+
+
+class CostSettings(_Section, frozen=True):
+    """Prices beside those of the workers' cards (`price_per_hour`, `watts`)."""
+
+    currency: Annotated[str, Meta(description="What amounts are in.")] = "USD"
+    energy_per_kwh: Annotated[float, Meta(ge=0, description="Of energy; 0: the cards' prices cover it.")] = 0.0
+    host_per_gb_hour: Annotated[float, Meta(ge=0, description="Of KV kept in host memory.")] = 0.0
+    disk_per_gb_hour: Annotated[float, Meta(ge=0, description="Of KV kept on disk.")] = 0.0
+    remote_per_gb_hour: Annotated[float, Meta(ge=0, description="Of KV kept in the remote tier.")] = 0.0
+    transfer_per_gb: Annotated[float, Meta(ge=0, description="Of KV moved between tiers.")] = 0.0
+
+
+class ObjectiveSettings(_Section, frozen=True):
+    """What each scenario promises; a request that kept all of its scenario's promises is goodput. 0: no promise."""
+
+    online_ttft_s: Annotated[float, Meta(ge=0, description="First token, seconds.")] = 5.0
+    online_tpot_s: Annotated[float, Meta(ge=0, description="Mean time per further token, seconds.")] = 0.2
+    online_e2e_s: Annotated[float, Meta(ge=0, description="Last byte, seconds.")] = 0.0
+    offline_ttft_s: Annotated[float, Meta(ge=0, description="First token, seconds.")] = 0.0
+    offline_tpot_s: Annotated[float, Meta(ge=0, description="Mean time per further token, seconds.")] = 0.0
+    offline_e2e_s: Annotated[float, Meta(ge=0, description="Last byte, seconds.")] = 3600.0
+    realtime_ttft_s: Annotated[float, Meta(ge=0, description="First token, seconds.")] = 2.0
+    realtime_itl_s: Annotated[float, Meta(ge=0, description="Every gap between tokens, seconds.")] = 0.2
+    realtime_e2e_s: Annotated[float, Meta(ge=0, description="Last byte, seconds.")] = 0.0
+    success_ratio: Annotated[
+        float, Meta(gt=0, lt=1, description="Share of requests that must succeed and keep their promises.")
+    ] = 0.99
+
+
 class FleetSettings(_Section, frozen=True):
     """The supervisor."""
 
@@ -146,5 +200,8 @@ class Settings(_Section, frozen=True):
     gateway: GatewaySettings = GatewaySettings()
     engine: EngineSettings = EngineSettings()
     kv: KVSettings = KVSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    cost: CostSettings = CostSettings()
+    objectives: ObjectiveSettings = ObjectiveSettings()
     fleet: FleetSettings = FleetSettings()
     workers: tuple[WorkerGroup, ...] = ()  # empty: `fleet.workers` of one kind

@@ -22,7 +22,12 @@ from tokenworks.contract.config import EngineSettings, Settings, WorkerGroup
 ENVIRONMENT_PREFIX: Final = "TOKENWORKS_"
 GROUPS: Final = "workers"  # the list of tables, [[workers]], and the section of what only its entries have
 NOT_SETTINGS: Final = frozenset({"TOKENWORKS_API_KEY", "TOKENWORKS_TRACES"})  # read by `tokenworks bench`, by tests
-_FLAG_PREFIXES: Final = {"kv": "kv_"}  # of sections whose names alone would say too little
+_FLAG_PREFIXES: Final = {
+    "kv": "kv_",
+    "ledger": "ledger_",
+    "cost": "cost_",
+    "objectives": "slo_",
+}  # of sections whose names alone would say too little
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 _BYTES: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?|)(?:B|b)?", re.ASCII)

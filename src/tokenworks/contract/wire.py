@@ -20,9 +20,10 @@ import msgspec
 from tokenworks.contract.card import Card
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.kv import BlockName, KVSpec, Tier
+from tokenworks.contract.record import SequenceReport, WorkerUse
 from tokenworks.contract.request import Request
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, omit_defaults=True):
@@ -63,6 +64,7 @@ class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     error: str | None = None
     preemptions: int = 0
     param: str | None = None  # of a refusal: what of the request this worker cannot do; None: it takes none at all now
+    report: SequenceReport | None = None  # what this worker spent on it; None: it does not know
 
 
 class SequenceOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -112,6 +114,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepted_tokens: int  # of those, right
     arriving: int = 0  # of the waiting ones, those whose KV is on its way from the store
     kv: KVTraffic = KVTraffic()
+    use: WorkerUse = WorkerUse()
 
 
 class Hello(Message, frozen=True):

@@ -1,0 +1,175 @@
+"""One record for every generation request that was understood, however it ended.
+
+A request is understood when its body was read and is a JSON object. So what is turned away for an unknown parameter, a
+bad value, a missing key (whose body nobody looks at), no worker or a drain has a record without legs; what is no JSON,
+or larger than is read, or broken off while it is sent, has none: `tokenworks_requests_total` counts those too.
+
+The stages are a partition of the time between `started_ns` and the end by construction. Until the sequences are placed
+they are what was entered (`Recording.enter`), then those of the sequence that ended last (`legs.Trail`), and from its
+last delivery on `DETOKENISE`, but `WRITE` while the client is still taking what came before and once the last bytes are
+written. A record is written when the workers have told what cancelled sequences took, or a lease later.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from tokenworks.contract.config import CostSettings
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Costs, Record, Stage
+from tokenworks.contract.request import Scenario
+from tokenworks.gateway.legs import Trail, add
+from tokenworks.gateway.tenants import UNKNOWN, Caller
+from tokenworks.gateway.traces import Trace
+from tokenworks.observe.cost import costs_of
+
+MAX_GAPS: Final = 1 << 16
+"""Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
+LONGEST_GAP_US: Final = (1 << 32) - 1
+
+
+class Recording:
+    """What is known of one request while it is answered. Times are monotonic nanoseconds, but `started_at_ns`.
+
+    What nobody has set is the class's: most requests set a third of it, and there are a thousand of them a second.
+    """
+
+    is_understood = False
+    caller: Caller = UNKNOWN
+    scenario: Scenario | None = None  # None: nothing is said of it
+    tags: dict[str, str] = {}  # replaced, never changed, as are the others here
+    is_stream = False
+    num_sequences = 1
+    prompt_tokens = 0
+    output_tokens = 0
+    cached_tokens: dict[Tier, int] = {}
+    finish_reasons: list[str] = []
+    mean_logprob: float | None = None
+    ttft_ns: int | None = None
+    trail: Trail | None = None  # None: it was not placed
+    asked_ns = 0  # until then the client was taking what had come before
+    write_ns = 0  # when the last bytes began to be written; 0: none were
+
+    def __init__(self, request_id: str, endpoint: str, trace: Trace, started_ns: int) -> None:
+        self.id = request_id
+        self.endpoint = endpoint
+        self.trace = trace
+        self.started_ns = started_ns
+        self.started_at_ns = time.time_ns()
+        self.gaps_us = array("I")  # between the token events of each sequence
+        self._stages_ns: dict[Stage, int] = {}
+        self._stage = Stage.RECEIVE
+        self._since_ns = started_ns
+
+    def enter(self, stage: Stage) -> None:
+        """From now on time goes to that stage; until its sequences are placed."""
+        self._close_stage(time.monotonic_ns())
+        self._stage = stage
+
+    def placed(self, trail: Trail) -> None:
+        """Its sequences are on their way."""
+        self._close_stage(trail.began_ns)
+        self.trail = trail
+
+    def writes(self) -> None:
+        """What is written from now on is the last that the client gets."""
+        if self.trail is None:
+            self.enter(Stage.WRITE)
+        else:
+            self.write_ns = time.monotonic_ns()
+
+    def record(self, gateway: str, model: str, outcome: str, status: int, ended_ns: int) -> Record:
+        """As it stands, ended at that time."""
+        trail, caller, trace = self.trail, self.caller, self.trace
+        legs = [] if trail is None else [sending.leg(self.started_ns) for sending in trail.sendings]
+        return Record(
+            id=self.id,
+            started_ns=self.started_at_ns,
+            e2e_ns=ended_ns - self.started_ns,
+            tenant=caller.tenant,
+            model=model,
+            scenario=self.scenario or caller.scenario,
+            outcome=outcome,
+            status=status,
+            gateway=gateway,
+            key=caller.key,
+            version="" if trail is None or not trail.sendings else trail.sendings[-1].worker.version,
+            endpoint=self.endpoint,
+            is_stream=self.is_stream,
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
+            parent_span_id=trace.parent_span_id,
+            tags=self.tags,
+            num_sequences=self.num_sequences,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+            finish_reasons=self.finish_reasons,
+            mean_logprob=self.mean_logprob,
+            ttft_ns=self.ttft_ns,
+            gaps_us=_little_endian(self.gaps_us[:MAX_GAPS]),
+            stages_ns=self._stages(ended_ns),
+            legs=legs,
+        )
+
+    def _close_stage(self, now_ns: int) -> None:
+        add(self._stages_ns, self._stage, now_ns - self._since_ns)
+        self._since_ns = now_ns
+
+    def _stages(self, ended_ns: int) -> dict[Stage, int]:
+        """A partition of all of it."""
+        total = dict(self._stages_ns)
+        if self.trail is None:
+            add(total, self._stage, ended_ns - self._since_ns)
+            return total
+        self.trail.add_stages(total)
+        since_ns = self.trail.end_ns
+        free_ns = max(since_ns, self.asked_ns)
+        write_ns = max(free_ns, self.write_ns or ended_ns)
+        add(total, Stage.WRITE, free_ns - since_ns + ended_ns - write_ns)
+        add(total, Stage.DETOKENISE, write_ns - free_ns)
+        return total
+
+
+class Recorder:
+    """Makes records of what has ended and hands each to every keeper, once."""
+
+    def __init__(
+        self, gateway: str, model: str, prices: CostSettings, keepers: Sequence[Callable[[Record], None]]
+    ) -> None:
+        self.gateway = gateway  # its name
+        self.prices = prices
+        self._model = model
+        self._keepers = keepers
+
+    def finish(self, recording: Recording, outcome: str, status: int, ended_ns: int) -> None:
+        """A request has ended; its record follows at once, or when its workers have told."""
+        if not recording.is_understood or not self._keepers:
+            return
+        if recording.trail is not None and recording.trail.num_untold:
+            recording.trail.on_told = partial(self._write, recording, outcome, status, ended_ns)
+        else:
+            self._write(recording, outcome, status, ended_ns)
+
+    def costs(self, recording: Recording) -> Costs | None:
+        """What a request whose sequences have ended came to; None where a worker has yet to tell."""
+        if recording.trail is not None and recording.trail.num_untold:
+            return None
+        record = recording.record(self.gateway, self._model, "ok", 200, time.monotonic_ns())
+        return costs_of(record, self.prices)
+
+    def _write(self, recording: Recording, outcome: str, status: int, ended_ns: int) -> None:
+        record = recording.record(self.gateway, self._model, outcome, status, ended_ns)
+        for keep in self._keepers:
+            keep(record)
+
+
+def _little_endian(values: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()

@@ -1,0 +1,123 @@
+"""What anyone may ask of the ledger: between those who keep records and those who make figures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Costs, Gap, Incident, Record, WorkerUse
+from tokenworks.observe.cell import Cell
+
+
+class Window(NamedTuple):
+    """From `start_ns` on, and before `end_ns`; since 1970."""
+
+    start_ns: int
+    end_ns: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+DIMENSIONS = ("scenario", "tenant", "model", "version", "worker")
+"""What cells are kept apart by; a request's worker is the one that ended its last sequence, "" where none had it."""
+
+
+class WorkerStretch(msgspec.Struct, frozen=True):
+    """One life of one worker, as far as it lies in a window."""
+
+    worker: str
+    model: str
+    version: str
+    device: str
+    from_ns: int
+    until_ns: int
+    use: WorkerUse  # of this stretch alone: last sample less first
+    price_per_hour: float | None
+    watts: float | None
+    peak_flops: float
+    peak_bytes_per_s: float
+    running: float  # mean over the samples, as are the next two
+    waiting: float
+    used_blocks_share: float
+    preemptions: int
+
+
+class StoreStretch(msgspec.Struct, frozen=True):
+    """One KV store, as far as it lies in a window."""
+
+    store: str
+    byte_s: dict[Tier, float]  # held bytes times seconds
+    used_bytes: dict[Tier, int]  # at the end
+    limit_bytes: dict[Tier, int]
+    hits: dict[Tier, int]
+    evictions: dict[Tier, int]
+    faults: dict[str, int]
+    misses: int
+
+
+class Ended(NamedTuple):
+    """A record, and what it cost by the prices of its time."""
+
+    record: Record
+    costs: Costs
+
+
+class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A step of an application around the model call, as OpenTelemetry told of it."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    service: str
+    name: str
+    kind: str  # "server", "client", "internal", "producer", "consumer"
+    started_ns: int
+    duration_ns: int
+    is_error: bool = False
+    attributes: dict[str, str | int | float | bool] = {}
+
+
+class Ledger(Protocol):
+    """Open for reading. Every method raises LedgerError where the database cannot be read."""
+
+    def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
+        """Cells of the requests that ended in a window, by a dimension ("" key: no grouping) or by "tag:KEY".
+
+        `where` maps dimensions to the value wanted. Exact to the second where single records are still kept, to the
+        minute, then to the hour, where they are not.
+        """
+
+    def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
+        """Cells one after the other, by their start."""
+
+    def records(
+        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+    ) -> Iterator[Ended]:
+        """Single records, the latest (or slowest by E2E) first."""
+
+    def record(self, request_id: str) -> Ended | None:
+        """The record of one request, by its id, by the id in its answer's body, or by its trace id."""
+
+    def workers(self, window: Window) -> list[WorkerStretch]:
+        """Where the workers' time went."""
+
+    def stores(self, window: Window) -> list[StoreStretch]:
+        """What the stores held."""
+
+    def incidents(self, window: Window) -> list[Incident]:
+        """What happened, in order."""
+
+    def gaps(self, window: Window) -> list[Gap]:
+        """Where records are missing."""
+
+    def spans(self, trace_id: str) -> list[Span]:
+        """Spans of others in this trace."""
+
+    def extent(self) -> Window | None:
+        """From the first to the last record; None: there is none."""
