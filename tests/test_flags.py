@@ -34,6 +34,13 @@ FROZEN = {
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s --log-level --config
         --settings --parent""",
     "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
+    "table": """
+        --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
+        --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
+        --cost-remote-per-gb-hour --cost-transfer-per-gb --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s
+        --slo-offline-ttft-s --slo-offline-tpot-s --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s
+        --slo-realtime-e2e-s --slo-success-ratio --config --settings
+    """,
     "observer": f"{LEDGER} --log-level --config --settings --parent",
     "doctor": "",
     "role": "WORKER ROLE --url",
