@@ -16,11 +16,11 @@ import msgspec
 from tokenworks.contract.config import ObjectiveSettings, Settings
 from tokenworks.observe.expression import Expression
 from tokenworks.observe.ledger import Ledger, Window
-from tokenworks.observe.quantity import shown
 from tokenworks.observe.rules import PLACE, Rule, Rules, all_names, own_rules
 from tokenworks.observe.scaling import SCALE_SIGNALS, scale_figures
 from tokenworks.observe.sides import Side, Sides, Subject
 from tokenworks.observe.signals import SIGNALS
+from tokenworks.observe.units import shown
 
 SEVERITIES: Final = ("critical", "warning", "notice")
 
