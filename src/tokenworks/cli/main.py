@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "model": "tokenworks.cli.model:model",
     "doctor": "tokenworks.cli.doctor:doctor",
     "role": "tokenworks.cli.role:role",
+    "key": "tokenworks.cli.key:key",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",
