@@ -17,9 +17,10 @@ from tokenworks.contract.errors import ConfigError, StartupError, TokenworksErro
 COMMANDS: Final = {
     "serve": "tokenworks.cli.serve:serve",
     "bench": "tokenworks.bench.command:bench",
+    "model": "tokenworks.cli.model:model",
+    "table": "tokenworks.cli.table:table",
     "explain": "tokenworks.cli.explain:explain",
     "diagnose": "tokenworks.cli.diagnose:diagnose",
-    "model": "tokenworks.cli.model:model",
     "doctor": "tokenworks.cli.doctor:doctor",
     "role": "tokenworks.cli.role:role",
     "key": "tokenworks.cli.key:key",

@@ -52,7 +52,7 @@ class Column(msgspec.Struct, frozen=True):
 
     @property
     def can_vary(self) -> bool:
-        """Whether slices of the window can say how sure the figure is."""
+        """Whether slices of the window can say how sure the figure is: a percentile, or a quotient of sums."""
         return self.quantile is not None or all(is_of_requests(word) for word in self.words)
 
     def of(self, facts: Facts) -> float | None:
