@@ -40,7 +40,7 @@ FROZEN = {
     """,
     "explain": """REQUEST_ID --last --slowest --since --json --ledger-path --ledger-database --cost-currency --config
         --settings""",
-    "diagnose": f"""--since --until --rules --json --ledger-path --ledger-database --cost-currency {SLO} --config
+    "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency {SLO} --config
         --settings""",
     "doctor": "",
     "role": "WORKER ROLE --url",
