@@ -40,8 +40,8 @@ FROZEN = {
     """,
     "explain": """REQUEST_ID --last --slowest --since --json --ledger-path --ledger-database --cost-currency --config
         --settings""",
-    "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency {SLO} --config
-        --settings""",
+    "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency {SLO}
+        --config --settings""",
     "doctor": "",
     "role": "WORKER ROLE --url",
     "key add": "TENANT --scenario --note --ledger-path --config --settings",

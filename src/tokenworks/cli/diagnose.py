@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def diagnose(
     now_ns = time.time_ns()
     window = parse_window(since, until, now_ns)
     usual = _baseline(baseline, now_ns) if baseline is not None else None
-    told = diagnosis(open_ledger(settings.ledger), window, settings, loaded, usual)
+    with closing(open_ledger(settings.ledger, cost=settings.cost, objectives=settings.objectives)) as ledger:
+        told = diagnosis(ledger, window, settings, loaded, usual)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(told)).decode() + "\n")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
 import click
@@ -50,11 +51,11 @@ def explain(
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)
-    ledger = open_ledger(settings.ledger)
-    if request_id is None:
-        window = parse_window(since, "now", time.time_ns()) if since is not None else None
-        request_id = pick(ledger, window, is_slowest=slowest is not None, rank=slowest or last or 1)
-    told = explain_one(ledger, request_id)
+    window = parse_window(since, "now", time.time_ns()) if since is not None else None
+    with closing(open_ledger(settings.ledger)) as ledger:
+        if request_id is None:
+            request_id = pick(ledger, window, is_slowest=slowest is not None, rank=slowest or last or 1)
+        told = explain_one(ledger, request_id)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(told)).decode() + "\n")
     else:
