@@ -135,3 +135,28 @@ class CheckpointError(StartupError):
     """The checkpoint directory cannot be served."""
 
     code = "checkpoint_error"
+
+
+class LedgerError(TokenworksError):
+    """The ledger cannot be read or written."""
+
+    code = "ledger_error"
+
+
+class LedgerBusy(LedgerError):
+    """The ledger cannot be used now; the next moment it may."""
+
+    status = 503
+    code = "ledger_busy"
+
+
+class LedgerDamaged(LedgerError):
+    """The ledger's database is none, or is no longer whole."""
+
+    code = "ledger_damaged"
+
+
+class LedgerTooNew(LedgerError):
+    """The ledger was written by a newer version of this program."""
+
+    code = "ledger_too_new"

@@ -100,6 +100,7 @@ class Leg(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     outcome: str = "ok"  # "ok", "lost", "refused", "cancelled", "failed"
     cached_tokens: int = 0  # that the router expected to find there
     predicted_ns: int | None = None  # to the first token, where it was predicted
+    saved_ns: int = 0  # of the worker's time, that computing its cached tokens would have taken, by its card
     report: SequenceReport | None = None  # None: the worker never told
     price_per_hour: float | None = None  # of its card
     watts: float | None = None

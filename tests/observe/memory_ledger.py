@@ -1,0 +1,167 @@
+"""A ledger in memory that computes every answer from the frames themselves, the slow and obvious way: an oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+
+from tokenworks.contract.config import CostSettings, ObjectiveSettings
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Frame, Gap, Incident, Record, StoreSample, WorkerSample, WorkerUse
+from tokenworks.observe.cell import Cell, cell_of, merged
+from tokenworks.observe.cost import costs_of
+from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
+
+
+class MemoryLedger:
+    """What a journal with these frames comes to; `frames` and `spans` may be added to at any time."""
+
+    def __init__(
+        self,
+        frames: Iterable[Frame] = (),
+        *,
+        cost: CostSettings | None = None,
+        objectives: ObjectiveSettings | None = None,
+        spans: Iterable[Span] = (),
+    ) -> None:
+        self.frames = list(frames)
+        self.told = list(spans)
+        self._cost = cost or CostSettings()
+        self._objectives = objectives or ObjectiveSettings()
+
+    def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
+        groups: dict[str, list[Cell]] = {}
+        for ended in self._ended(window, where):
+            key = "" if by is None else value_of(ended.record, by)
+            groups.setdefault(key, []).append(cell_of(ended.record, ended.costs, self._objectives))
+        return {key: merged(cells) for key, cells in groups.items()}
+
+    def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
+        found = []
+        for start_ns in range(window.start_ns, window.end_ns, step_ns):
+            step = Window(start_ns, min(start_ns + step_ns, window.end_ns))
+            found.append((start_ns, self.cells(step, None, where).get("", Cell())))
+        return found
+
+    def records(
+        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+    ) -> Iterator[Ended]:
+        def order(ended: Ended) -> int:
+            return ended.record.e2e_ns if slowest else end_of(ended.record)
+
+        yield from sorted(self._ended(window, where), key=order, reverse=True)[:limit]
+
+    def record(self, request_id: str) -> Ended | None:
+        records = [frame for frame in self.frames if isinstance(frame, Record)]
+        wanted = [record for record in records if request_id in (record.id, record.trace_id)]
+        return Ended(wanted[0], costs_of(wanted[0], self._cost)) if wanted else None
+
+    def workers(self, window: Window) -> list[WorkerStretch]:
+        samples = [frame for frame in self.frames if isinstance(frame, WorkerSample)]
+        samples.sort(key=lambda sample: (sample.worker, sample.use.started_ns, sample.at_ns))
+        lives = groupby(samples, key=lambda sample: (sample.worker, sample.use.started_ns))
+        stretches = [_stretch(list(life), window) for _, life in lives]
+        return [stretch for stretch in stretches if stretch is not None]
+
+    def stores(self, window: Window) -> list[StoreStretch]:
+        samples = [f for f in self.frames if isinstance(f, StoreSample) and window.start_ns <= f.at_ns < window.end_ns]
+        samples.sort(key=lambda sample: (sample.store, sample.at_ns))
+        return [_store_stretch(list(life)) for _, life in groupby(samples, key=lambda sample: sample.store)]
+
+    def incidents(self, window: Window) -> list[Incident]:
+        found = [f for f in self.frames if isinstance(f, Incident) and window.start_ns <= f.at_ns < window.end_ns]
+        return sorted(found, key=lambda incident: incident.at_ns)
+
+    def gaps(self, window: Window) -> list[Gap]:
+        gaps = [frame for frame in self.frames if isinstance(frame, Gap)]
+        return [gap for gap in gaps if gap.from_ns < window.end_ns and gap.until_ns >= window.start_ns]
+
+    def spans(self, trace_id: str) -> list[Span]:
+        return [span for span in self.told if span.trace_id == trace_id]
+
+    def extent(self) -> Window | None:
+        ends = [end_of(frame) for frame in self.frames if isinstance(frame, Record)]
+        return Window(min(ends), max(ends) + 1) if ends else None
+
+    def _ended(self, window: Window, where: Mapping[str, str] | None) -> Iterator[Ended]:
+        for frame in self.frames:
+            if isinstance(frame, Record) and window.start_ns <= end_of(frame) < window.end_ns:
+                values = {name: value_of(frame, name) for name in where or {}}
+                if values == dict(where or {}):
+                    yield Ended(frame, costs_of(frame, self._cost))
+
+
+def end_of(record: Record) -> int:
+    """When it ended, since 1970."""
+    return record.started_ns + record.e2e_ns
+
+
+def value_of(record: Record, dimension: str) -> str:
+    """What a record is counted under."""
+    if dimension.startswith("tag:"):
+        return record.tags.get(dimension.removeprefix("tag:"), "")
+    if dimension == "worker":
+        return max(record.legs, key=lambda leg: leg.start_ns + leg.span_ns).worker if record.legs else ""
+    return str(getattr(record, dimension))
+
+
+def _stretch(life: list[WorkerSample], window: Window) -> WorkerStretch | None:
+    """From the last sample before the window, or from the life's start, to the last sample in it."""
+    inside = [sample for sample in life if window.start_ns <= sample.at_ns < window.end_ns]
+    if not inside:
+        return None
+    before = [sample for sample in life if sample.at_ns < window.start_ns]
+    last = inside[-1]
+    first = before[-1].use if before else WorkerUse(started_ns=last.use.started_ns)
+    return WorkerStretch(
+        worker=last.worker,
+        model=last.model,
+        version=last.version,
+        device=last.device,
+        from_ns=before[-1].at_ns if before else last.use.started_ns,
+        until_ns=last.at_ns,
+        use=_less(last.use, first),
+        price_per_hour=last.price_per_hour,
+        watts=last.watts,
+        peak_flops=last.peak_flops,
+        peak_bytes_per_s=last.peak_bytes_per_s,
+        running=sum(sample.running for sample in inside) / len(inside),
+        waiting=sum(sample.waiting for sample in inside) / len(inside),
+        used_blocks_share=sum(1 - s.free_blocks / max(s.total_blocks, 1) for s in inside) / len(inside),
+        preemptions=last.preemptions - (before[-1].preemptions if before else 0),
+    )
+
+
+def _less(last: WorkerUse, first: WorkerUse) -> WorkerUse:
+    return WorkerUse(
+        started_ns=last.started_ns,
+        wall_ns=last.wall_ns - first.wall_ns,
+        step_ns={work: spent - first.step_ns.get(work, 0) for work, spent in last.step_ns.items()},
+        between_ns=last.between_ns - first.between_ns,
+        idle_ns=last.idle_ns - first.idle_ns,
+        flops=last.flops - first.flops,
+        read_bytes=last.read_bytes - first.read_bytes,
+        cpu_s=last.cpu_s - first.cpu_s,
+        rss_bytes=last.rss_bytes,
+        disk_read_bytes=last.disk_read_bytes - first.disk_read_bytes,
+        disk_write_bytes=last.disk_write_bytes - first.disk_write_bytes,
+        energy_j=None if last.energy_j is None else last.energy_j - (first.energy_j or 0.0),
+    )
+
+
+def _store_stretch(samples: list[StoreSample]) -> StoreStretch:
+    first, last = samples[0], samples[-1]
+    byte_s: dict[Tier, float] = {}
+    for sample, following in zip(samples, samples[1:], strict=False):
+        for tier, used in sample.used_bytes.items():
+            byte_s[tier] = byte_s.get(tier, 0.0) + used * (following.at_ns - sample.at_ns) / 1e9
+    return StoreStretch(
+        store=last.store,
+        byte_s=byte_s,
+        used_bytes=dict(last.used_bytes),
+        limit_bytes=dict(last.limit_bytes),
+        hits={tier: hits - first.hits.get(tier, 0) for tier, hits in last.hits.items()},
+        evictions={tier: number - first.evictions.get(tier, 0) for tier, number in last.evictions.items()},
+        faults={reason: number - first.faults.get(reason, 0) for reason, number in last.faults.items()},
+        misses=last.misses - first.misses,
+    )
