@@ -429,18 +429,269 @@ function storeCard(store) {
 
 // ----------------------------------------------------------------------------------------------------------------- cost
 
-function drawCost(answer) {
-  const { lines, total, is_priced } = answer;
-  state.currency = answer.currency;
-  if (!is_priced) {
-    fill(byId("bill"), empty("No price is stated", "Time is measured all the same. What it costs is known once a worker has a price:", "tokenworks serve --price-per-hour 0.40"));
+const LINES = {
+  failed: "requests that failed", between: "between steps", idle: "idle", unrecorded: "not (yet) in a record",
+  energy: "energy beside the requests'", rounding: "rounding",
+};
+const lineLabel = (line) => LINES[line.kind] ?? (line.kind === "kv" ? `KV kept, ${line.name}` : line.name || NONE);
+
+function drawCost(bill) {
+  if (!bill.lines.length) {
+    fill(byId("bill"), bill.unpriced_workers.length
+      ? empty("No price is stated", "Time is measured all the same. What it costs is known once a worker has a price:", "tokenworks serve --price-per-hour 0.40")
+      : empty("Nothing was spent", `No worker ran in the last ${state.since}.`));
     return;
   }
-  const most = Math.max(...lines.map((line) => line.amount), 1e-30);
-  fill(byId("bill"), h("div", { class: "bill", role: "list", "aria-label": "The bill" },
-    lines.map((line) => [
-      h("span", { class: "who", role: "listitem" }, line.label),
-      h("span", { class: "track", "aria-hidden": "true" }, h("i", { "data-kind": line.kind, style: { width: `${(100 * line.amount) / most}%` } })),
-      h("span", { class: "amount" }, money(line.amount), h("span", { class: "soft" }, `  ${percent(total ? line.amount / total : 0)}`))]),
-    h("span", { class: "who total" }, "bill"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(total))));
+  const most = Math.max(...bill.lines.map((line) => Math.abs(line.amount)));
+  fill(byId("bill"), h("div", { class: "bill" },
+    bill.lines.map((line) => billLine(lineLabel(line), line, most, bill.total)),
+    h("span", { class: "who total" }, "bill"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(bill.total))),
+    h("p", { class: "legend" }, billNotes(bill).map((note) => h("span", { class: "plain" }, note))));
 }
+
+const billLine = (label, line, most, total) => [
+  h("span", { class: "who" }, label),
+  h("span", { class: "track", "aria-hidden": "true" },
+    h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
+  h("span", { class: "amount" }, money(line.amount), h("span", { class: "soft part" }, percent(total ? line.amount / total : 0))),
+];
+
+function billNotes(bill) {
+  const { unpriced_workers: unpriced } = bill;
+  return [
+    isNumber(bill.per_million_tokens) && `${money(bill.per_million_tokens)} per million tokens`,
+    isNumber(bill.per_million_output_tokens) && `${money(bill.per_million_output_tokens)} per million output tokens`,
+    bill.saved > 0 && `${money(bill.saved)} saved by KV that was found instead of computed`,
+    unpriced.length > 0 && `no price stated for ${unpriced.join(", ")}`,
+    bill.is_energy_modelled && "energy modelled from stated watts",
+  ].filter(Boolean);
+}
+
+// ------------------------------------------------------------------------------------- diagnosis, drift, incidents, gaps
+
+function drawFindings({ findings }) {
+  byId("findings-count").hidden = !findings.length;
+  byId("findings-count").textContent = String(findings.length);
+  fill(byId("findings"), findings.length ? findings.map(finding)
+    : h("div", { class: "panel" }, empty("Nothing found", `No rule sees a fault in the last ${state.since}.`)));
+}
+
+function finding(found) {
+  const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["evidence", listed(found.evidence)], ["gain", found.expected_gain ?? found.gain]];
+  return h("article", { class: "panel finding", "data-severity": found.severity },
+    h("div", { class: "head" }, h("h3", {}, found.title ?? found.rule), chip(found.severity, SEVERITIES[found.severity] ?? ""), found.subject && chip(found.subject)),
+    h("dl", {}, facts.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])));
+}
+
+const SEVERITIES = { critical: "bad", high: "bad", warning: "warn", medium: "warn" };
+
+function listed(evidence) {
+  if (!evidence || typeof evidence === "string") return evidence;
+  const lines = Array.isArray(evidence) ? evidence.map(String) : Object.entries(evidence).map(([name, value]) => `${name}: ${isNumber(value) ? digits(value) : value}`);
+  return h("ul", {}, lines.map((line) => h("li", {}, line)));
+}
+
+function drawDrift({ features }) {
+  if (!features.length) {
+    fill(byId("features"), empty("Too little to compare", "Drift needs 50 requests in this window and as many in the one before."));
+    return;
+  }
+  fill(byId("features"), h("table", {},
+    h("thead", {}, h("tr", {}, [["feature", ""], ["PSI", ""], ["by chance", ""], ["before", "text"], ["now", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
+    h("tbody", {}, features.map((feature) => h("tr", {},
+      h("th", { scope: "row" }, feature.feature, feature.moved && chip("moved", "warn")),
+      h("td", { class: feature.moved ? "warn" : "" }, number(feature.psi)), h("td", { class: "soft" }, number(feature.noise)),
+      h("td", { class: "text" }, feature.before), h("td", { class: "text" }, feature.after))))));
+}
+
+function drawStatus(status) {
+  state.currency = status.currency;
+  byId("model").textContent = status.models.join(", ");
+  fill(byId("notices"), status.gaps.map((gap) =>
+    h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
+      h("span", {}, `between ${clock(gap.from_s, true)} and ${clock(gap.until_s, true)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
+  const rows = status.incidents.toReversed();
+  fill(byId("incident-rows"), rows.length
+    ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
+        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, clock(each.at_s, true)), h("td", { class: "text" }, each.kind), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
+    : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
+}
+
+// -------------------------------------------------------------------------------------------------------------- explain
+
+const ns = (value) => seconds(isNumber(value) ? value / 1e9 : value);
+
+async function openExplain(id) {
+  const dialog = byId("explain");
+  byId("explain-title").textContent = id;
+  fill(byId("explain-chips"));
+  fill(byId("explain-body"), h("p", { class: "soft" }, "…"));
+  if (!dialog.open) dialog.showModal();
+  try {
+    drawExplanation(await ask(`/observe/explain/${encodeURIComponent(id)}`));
+  } catch (error) {
+    fill(byId("explain-body"), h("p", { class: "bad" }, error.message));
+  }
+}
+
+function drawExplanation(told) {
+  fill(byId("explain-chips"), chip(told.outcome, told.outcome === "ok" ? "good" : "bad"), chip(told.scenario), chip(told.tenant || "no tenant"), chip(told.model));
+  fill(byId("explain-body"),
+    h("div", {}, h("p", { class: "sentence" }, told.story), told.advice && h("p", { class: "sentence soft" }, told.advice)),
+    h("dl", { class: "facts" }, requestFacts(told)),
+    part("Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
+    told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
+    told.spans?.length > 0 && part("The application around it", spanFall(told)),
+    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, told.costs[0].amount, told.cost)),
+      h("span", { class: "who total" }, "request"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(told.cost)))),
+    Object.keys(told.tags).length > 0 && part("Tags", h("p", { class: "head" }, Object.entries(told.tags).map(([key, value]) => chip(`${key}: ${value}`)))));
+}
+
+const part = (title, ...content) => h("section", {}, h("h3", {}, title), content);
+
+function requestFacts(told) {
+  const cached = Object.entries(told.cached_tokens).map(([tier, tokens]) => `${count(tokens)} ${tier}`).join(", ");
+  return [
+    fact("E2E", ns(told.e2e_ns)), fact("first token", ns(told.ttft_ns)),
+    told.gaps && fact("between tokens", `${ns(told.gaps.p50_ns)} P50`), told.gaps && fact("longest gap", ns(told.gaps.longest_ns)),
+    fact("prompt", `${count(told.prompt_tokens)} tokens`), fact("cached", cached || "0"), fact("output", `${count(told.output_tokens)} tokens`),
+    fact("finished by", told.finish_reasons.join(", ") || NONE), fact("cost", money(told.cost)),
+    told.saved > 0 && fact("saved by cache", money(told.saved)),
+    told.retries > 0 && fact("retries", count(told.retries)), told.migrations > 0 && fact("migrations", count(told.migrations)),
+    told.preemptions > 0 && fact("preemptions", count(told.preemptions)),
+    told.trace_id && fact("trace", h("span", { class: "mono" }, told.trace_id)),
+  ];
+}
+
+const legLabel = (leg) => [leg.worker, leg.kind !== "whole" && leg.kind].filter(Boolean).join(" · ");
+
+function legWords(leg) {
+  const predicted = isNumber(leg.predicted_ttft_ns) && `predicted first token after ${ns(leg.predicted_ttft_ns)}, came after ${ns(leg.actual_ttft_ns)}`;
+  const expected = leg.expected_cached_tokens > 0 && `${count(leg.expected_cached_tokens)} cached tokens expected there`;
+  const words = [leg.why, expected, predicted, leg.outcome !== "ok" && `ended: ${leg.outcome}`].filter(Boolean).join("; ");
+  return h("p", { class: "soft" }, h("b", {}, leg.worker), ` ${words}`);
+}
+
+/** Bars on one time axis; `start` and `span` in the unit of `whole`. */
+function waterfall(bars, whole) {
+  return h("div", { class: "fall" }, bars.map((bar) => [
+    h("span", { class: bar.isOnPath ? "label on-path" : "label", title: bar.title }, bar.label),
+    h("span", { class: "lane", title: bar.title }, h("i", { "data-kind": bar.kind, style: { left: `${(100 * bar.start) / whole}%`, width: `${(100 * bar.span) / whole}%` } })),
+    h("span", { class: "number" }, ns(bar.span)),
+    h("span", { class: "soft share number" }, isNumber(bar.share) ? percent(bar.share) : "")]));
+}
+
+function spanFall(told) {
+  const start = Math.min(0, ...told.spans.map((span) => span.start_ns));
+  const end = Math.max(told.e2e_ns, ...told.spans.map((span) => span.start_ns + span.ns));
+  return waterfall(told.spans.map((span) => ({ label: `${span.service} ${span.name}`, kind: span.is_error ? "lost" : "fetch", start: span.start_ns - start, span: span.ns, isOnPath: span.is_critical, title: span.is_critical ? "on the critical path" : "" })), end - start);
+}
+
+// ------------------------------------------------------------------------------------------------------------- the loop
+
+/** The answer of the observer; raises Error with its own words, or with what to do where there is none. */
+async function ask(path, signal) {
+  const response = await fetch(path, { signal, headers: { accept: "application/json" } });
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(answer?.error?.message ?? `The gateway answered ${response.status}.`);
+  if (answer === null) throw new Error("The gateway's answer is not JSON.");
+  return answer;
+}
+
+const SECTIONS = [
+  { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
+  { path: () => asking("table"), draw: drawTiles, into: "tiles" },
+  { path: () => asking("series"), draw: drawSeries, into: null },
+  { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
+  { path: () => asking("requests", { order: state.order }), draw: drawRequests, into: "request-rows" },
+  { path: () => asking("workers", {}, false), draw: drawWorkers, into: "worker-cards" },
+  { path: () => asking("tiers", {}, false), draw: drawTiers, into: "tier-cards" },
+  { path: () => asking("cost", {}, false), draw: drawCost, into: "bill" },
+  { path: () => asking("diagnose", {}, false), draw: drawFindings, into: "findings", every: SLOW_POLL_MS },
+  { path: () => asking("drift", {}, false), draw: drawDrift, into: "features", every: SLOW_POLL_MS },
+];
+
+const live = { round: 0, timer: 0, aborter: new AbortController() };
+
+/** Ask for everything that is due and draw it as it comes; then wait for the next time. */
+async function poll() {
+  clearTimeout(live.timer);
+  const round = (live.round += 1);
+  const results = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
+  if (round !== live.round) return;
+  const failures = results.filter(Boolean);
+  showLiveness(failures.length === SECTIONS.length || failures.some((failure) => failure.name === "TypeError") ? "down" : "live");
+  schedule();
+}
+
+/** The error, where there was one; nothing where the answer was drawn or is not due. */
+async function refresh(section, signal) {
+  const path = section.path();
+  const now = performance.now();
+  if (section.path_drawn === path && now - section.drawn_at < (section.every ?? 0)) return null;
+  try {
+    const answer = await ask(path, signal);
+    if (signal.aborted) return null;
+    section.draw(answer);
+    [section.path_drawn, section.drawn_at] = [path, now];
+    return null;
+  } catch (error) {
+    if (error.name === "AbortError") return null;
+    const words = error.name === "TypeError" && navigator.onLine !== undefined && /fetch/i.test(error.message) ? "The gateway does not answer." : error.message;
+    if (section.into) fill(byId(section.into), h("p", { class: "pad bad" }, words));
+    section.path_drawn = null;
+    return error;
+  }
+}
+
+function schedule() {
+  clearTimeout(live.timer);
+  if (!state.isPaused && !document.hidden) live.timer = setTimeout(poll, POLL_MS);
+}
+
+function showLiveness(what) {
+  byId("live").dataset.state = what;
+  byId("live").textContent = { live: "live", paused: "paused", down: "no answer" }[what];
+}
+
+/** A person asked for something else: what is under way counts no more. */
+function onAsked() {
+  remember();
+  drawFilters();
+  live.aborter.abort();
+  live.aborter = new AbortController();
+  poll();
+}
+
+function switchTheme() {
+  const isDark = getComputedStyle(document.documentElement).colorScheme === "light dark"
+    ? matchMedia("(prefers-color-scheme: dark)").matches
+    : document.documentElement.dataset.theme === "dark";
+  document.documentElement.dataset.theme = isDark ? "light" : "dark";
+  localStorage.setItem("theme", document.documentElement.dataset.theme);
+}
+
+function begin() {
+  const theme = localStorage.getItem("theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+  choice(byId("windows"), WINDOWS, "since", onAsked);
+  choice(byId("by"), DIMENSIONS, "by", onAsked);
+  choice(byId("preset"), PRESETS, "preset", onAsked);
+  choice(byId("order"), ORDERS, "order", onAsked);
+  fill(byId("stages-legend"), legend(GROUPS));
+  fill(byId("charts"), CHARTS.map((chart) => chart.figure));
+  drawFilters();
+  byId("theme").addEventListener("click", switchTheme);
+  byId("explain-close").addEventListener("click", () => byId("explain").close());
+  byId("explain").addEventListener("click", (event) => { if (event.target === byId("explain")) byId("explain").close(); });
+  byId("live").addEventListener("click", () => {
+    state.isPaused = !state.isPaused;
+    if (state.isPaused) showLiveness("paused");
+    else poll();
+    schedule();
+  });
+  document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : state.isPaused || poll()));
+  poll();
+}
+
+begin();

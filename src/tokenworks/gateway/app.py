@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tokenworks.contract.errors import MethodNotAllowed, NotFound, TokenworksError
-from tokenworks.gateway import admin, endpoints
+from tokenworks.gateway import admin, dashboard, endpoints, observer_proxy
 from tokenworks.gateway.exchange import Exchange, error_body
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 Answer: TypeAlias = Callable[[Service, Exchange], Awaitable[None]]
 
-_UNLOGGED = ("/health", "/metrics")  # asked every few seconds by machines
+_UNLOGGED = ("/health", "/metrics", "/observe")  # asked every few seconds by machines
 
 
 class Endpoint:
@@ -105,6 +105,10 @@ def build_app(service: Service) -> Starlette:
             route("/metrics", endpoints.metrics, "GET"),
             route("/admin/workers", admin.workers, "GET"),
             route("/admin/workers/{worker:path}", admin.change_worker, "PUT"),
+            route("/dashboard", dashboard.page, "GET"),
+            route("/dashboard/script.js", dashboard.script, "GET"),
+            route("/observe/{question:path}", observer_proxy.observe, "GET"),
+            route(observer_proxy.TRACES_PATH, observer_proxy.traces, "POST"),
         ],
         exception_handlers={HTTPException: _no_such_route},
     )

@@ -60,6 +60,7 @@ class Exchange:
         self._client: tuple[str, int] | None = scope.get("client")
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._path_params: dict[str, Any] = scope.get("path_params", {})
+        self.query_string = str(scope.get("query_string", b""), "latin-1")
         self._receive = receive
         self._send = send
         wanted = self._headers.get(b"x-request-id", b"")
@@ -83,6 +84,16 @@ class Exchange:
             return self._client is not None and ip_address(self._client[0]).is_loopback
         except ValueError:  # a name that a proxy gave
             return False
+
+    @property
+    def host(self) -> str:
+        """The host that the client asked for, as it wrote it; empty: it did not say."""
+        return self.header("host") or ""
+
+    def header(self, name: str) -> str | None:
+        """A header of the request, by its name in lower case."""
+        value = self._headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
     def path_param(self, name: str) -> str:
         """A parameter of the path."""

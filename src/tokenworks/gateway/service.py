@@ -10,6 +10,7 @@ import time
 from tokenworks.contract.errors import Draining, ModelNotFound, Unavailable
 from tokenworks.gateway.dispatch import Dispatcher
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
 from tokenworks.text.tokenizer import Tokenizer
 
@@ -26,6 +27,7 @@ class Service:
         metrics: Metrics,
         max_body_bytes: int,
         *,
+        observer: ObserverClient,
         is_sharing_kv: bool = False,
     ) -> None:
         self.model_name = model_name
@@ -34,6 +36,7 @@ class Service:
         self.dispatcher = dispatcher
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
+        self.observer = observer
         self.is_sharing_kv = is_sharing_kv  # whether tenants may find each other's blocks
         self.created = int(time.time())
         self.is_draining = False

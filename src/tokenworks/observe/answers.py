@@ -13,12 +13,14 @@ from typing import Any, Final, TypeAlias
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.record import PICO, Stage
+from tokenworks.observe.bill import bill
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.diagnosis import diagnose
 from tokenworks.observe.drift import drift
-from tokenworks.observe.ledger import Ended, Ledger, StoreStretch, Window, WorkerStretch
+from tokenworks.observe.facts import machines_of
+from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.question import Question
-from tokenworks.observe.table import COLUMNS, PRESETS, build_table
+from tokenworks.observe.table import PRESETS, build_table
 
 Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
 
@@ -29,9 +31,7 @@ def table(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/table`: rows and bill as `tokenworks table --json` prints them, and what the columns mean."""
     if question.preset is not None and question.preset not in PRESETS:
         raise InvalidRequest(f"there is no preset {question.preset[:40]!r}; there are: {', '.join(PRESETS)}", "preset")
-    built = build_table(
-        ledger, question.window, settings, by=question.by, where=question.where, preset=question.preset
-    )
+    built = build_table(ledger, question.window, settings, by=question.by, where=question.where, preset=question.preset)
     return {
         "window": _window(question.window),
         "rows": built.rows,
@@ -49,6 +49,7 @@ def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
         "window": _window(question.window),
         "extent": None if extent is None else _window(extent),
         "currency": settings.cost.currency,
+        "models": sorted(name for name in ledger.cells(question.window, "model") if name),
         "gaps": [
             {"from_s": gap.from_ns / 1e9, "until_s": gap.until_ns / 1e9, "frames": gap.frames, "reason": gap.reason}
             for gap in ledger.gaps(question.window)
@@ -74,10 +75,41 @@ def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 def requests(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/requests`: single requests, the latest or the slowest first."""
-    found = ledger.records(
-        question.window, question.where, question.limit, slowest=question.order == "slowest"
-    )
+    found = ledger.records(question.window, question.where, question.limit, slowest=question.order == "slowest")
     return {"window": _window(question.window), "requests": [_request(ended) for ended in found]}
+
+
+def workers(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/workers`: each life of each worker, and what its time went to."""
+    return {
+        "window": _window(question.window),
+        "workers": [_worker(stretch) for stretch in ledger.workers(question.window)],
+    }
+
+
+def tiers(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/tiers`: the KV stores, and what they hold."""
+    return {"window": _window(question.window), "stores": ledger.stores(question.window)}
+
+
+def cost(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/cost`: the bill, as the table has it."""
+    return bill(ledger, question.window, settings.cost).as_json()
+
+
+def diagnosis(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/diagnose`: what `tokenworks diagnose` finds."""
+    return {"window": _window(question.window), "findings": diagnose(ledger, question.window, settings)}
+
+
+def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/drift`: what moved against the time before, equally long."""
+    features = drift(ledger, question.window, question.reference)
+    return {
+        "window": _window(question.window),
+        "reference": _window(question.reference),
+        "features": features,
+    }
 
 
 def _point(cell: Cell, step_s: float) -> dict[str, float | None]:
@@ -114,6 +146,37 @@ def _request(ended: Ended) -> dict[str, Any]:
         "stages_s": {stage: record.stages_ns[stage] / 1e9 for stage in Stage if record.stages_ns.get(stage)},
         "cost": ended.costs.total / PICO,
     }
+
+
+def _worker(stretch: WorkerStretch) -> dict[str, Any]:
+    """Shares are of its wall time in the window; MFU and MBU of its time in steps, by the table's own arithmetic."""
+    use, machine = stretch.use, machines_of([stretch])
+    return {
+        "worker": stretch.worker,
+        "model": stretch.model,
+        "version": stretch.version,
+        "device": stretch.device,
+        "from_s": stretch.from_ns / 1e9,
+        "until_s": stretch.until_ns / 1e9,
+        "step_share": {work: _ratio(spent_ns, use.wall_ns) for work, spent_ns in use.step_ns.items()},
+        "between_share": _ratio(use.between_ns, use.wall_ns),
+        "idle_share": _ratio(use.idle_ns, use.wall_ns),
+        "used_blocks_share": stretch.used_blocks_share,
+        "running": stretch.running,
+        "waiting": stretch.waiting,
+        "preemptions": stretch.preemptions,
+        "mfu": _ratio(machine.flops, machine.possible_flops),
+        "mbu": _ratio(machine.read_bytes, machine.possible_bytes),
+        "cpu_cores": _ratio(machine.cpu_s, machine.wall_s),
+        "rss_bytes": use.rss_bytes,
+        "watts": _ratio(use.energy_j, machine.wall_s) if use.energy_j is not None else stretch.watts,
+        "is_power_measured": use.energy_j is not None,
+        "price_per_hour": stretch.price_per_hour,
+    }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
 
 
 def _window(window: Window) -> dict[str, float]:

@@ -6,21 +6,17 @@ everybody under one tenant's name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from tokenworks.contract.errors import InvalidRequest
 from tokenworks.observe.ledger import DIMENSIONS, Window
+from tokenworks.observe.when import parse_window
 
 DEFAULT_SINCE: Final = "15m"
 MAX_REQUESTS: Final = 500
 MAX_POINTS: Final = 500
 ORDERS: Final = ("latest", "slowest")
-_SECOND_NS: Final = 10**9
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)([smhdw])", re.ASCII)
 _MAX_TEXT: Final = 256
 
 
@@ -40,14 +36,10 @@ class Question(NamedTuple):
 def read_question(parameters: list[tuple[str, str]], now_ns: int) -> Question:
     """The question that a query string asks at this moment; raises InvalidRequest by the name of what is wrong."""
     given = _given(parameters)
-    until_ns = moment_ns(given.get("until", "now"), "until", now_ns)
-    start_ns = moment_ns(given.get("since", DEFAULT_SINCE), "since", now_ns)
-    if start_ns >= until_ns:
-        raise InvalidRequest("`since` must lie before `until`", param="since")
-    span_ns = until_ns - start_ns
+    window = parse_window(given.get("since", DEFAULT_SINCE), given.get("until", "now"), now_ns)
     return Question(
-        Window(start_ns, until_ns),
-        Window(start_ns - span_ns, start_ns),
+        window,
+        Window(2 * window.start_ns - window.end_ns, window.start_ns),
         by=_dimension(given["by"], "by") if given.get("by") else None,
         where=_where([value for name, value in parameters if name == "where"]),
         preset=given.get("preset") or None,
@@ -57,28 +49,13 @@ def read_question(parameters: list[tuple[str, str]], now_ns: int) -> Question:
     )
 
 
-def moment_ns(text: str, name: str, now_ns: int) -> int:
-    """A moment, since 1970: `now`, how long before now (`90s`, `15m`, `6h`, `7d`), or a time in ISO 8601."""
-    if text == "now":
-        return now_ns
-    if match := _DURATION.fullmatch(text):
-        return now_ns - round(float(match[1]) * _UNITS_S[match[2]] * _SECOND_NS)
-    try:
-        when = datetime.fromisoformat(text)
-        return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * _SECOND_NS)
-    except (ValueError, OverflowError):
-        raise InvalidRequest(
-            f"`{name}` is {text[:40]!r}; write how long ago (90s, 15m, 6h, 7d), a time such as "
-            "2026-11-22T13:00:00Z, or now",
-            param=name,
-        ) from None
-
-
 def _given(parameters: list[tuple[str, str]]) -> dict[str, str]:
     given: dict[str, str] = {}
     for name, value in parameters:
         if name not in _NAMES:
-            raise InvalidRequest(f"there is no parameter `{name[:40]}`; there are: {', '.join(_NAMES)}", param=name[:40])
+            raise InvalidRequest(
+                f"there is no parameter `{name[:40]}`; there are: {', '.join(_NAMES)}", param=name[:40]
+            )
         if name in given and name != "where":
             raise InvalidRequest(f"`{name}` is given twice", param=name)
         if len(value) > _MAX_TEXT:
@@ -92,7 +69,9 @@ def _where(conditions: list[str]) -> dict[str, str]:
     for condition in conditions:
         dimension, equals, value = condition.partition("=")
         if not equals:
-            raise InvalidRequest("`where` is DIMENSION=VALUE, such as tenant=acme; repeat it for several", param="where")
+            raise InvalidRequest(
+                "`where` is DIMENSION=VALUE, such as tenant=acme; repeat it for several", param="where"
+            )
         where[_dimension(dimension, "where")] = value
     return where
 
