@@ -266,15 +266,16 @@ function niceTop(value) {
 }
 
 const CHARTS = [
-  new Chart("Time to first token", seconds, [{ key: "ttft_p50_s", label: "P50", kind: "a" }, { key: "ttft_p99_s", label: "P99", kind: "b" }]),
-  new Chart("Between tokens", seconds, [{ key: "itl_p50_s", label: "P50", kind: "a" }, { key: "itl_p99_s", label: "P99", kind: "b" }]),
-  new Chart("Tokens per second", number, [{ key: "output_tokens_per_s", label: "out", kind: "c" }, { key: "prompt_tokens_per_s", label: "in", kind: "a" }], true),
-  new Chart("Requests per second", number, [{ key: "requests_per_s", label: "all", kind: "a" }, { key: "not_ok_per_s", label: "not ok", kind: "d" }], true),
+  new Chart("Time to first token", seconds, [{ key: "ttft_p50", label: "P50", kind: "a" }, { key: "ttft_p99", label: "P99", kind: "b" }]),
+  new Chart("Between tokens", seconds, [{ key: "itl_p50", label: "P50", kind: "a" }, { key: "itl_p99", label: "P99", kind: "b" }]),
+  new Chart("Tokens per second", number, [{ key: "output_tokens_per_s", label: "out", kind: "c" }, { key: "input_tokens_per_s", label: "in", kind: "a" }], true),
+  new Chart("Requests per second", number, [{ key: "ended_per_s", label: "all", kind: "a" }, { key: "not_ok_per_s", label: "not ok", kind: "d" }], true),
 ];
 
 // ------------------------------------------------------------------------------------------------------ table and tiles
 
-const FORMATS = { s: seconds, ms: (value) => seconds(value / 1e3), share: percent, "%": percent, bytes, B: bytes, currency: money, count };
+const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": bytes, currency: money, requests: count, tokens: count };
+const UNITS_IN_HEAD = ["1/s", "tokens/s", "bytes/s", "J", "cores"]; // of the others each figure says its own
 
 function cellText(value, unit) {
   if (value === null || value === undefined || value === "") return NONE;
@@ -284,6 +285,24 @@ function cellText(value, unit) {
 
 const isText = (column, rows) => rows.some((row) => typeof row[column.key] === "string");
 
+const TILES = [
+  ["Requests", "requests", (row) => `${number(row.concurrency)} at a time`],
+  ["Success", "success_rate", (row) => `${percent(row.kept_rate)} kept their objectives`],
+  ["First token, P99", "ttft_p99", (row) => `P50 ${seconds(row.ttft_p50)}`],
+  ["Between tokens, P99", "itl_p99", (row) => `P50 ${seconds(row.itl_p50)}`],
+  ["Output tokens/s", "output_tokens_per_s", (row) => `${number(row.input_tokens_per_s)} in, ${percent(row.hit_rate)} from cache`],
+  ["Per million tokens", "full_cost_per_m_tokens", (row) => `${money(row.full_cost)} in all`],
+];
+
+const TILE_COLUMNS = [...TILES.map((tile) => tile[1]), ...["concurrency", "kept_rate", "ttft_p50", "itl_p50", "input_tokens_per_s", "hit_rate", "full_cost"]].join(",");
+
+function drawTiles({ rows, columns }) {
+  const row = rows[0] ?? {};
+  const units = Object.fromEntries(columns.map((column) => [column.key, column.unit]));
+  fill(byId("tiles"), TILES.map(([title, key, beside]) =>
+    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", { "data-figure": key }, cellText(row[key], units[key])), h("p", {}, rows.length ? beside(row) : "no requests yet"))));
+}
+
 function drawTable(answer) {
   const { rows, columns } = answer;
   if (!rows.length) {
@@ -291,7 +310,7 @@ function drawTable(answer) {
     return;
   }
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
-    h("th", { scope: "col", title: column.help, class: isText(column, rows) ? "text" : "" }, column.heading, column.unit && h("small", {}, column.unit)))));
+    h("th", { scope: "col", title: column.help, class: isText(column, rows) ? "text" : "" }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
   const body = h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column, index) => {
     const text = cellText(row[column.key], column.unit);
     if (index) return h("td", { class: isText(column, rows) ? "text" : "" }, text);
@@ -389,14 +408,17 @@ function meter(label, value, share, kind) {
 }
 
 function drawWorkers(answer) {
-  fill(byId("worker-cards"), answer.workers.length ? answer.workers.map(workerCard)
+  fill(byId("worker-cards"), answer.workers.length ? answer.workers.map((worker) => workerCard(worker, answer.window))
     : h("div", { class: "panel" }, empty("No worker was heard of in this window", "Workers tell what their time goes to every few seconds, once they run.")));
 }
 
-function workerCard(worker) {
+const GONE_S = 30; // workers tell of themselves every five seconds
+const isGone = (worker, window) => worker.until_s < window.end_s - GONE_S;
+
+function workerCard(worker, window) {
   const shares = [...Object.entries(worker.step_share), ["between", worker.between_share], ["idle", worker.idle_share]];
   return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
-    h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), worker.is_last && chip("gone", "warn")),
+    h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), isGone(worker, window) && chip("gone", "warn")),
     h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`].filter(Boolean).join(" · ")),
     stacked(shares, shares.map(([kind, share]) => `${kind} ${percent(share)}`).join(", ")),
     h("div", { class: "legend" }, legend(shares.filter(([, share]) => share > 0).map(([kind, share]) => [kind, `${kind} ${percent(share)}`]))),
@@ -406,7 +428,7 @@ function workerCard(worker) {
       fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
       fact("CPU", isNumber(worker.cpu_cores) ? `${number(worker.cpu_cores)} cores` : NONE), fact("memory", bytes(worker.rss_bytes)),
       fact("price", isNumber(worker.price_per_hour) ? `${money(worker.price_per_hour)}/h` : "not stated", "Set with --price-per-hour"),
-      fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_measured_power ? "Measured" : "Of the card")));
+      fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_power_measured ? "Measured" : "Of the card")));
 }
 
 function drawTiers(answer) {
@@ -600,7 +622,7 @@ async function ask(path, signal) {
 
 const SECTIONS = [
   { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
-  { path: () => asking("table"), draw: drawTiles, into: "tiles" },
+  { path: () => asking("table", { columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
   { path: () => asking("series"), draw: drawSeries, into: null },
   { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
   { path: () => asking("requests", { order: state.order }), draw: drawRequests, into: "request-rows" },

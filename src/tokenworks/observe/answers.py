@@ -15,9 +15,10 @@ from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.record import PICO, Stage
 from tokenworks.observe.bill import bill
 from tokenworks.observe.cell import Cell
+from tokenworks.observe.columns import COLUMNS
 from tokenworks.observe.diagnosis import diagnose
 from tokenworks.observe.drift import drift
-from tokenworks.observe.facts import machines_of
+from tokenworks.observe.facts import Facts, machines_of
 from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.question import Question
 from tokenworks.observe.table import PRESETS, build_table
@@ -25,6 +26,8 @@ from tokenworks.observe.table import PRESETS, build_table
 Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
 
 MAX_INCIDENTS: Final = 50
+CHARTED: Final = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "input_tokens_per_s", "output_tokens_per_s")
+"""The table's columns that `series` gives for each step."""
 
 
 def table(ledger: Ledger, question: Question, settings: Settings) -> Any:
@@ -113,18 +116,9 @@ def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 
 def _point(cell: Cell, step_s: float) -> dict[str, float | None]:
-    percentiles = {
-        f"{name}_p{share:g}_s": cell.sketch(name).quantile(share / 100) / 1e9
-        for name in ("ttft", "itl", "e2e")
-        for share in (50, 99)
-    }
-    return percentiles | {
-        "requests_per_s": cell.requests / step_s,
-        "not_ok_per_s": (cell.requests - cell.ok) / step_s,
-        "output_tokens_per_s": cell.output_tokens / step_s,
-        "prompt_tokens_per_s": cell.prompt_tokens / step_s,
-        "cost": cell.cost / PICO,
-    }
+    facts = Facts(cell, step_s)
+    found = {key: COLUMNS[key].of(facts) for key in CHARTED}
+    return found | {"ended_per_s": cell.requests / step_s, "not_ok_per_s": (cell.requests - cell.ok) / step_s}
 
 
 def _request(ended: Ended) -> dict[str, Any]:
