@@ -498,20 +498,18 @@ function drawFindings({ findings }) {
     : h("div", { class: "panel" }, empty("Nothing found", `No rule sees a fault in the last ${state.since}.`)));
 }
 
+const SEVERITIES = { critical: "bad", warning: "warn" };
+
 function finding(found) {
-  const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["evidence", listed(found.evidence)], ["gain", found.expected_gain ?? found.gain]];
+  const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["gain", found.gain],
+    ["evidence", h("ul", {}, found.evidence.map(evidence))]];
   return h("article", { class: "panel finding", "data-severity": found.severity },
-    h("div", { class: "head" }, h("h3", {}, found.title ?? found.rule), chip(found.severity, SEVERITIES[found.severity] ?? ""), found.subject && chip(found.subject)),
+    h("div", { class: "head" }, h("h3", {}, found.rule), chip(found.severity, SEVERITIES[found.severity]),
+      found.subject && chip(`${found.kind} ${found.subject}`), h("span", { class: "note" }, `${count(found.requests)} requests`)),
     h("dl", {}, facts.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])));
 }
 
-const SEVERITIES = { critical: "bad", high: "bad", warning: "warn", medium: "warn" };
-
-function listed(evidence) {
-  if (!evidence || typeof evidence === "string") return evidence;
-  const lines = Array.isArray(evidence) ? evidence.map(String) : Object.entries(evidence).map(([name, value]) => `${name}: ${isNumber(value) ? digits(value) : value}`);
-  return h("ul", {}, lines.map((line) => h("li", {}, line)));
-}
+const evidence = (each) => h("li", {}, h("b", {}, each.text), ` ${each.meaning}`, each.before && h("span", { class: "soft" }, ` (before: ${each.before})`));
 
 function drawDrift({ features }) {
   if (!features.length) {
