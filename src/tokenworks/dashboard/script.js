@@ -300,11 +300,12 @@ function drawTiles({ rows, columns }) {
   const row = rows[0] ?? {};
   const units = Object.fromEntries(columns.map((column) => [column.key, column.unit]));
   fill(byId("tiles"), TILES.map(([title, key, beside]) =>
-    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", { "data-figure": key }, cellText(row[key], units[key])), h("p", {}, rows.length ? beside(row) : "no requests yet"))));
+    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", { "data-figure": key }, cellText(row[key], units[key])), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
 }
 
 function drawTable(answer) {
-  const { rows, columns } = answer;
+  const { rows } = answer;
+  const columns = [{ key: answer.by, heading: answer.by, unit: "" }, ...answer.columns];
   if (!rows.length) {
     fill(byId("rows"), nothingYet());
     return;
@@ -316,7 +317,8 @@ function drawTable(answer) {
     if (index) return h("td", { class: isText(column, rows) ? "text" : "" }, text);
     return h("th", { scope: "row", title: text }, filterButton(text));
   }))));
-  fill(byId("rows"), h("table", {}, head, body));
+  const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
+  fill(byId("rows"), h("table", {}, head, body), hidden || []);
 }
 
 function filterButton(value) {
@@ -620,7 +622,7 @@ async function ask(path, signal) {
 
 const SECTIONS = [
   { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
-  { path: () => asking("table", { columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
+  { path: () => asking("table", { by: "all", columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
   { path: () => asking("series"), draw: drawSeries, into: null },
   { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
   { path: () => asking("requests", { order: state.order }), draw: drawRequests, into: "request-rows" },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import aiohttp
+from yarl import URL
 
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import ObserverUnavailable
@@ -44,7 +45,8 @@ class ObserverClient:
                 "there is no ledger: it is switched off; leave out `--ledger-path off` to have one"
             )
         try:
-            async with self._open().request(method, self._base + path, data=body, headers=headers) as response:
+            url = URL(self._base + path, encoded=True)
+            async with self._open().request(method, url, data=body, headers=headers) as response:
                 return await _read(response)
         except TimeoutError:
             raise ObserverUnavailable("the observer did not answer in time; ask for a shorter window") from None
@@ -61,13 +63,14 @@ class ObserverClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            limits = {"limit": MAX_CONNECTIONS}
-            connector: aiohttp.BaseConnector = (
-                aiohttp.TCPConnector(**limits) if self._path is None else aiohttp.UnixConnector(self._path, **limits)
-            )
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=CONNECT_S)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+            self._session = aiohttp.ClientSession(connector=self._connector(), timeout=timeout, auto_decompress=False)
         return self._session
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._path is None:
+            return aiohttp.TCPConnector(limit=MAX_CONNECTIONS)
+        return aiohttp.UnixConnector(self._path, limit=MAX_CONNECTIONS)
 
 
 async def _read(response: aiohttp.ClientResponse) -> Passed:

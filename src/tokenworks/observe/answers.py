@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from tokenworks.contract.config import Settings
-from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.record import PICO, Stage
 from tokenworks.observe.bill import bill
 from tokenworks.observe.cell import Cell
@@ -21,26 +20,30 @@ from tokenworks.observe.drift import drift
 from tokenworks.observe.facts import Facts, machines_of
 from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.question import Question
-from tokenworks.observe.table import PRESETS, build_table
+from tokenworks.observe.table import build_table
 
 Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
 
 MAX_INCIDENTS: Final = 50
+_OF_COLUMN: Final = ("key", "heading", "unit", "better", "help")
 CHARTED: Final = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "input_tokens_per_s", "output_tokens_per_s")
 """The table's columns that `series` gives for each step."""
 
 
 def table(ledger: Ledger, question: Question, settings: Settings) -> Any:
-    """`GET /observe/table`: rows and bill as `tokenworks table --json` prints them, and what the columns mean."""
-    if question.preset is not None and question.preset not in PRESETS:
-        raise InvalidRequest(f"there is no preset {question.preset[:40]!r}; there are: {', '.join(PRESETS)}", "preset")
-    built = build_table(ledger, question.window, settings, by=question.by, where=question.where, preset=question.preset)
-    return {
-        "window": _window(question.window),
-        "rows": built.rows,
-        "bill": built.bill,
-        "columns": [],
-    }
+    """`GET /observe/table`: what `tokenworks table --json` prints, and what its columns mean."""
+    built = build_table(
+        ledger,
+        question.window,
+        settings,
+        by=question.by,
+        where=question.where,
+        preset=question.preset,
+        columns=question.columns,
+        limit=question.limit,
+    )
+    meanings = [{name: getattr(column, name) for name in _OF_COLUMN} for column in built.columns]
+    return built.as_json() | {"window": _window(question.window), "columns": meanings}
 
 
 def status(ledger: Ledger, question: Question, settings: Settings) -> Any:

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.observe.ledger import DIMENSIONS, Window
+from tokenworks.observe.ledger import Window
+from tokenworks.observe.table import check_by, check_where
 from tokenworks.observe.when import parse_window
 
 DEFAULT_SINCE: Final = "15m"
-MAX_REQUESTS: Final = 500
+MAX_ROWS: Final = 500
 MAX_POINTS: Final = 500
 ORDERS: Final = ("latest", "slowest")
-_MAX_TEXT: Final = 256
+_MAX_TEXT: Final = 1024
 
 
 class Question(NamedTuple):
@@ -25,26 +26,30 @@ class Question(NamedTuple):
 
     window: Window
     reference: Window  # the time before, equally long: what drift compares with
-    by: str | None = None
-    where: Mapping[str, str] = {}
-    preset: str | None = None
-    order: str = "latest"
-    limit: int = 50
-    points: int = 60
+    by: str
+    where: Mapping[str, str]
+    preset: str
+    columns: list[str]
+    order: str
+    limit: int
+    points: int
 
 
 def read_question(parameters: list[tuple[str, str]], now_ns: int) -> Question:
     """The question that a query string asks at this moment; raises InvalidRequest by the name of what is wrong."""
     given = _given(parameters)
     window = parse_window(given.get("since", DEFAULT_SINCE), given.get("until", "now"), now_ns)
+    by = given.get("by") or "scenario"
+    check_by(by)
     return Question(
         window,
         Window(2 * window.start_ns - window.end_ns, window.start_ns),
-        by=_dimension(given["by"], "by") if given.get("by") else None,
+        by=by,
         where=_where([value for name, value in parameters if name == "where"]),
-        preset=given.get("preset") or None,
-        order=_one_of(given.get("order", "latest"), "order", ORDERS),
-        limit=_number(given.get("limit", "50"), "limit", MAX_REQUESTS),
+        preset=given.get("preset", ""),
+        columns=[key for key in given.get("columns", "").split(",") if key],
+        order=_one_of(given.get("order", ORDERS[0]), "order", ORDERS),
+        limit=_number(given.get("limit", "50"), "limit", MAX_ROWS),
         points=_number(given.get("points", "60"), "points", MAX_POINTS),
     )
 
@@ -65,22 +70,15 @@ def _given(parameters: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _where(conditions: list[str]) -> dict[str, str]:
-    where = {}
+    where: dict[str, str] = {}
     for condition in conditions:
         dimension, equals, value = condition.partition("=")
-        if not equals:
+        if not equals or dimension in where:
             raise InvalidRequest(
-                "`where` is DIMENSION=VALUE, such as tenant=acme; repeat it for several", param="where"
+                "`where` is DIMENSION=VALUE, such as tenant=acme; repeat it for another dimension", param="where"
             )
-        where[_dimension(dimension, "where")] = value
-    return where
-
-
-def _dimension(name: str, param: str) -> str:
-    if name in DIMENSIONS or (name.startswith("tag:") and len(name) > len("tag:") and param == "by"):
-        return name
-    also = " or tag:KEY" if param == "by" else ""
-    raise InvalidRequest(f"`{param}` cannot be {name[:40]!r}; there are: {', '.join(DIMENSIONS)}{also}", param=param)
+        where[dimension] = value
+    return check_where(where)
 
 
 def _one_of(value: str, name: str, known: tuple[str, ...]) -> str:
@@ -95,4 +93,4 @@ def _number(text: str, name: str, most: int) -> int:
     return int(text)
 
 
-_NAMES: Final = ("since", "until", "by", "where", "preset", "order", "limit", "points")
+_NAMES: Final = ("since", "until", "by", "where", "preset", "columns", "order", "limit", "points")
