@@ -21,12 +21,14 @@ KV = """
     --kv-host-bytes --kv-disk-path --kv-disk-bytes --kv-remote --kv-sync-s --kv-store-address --kv-exchange
     --kv-tenant-sharing
 """
+EXPORT = "--otlp-endpoint --zone"
+LOG = "--log-level --log-format"
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} --workers --drain-s --log-level --config --settings",
-    "gateway": f"MODEL {GATEWAY} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
-    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s --log-level --config
+    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {EXPORT} --workers --drain-s {LOG} --config --settings",
+    "gateway": f"MODEL {GATEWAY} --kv-tenant-sharing --drain-s {LOG} --config --settings --parent",
+    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s {LOG} --config
         --settings --parent""",
-    "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
+    "kvstore": f"{KV} --id --gateway {LOG} --config --settings --parent",
     "table": """
         --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
         --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour

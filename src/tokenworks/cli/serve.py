@@ -10,7 +10,7 @@ from tokenworks.cli.options import SettingsCommand, settings_from, takes_setting
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("gateway", "engine", "kv", "fleet")
+@takes_settings("gateway", "engine", "kv", "export", "fleet")
 def serve(**options: Any) -> None:
     """Serve MODEL over an OpenAI-compatible HTTP API.
 

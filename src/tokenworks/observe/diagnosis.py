@@ -54,8 +54,23 @@ class Finding(msgspec.Struct, frozen=True):
     baseline: Window
 
 
+class Diagnosis(msgspec.Struct, frozen=True):
+    """What was found, and what was looked at."""
+
+    window: Window
+    baseline: Window  # empty: nothing came before
+    requests: int
+    num_rules: int
+    findings: list[Finding]
+
+
 def diagnose(ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None) -> list[Finding]:
     """What the rules find, worst first; raises LedgerError where the ledger cannot be read."""
+    return diagnosis(ledger, window, settings, rules).findings
+
+
+def diagnosis(ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None) -> Diagnosis:
+    """The same, with what was looked at."""
     rules = rules or own_rules()
     figures = Figures(ledger, window, settings, rules)
     findings: list[Finding] = []
@@ -67,7 +82,9 @@ def diagnose(ledger: Ledger, window: Window, settings: Settings, rules: Rules | 
             look_up = figures.of(subject)
             if subject.now.cell.requests >= rule.min_requests and condition.value(look_up):
                 findings.append(_finding(rule, subject, look_up, figures))
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    sides = figures.sides
+    return Diagnosis(window, sides.before_window, sides.whole.now.cell.requests, len(rules.rules), findings)
 
 
 class Figures:

@@ -8,6 +8,7 @@ have a beginning, stand where they were. Durations are nanoseconds, amounts are 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -15,8 +16,10 @@ import numpy as np
 
 from tokenworks.contract.errors import NotFound
 from tokenworks.contract.record import PICO, Costs, Leg, Record, Stage
+from tokenworks.observe.chain import Link, chain_of, held_ns
 from tokenworks.observe.explain_words import MEANINGS, advice_for, reason_in_words, story_of
 from tokenworks.observe.ledger import Ended, Ledger, Window
+from tokenworks.observe.own_spans import SERVICE
 
 NO_SUCH: Final = "no record of {id!r}: requests appear when they have ended; `tokenworks explain --last` finds one"
 NO_RECORDS: Final = "the ledger holds no single records yet: send a request to `tokenworks serve`, then ask again"
@@ -70,6 +73,21 @@ class Gaps(msgspec.Struct, frozen=True):
     longest_ns: int
 
 
+class SpanLine(msgspec.Struct, frozen=True):
+    """One step of the application around the model call; or the call itself."""
+
+    service: str
+    name: str
+    kind: str
+    start_ns: int  # after the request's own start; negative: before it
+    ns: int
+    depth: int
+    critical_ns: int  # for so long it held up the whole
+    is_critical: bool
+    is_error: bool
+    is_this: bool  # the request that is explained
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """Everything that is known of one request."""
 
@@ -100,6 +118,7 @@ class Explanation(msgspec.Struct, frozen=True):
     gaps: Gaps | None
     stages: list[StageLine]
     legs: list[LegLine]
+    spans: list[SpanLine]  # of its trace, parents before children; empty where it is alone in it
     costs: list[CostLine]
     cost: float
     saved: float
@@ -112,7 +131,7 @@ def explain(ledger: Ledger, request_id: str) -> Explanation:
     found = ledger.record(request_id)
     if found is None:
         raise NotFound(NO_SUCH.format(id=request_id))
-    return explained(found)
+    return explained(found, span_lines(ledger, found.record))
 
 
 def pick(ledger: Ledger, window: Window | None, *, is_slowest: bool, rank: int = 1) -> str:
@@ -126,7 +145,7 @@ def pick(ledger: Ledger, window: Window | None, *, is_slowest: bool, rank: int =
     return found[-1].record.id
 
 
-def explained(ended: Ended) -> Explanation:
+def explained(ended: Ended, spans: list[SpanLine]) -> Explanation:
     """The explanation of what the ledger holds of a request."""
     record, costs = ended
     reports = [leg.report for leg in record.legs if leg.report is not None]
@@ -158,6 +177,7 @@ def explained(ended: Ended) -> Explanation:
         gaps=_gaps(record),
         stages=stage_lines(record),
         legs=[_leg_line(record, leg) for leg in record.legs],
+        spans=spans,
         costs=_cost_lines(costs),
         cost=costs.total / PICO,
         saved=costs.saved / PICO,
@@ -175,6 +195,37 @@ def stage_lines(record: Record) -> list[StageLine]:
             lines.append(StageLine(stage, start_ns, ns, ns / max(record.e2e_ns, 1), MEANINGS[stage]))
             start_ns += ns
     return lines
+
+
+def span_lines(ledger: Ledger, record: Record) -> list[SpanLine]:
+    """The request among the spans of its trace; a request's stages are its waterfall's, and count as its own here."""
+    chain = chain_of(ledger, record.trace_id) if record.trace_id else None
+    if chain is None or not any(link.span.service != SERVICE for link in chain.links):
+        return []
+    held = held_ns(chain.path)
+    own: Counter[str] = Counter()
+    for link in chain.links:
+        own[link.span.parent_span_id if _is_stage(link) else link.span.span_id] += held[link.span.span_id]
+    return [
+        SpanLine(
+            service=link.span.service,
+            name=link.span.name,
+            kind=link.span.kind,
+            start_ns=link.span.started_ns - record.started_ns,
+            ns=link.span.duration_ns,
+            depth=link.depth,
+            critical_ns=own[link.span.span_id],
+            is_critical=own[link.span.span_id] > 0,
+            is_error=link.span.is_error,
+            is_this=link.span.span_id == record.span_id,
+        )
+        for link in chain.links
+        if not _is_stage(link)
+    ]
+
+
+def _is_stage(link: Link) -> bool:
+    return link.span.service == SERVICE and link.span.kind == "internal"
 
 
 def _leg_line(record: Record, leg: Leg) -> LegLine:

@@ -22,6 +22,7 @@ from tokenworks.contract.errors import ConfigError
 Lookup = Callable[[str], float]
 
 MAX_CHARS: Final = 1000
+MAX_NUMBER: Final = 1e18
 _ALLOWED: Final = (
     *(ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.UnaryOp, ast.USub),
     *(ast.BoolOp, ast.And, ast.Or, ast.Compare, ast.Gt, ast.GtE, ast.Lt, ast.LtE),
@@ -33,12 +34,12 @@ class Expression:
     """One expression, parsed and checked; raises ConfigError for what it may not hold."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
         if len(text) > MAX_CHARS:
             raise ConfigError(f"an expression has at most {MAX_CHARS} characters, this one has {len(text)}")
+        self.text = text = " ".join(text.split())  # it may stand on several lines
         try:
-            self._tree = SimpleEval.parse(text.strip())
-        except Exception as error:  # the parser's own errors are of many kinds
+            self._tree = ast.parse(text, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
             raise ConfigError(f"`{text}` is no expression ({error})") from error
         nodes = list(ast.walk(self._tree))
         called = {id(node.func): node.func for node in nodes if isinstance(node, ast.Call)}
@@ -57,12 +58,10 @@ class Expression:
 
     def filled(self, show: Callable[[str], str]) -> str:
         """The expression with what `show` says in place of each name: the arithmetic of an estimate."""
-        tree = ast.parse(self.text.strip(), mode="eval")
-        names = sorted(
-            (node for node in ast.walk(tree) if isinstance(node, ast.Name)), key=lambda node: node.col_offset
-        )
+        names = [node for node in ast.walk(self._tree) if isinstance(node, ast.Name)]
+        names.sort(key=lambda node: node.col_offset)
         parts, at = [], 0
-        encoded = self.text.strip().encode()  # offsets count bytes
+        encoded = self.text.encode()  # offsets count bytes
         for node in names:
             if node.id in self.names:
                 parts += [encoded[at : node.col_offset].decode(), show(node.id)]
@@ -75,10 +74,16 @@ class Expression:
                 f"`{self.text}`: {type(node).__name__} is not allowed; there are numbers, names, + - * / < <= > >=, "
                 "and, or, min, max, abs"
             )
-        if isinstance(node, ast.Constant) and (isinstance(node.value, bool) or not isinstance(node.value, int | float)):
-            raise ConfigError(f"`{self.text}`: {node.value!r} is not a number")
+        if isinstance(node, ast.Constant) and not _is_number(node.value):
+            raise ConfigError(f"`{self.text}`: {node.value!r} is not a number up to {MAX_NUMBER:g}")
         if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS):
             raise ConfigError(f"`{self.text}`: only min, max and abs can be called")
+        if isinstance(node, ast.Call) and not node.args:
+            raise ConfigError(f"`{self.text}`: give min, max and abs something in their parentheses")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value <= MAX_NUMBER
 
 
 def _divide(dividend: float, divisor: float) -> float:
@@ -93,7 +98,11 @@ def _largest(*values: float) -> float:
     return math.nan if any(math.isnan(value) for value in values) else max(values)
 
 
-_FUNCTIONS: Final[dict[str, Callable[..., float]]] = {"min": _smallest, "max": _largest, "abs": abs}
+def _size(value: float, *more: float) -> float:
+    return abs(value) if not more else math.nan
+
+
+_FUNCTIONS: Final[dict[str, Callable[..., float]]] = {"min": _smallest, "max": _largest, "abs": _size}
 _OPERATORS: Final[dict[type[ast.AST], Callable[..., Any]]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
