@@ -66,6 +66,13 @@ class NotFound(InvalidRequest):
     code = "not_found"
 
 
+class Unauthorized(InvalidRequest):
+    """The request bears no API key that is known here."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
 class Forbidden(InvalidRequest):
     """Not from where this request comes."""
 

@@ -44,7 +44,7 @@ async def change_worker(service: Service, exchange: Exchange) -> None:
     if worker is None:
         known = ", ".join(each.id for each in registry) or "none"
         raise NotFound(f"there is no worker `{worker_id}` here; there are: {known}")
-    registry.give_role(worker, body.role)
+    service.dispatcher.change_role(worker, body.role)
     await _respond(exchange, _worker(worker))
 
 
