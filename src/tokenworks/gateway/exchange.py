@@ -99,6 +99,11 @@ class Exchange:
         self._recording = Recording(self.id, endpoint, self.trace, self.started_ns)
 
     @property
+    def accept(self) -> str:
+        """The kinds of answer that the client takes."""
+        return self._headers.get(b"accept", b"").decode("latin-1")
+
+    @property
     def is_local(self) -> bool:
         """Whether it comes from this machine; a proxy here that names the client it speaks for is not the client."""
         try:
