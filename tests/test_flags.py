@@ -10,7 +10,7 @@ import pytest
 from tokenworks.cli.main import main
 from tokenworks.contract.setting import ENVIRONMENT_PREFIX, NOT_SETTINGS, all_settings
 
-GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s"
+GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s --auth"
 ENGINE = """
     --dtype --quantize --max-context-tokens --kv-bytes --kv-dtype --block-tokens --max-running --max-step-tokens
     --kernels
@@ -20,6 +20,10 @@ ENGINE = """
 KV = """
     --kv-host-bytes --kv-disk-path --kv-disk-bytes --kv-remote --kv-sync-s --kv-store-address --kv-exchange
     --kv-tenant-sharing
+"""
+SLO = """
+    --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
+    --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
 """
 EXPORT = "--otlp-endpoint --zone"
 LOG = "--log-level --log-format"
@@ -34,8 +38,15 @@ FROZEN = {
         --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
         --cost-remote-per-gb-hour --cost-transfer-per-gb --config --settings
     """,
+    "explain": """REQUEST_ID --last --slowest --since --json --ledger-path --ledger-database --cost-currency --config
+        --settings""",
+    "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency {SLO}
+        --config --settings""",
     "doctor": "",
     "role": "WORKER ROLE --url",
+    "key add": "TENANT --scenario --note --ledger-path --config --settings",
+    "key list": "--json --ledger-path --config --settings",
+    "key revoke": "ID --ledger-path --config --settings",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",
     "bench": """

@@ -50,7 +50,12 @@ def json_line(part: str, message: str, level: str = "info") -> str:
 
 def is_json_line(line: str) -> bool:
     """Whether a child's line is one of these already."""
-    return line.startswith('{"time":"') and line.endswith("}")
+    if not line.startswith('{"time":"'):
+        return False
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return False
 
 
 def _encoded(line: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def _split(part: Segment, children: Iterable[Span]) -> tuple[list[Segment], list
     held, own = [], []
     cursor_ns = part.until_ns
     is_first = True
-    for child in sorted(children, key=end_ns, reverse=True):
+    for child in sorted(children, key=_lateness, reverse=True):
         is_before = end_ns(child) <= cursor_ns + SKEW_NS
         until_ns = min(end_ns(child), cursor_ns)
         from_ns = max(child.started_ns, part.from_ns)
@@ -98,6 +98,10 @@ def _split(part: Segment, children: Iterable[Span]) -> tuple[list[Segment], list
     if part.from_ns < cursor_ns:
         own.append(Segment(part.span_id, part.from_ns, cursor_ns))
     return held, own
+
+
+def _lateness(span: Span) -> tuple[int, int, str]:
+    return end_ns(span), span.duration_ns, span.span_id  # of those that end together the longest: a settled order
 
 
 def _outlives(child: Span, part: Segment) -> bool:

@@ -72,8 +72,8 @@ def decode_protobuf(body: bytes) -> ExportTraceServiceRequest:
 def decode_json(body: bytes) -> ExportTraceServiceRequest:
     """Raises InvalidRequest where it is none. Unknown fields are ignored, as the specification demands."""
     try:
-        table = _with_base64_ids(msgspec.json.decode(body))
-        return ParseDict(table, ExportTraceServiceRequest(), ignore_unknown_fields=True)
+        table = msgspec.json.decode(body, type=dict[str, Any])
+        return ParseDict(_with_base64_ids(table), ExportTraceServiceRequest(), ignore_unknown_fields=True)
     except (msgspec.DecodeError, ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not an ExportTraceServiceRequest in JSON: {str(error)[:200]}") from error
 

@@ -31,7 +31,7 @@ FIRST_WAIT_S: Final = 1.0
 MAX_WAIT_S: Final = 30.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
-_GATHER_S: Final = 0.5  # so that a batch is more than one request's
+GATHER_S: Final = 0.5  # so that a batch is more than one request's
 _PATH: Final = "/v1/traces"
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class SpanExporter:
         async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as session:
             while True:
                 await self._has_some.wait()
-                await asyncio.sleep(_GATHER_S)
+                await asyncio.sleep(GATHER_S)
                 while self._queue:
                     batch = [self._queue.popleft() for _ in range(min(BATCH_RECORDS, len(self._queue)))]
                     await self._send(session, batch)
