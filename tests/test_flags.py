@@ -29,6 +29,14 @@ FROZEN = {
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s {LOG} --config
         --settings --parent""",
     "kvstore": f"{KV} --id --gateway {LOG} --config --settings --parent",
+    "table": """
+        --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
+        --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
+        --cost-remote-per-gb-hour --cost-transfer-per-gb --config --settings
+    """,
+    "chains": """
+        TRACE --since --until --traces --json --ledger-path --ledger-database --zone --config --settings
+    """,
     "doctor": "",
     "role": "WORKER ROLE --url",
     "model inspect": "FOLDER",

@@ -182,7 +182,13 @@ def worlds(draw: st.DrawFn) -> list[Frame]:
         frames.append(sample(f"w{number}", price, steps, draw(TIMES), draw(TIMES), watts=watts, energy_j=energy))
     for number in range(draw(st.integers(0, 6))):
         legs = tuple(
-            leg(f"w{draw(st.integers(0, 4))}", draw(st.none() | PRICES), draw(TIMES), draw(TIMES), draw(st.none()))
+            leg(
+                f"w{draw(st.integers(0, 4))}",
+                draw(st.none() | PRICES),
+                draw(TIMES),
+                draw(TIMES),
+                draw(st.none() | st.floats(0, 2000)),
+            )
             for _ in range(draw(st.integers(0, 2)))
         )
         tenant, outcome = draw(st.sampled_from("abc")), draw(st.sampled_from(["ok", "ok", "worker_lost"]))

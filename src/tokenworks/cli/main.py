@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "serve": "tokenworks.cli.serve:serve",
     "bench": "tokenworks.bench.command:bench",
     "model": "tokenworks.cli.model:model",
+    "table": "tokenworks.cli.table:table",
+    "chains": "tokenworks.cli.chains:chains",
     "doctor": "tokenworks.cli.doctor:doctor",
     "role": "tokenworks.cli.role:role",
     "gateway": "tokenworks.cli.parts:gateway",
