@@ -17,6 +17,8 @@ from tokenworks.contract.errors import ConfigError, StartupError, TokenworksErro
 COMMANDS: Final = {
     "serve": "tokenworks.cli.serve:serve",
     "bench": "tokenworks.bench.command:bench",
+    "explain": "tokenworks.cli.explain:explain",
+    "diagnose": "tokenworks.cli.diagnose:diagnose",
     "model": "tokenworks.cli.model:model",
     "table": "tokenworks.cli.table:table",
     "chains": "tokenworks.cli.chains:chains",

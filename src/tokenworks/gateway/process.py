@@ -26,6 +26,7 @@ from tokenworks.contract.errors import Draining, StartupError
 from tokenworks.gateway.app import build_app
 from tokenworks.gateway.dispatch import Dispatcher
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
 from tokenworks.gateway.service import Service
 from tokenworks.text.tokenizer import load_tokenizer
@@ -69,6 +70,7 @@ class Gateway:
             stopping.cancel()
             self._server.should_exit = True
             await serving
+            await self.service.observer.close()
             await self.dispatcher.shut_down()
             self._executor.shutdown()
 
@@ -103,6 +105,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
         dispatcher=dispatcher,
         metrics=Metrics(dispatcher),
         max_body_bytes=own.max_body_bytes,
+        observer=ObserverClient(settings.ledger),
         is_sharing_kv=settings.kv.tenant_sharing,
     )
     return Gateway(service, listener, executor, settings.fleet.drain_s)

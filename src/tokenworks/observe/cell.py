@@ -33,6 +33,7 @@ class Cell(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     gone: int = 0  # the client left
     failed: int = 0  # the rest
     good: int = 0  # ok, and every objective of the scenario kept
+    invalid: int = 0  # of all, those that the client must change (HTTP 4xx)
     sequences: int = 0
     prompt_tokens: int = 0
     cached_tokens: dict[Tier, int] = {}
@@ -63,6 +64,11 @@ class Cell(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
         """All of it, what was wasted included."""
         return sum(self.cost_device.values()) + sum(self.cost_kv.values()) + self.cost_transfer + self.cost_energy
 
+    @property
+    def promised(self) -> int:
+        """Those that an objective speaks of: not what the client did wrong, or did not wait for."""
+        return self.requests - self.invalid - self.gone
+
     def sketch(self, name: str) -> Sketch:
         """One of the sketches, decoded; empty where nothing was counted."""
         return Sketch.decode(self.sketches.get(name, b""))
@@ -82,6 +88,7 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
         gone=int(record.outcome == _GONE),
         failed=int(not is_ok and not record.is_rejected and record.outcome not in {*_TIMEOUTS, _GONE}),
         good=int(is_good),
+        invalid=int(is_invalid(record)),
         sequences=record.num_sequences,
         prompt_tokens=record.prompt_tokens,
         cached_tokens=dict(record.cached_tokens),
@@ -117,6 +124,11 @@ def keeps_objectives(record: Record, objectives: ObjectiveSettings) -> bool:
     found = {"ttft": record.ttft_ns, "tpot": tpot_ns(record), "itl": longest_gap_ns, "e2e": record.e2e_ns}
     limits = {name: getattr(objectives, f"{record.scenario.value}_{name}_s", 0.0) for name in found}
     return all(not limit or (found[name] or 0) <= limit * 1e9 for name, limit in limits.items())
+
+
+def is_invalid(record: Record) -> bool:
+    """Whether the answer told the client to change its request; one that left was told nothing."""
+    return 400 <= record.status < 500 and record.outcome not in {"ok", _GONE}
 
 
 def tpot_ns(record: Record) -> float | None:

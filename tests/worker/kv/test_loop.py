@@ -32,6 +32,8 @@ from tokenworks.engine.engine import Engine
 from tokenworks.worker.heartbeat import HeartbeatThread
 from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
+from tokenworks.worker.machine import Machine
+from tokenworks.worker.meter import Meter
 from tokenworks.worker.process import open_exchange, role_of
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class Worker(threading.Thread):
         self._link = GatewayLink(self._context, gateway)
         self.exchange = open_exchange(self._context, engine, self._hello, store)
         heartbeat = HeartbeatThread(name, [gateway], lambda: self.exchange.load)
-        self.loop = StepLoop(engine, self._hello, [self._link], heartbeat, self.exchange)
+        self.meter = Meter(engine, self._hello.card, Machine(1))
+        self.loop = StepLoop(engine, self._hello, [self._link], heartbeat, self.meter, self.exchange)
 
     def run(self) -> None:
         self.loop.run()
