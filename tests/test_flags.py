@@ -10,7 +10,7 @@ import pytest
 from tokenworks.cli.main import main
 from tokenworks.contract.setting import ENVIRONMENT_PREFIX, NOT_SETTINGS, all_settings
 
-GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s"
+GATEWAY = "--host --port --model-name --worker-address --max-body-bytes --lease-s --auth"
 ENGINE = """
     --dtype --quantize --max-context-tokens --kv-bytes --kv-dtype --block-tokens --max-running --max-step-tokens
     --kernels
@@ -39,6 +39,9 @@ FROZEN = {
     """,
     "doctor": "",
     "role": "WORKER ROLE --url",
+    "key add": "TENANT --scenario --note --ledger-path --config --settings",
+    "key list": "--json --ledger-path --config --settings",
+    "key revoke": "ID --ledger-path --config --settings",
     "model inspect": "FOLDER",
     "model random": "OUT --like --seed",
     "bench": """

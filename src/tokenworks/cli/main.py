@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "chains": "tokenworks.cli.chains:chains",
     "doctor": "tokenworks.cli.doctor:doctor",
     "role": "tokenworks.cli.role:role",
+    "key": "tokenworks.cli.key:key",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",

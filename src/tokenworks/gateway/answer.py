@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import Work
+from tokenworks.contract.record import PICO, Costs, Work
 from tokenworks.gateway.choice import Piece, Position
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -47,6 +47,18 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
     cost: float | None | msgspec.UnsetType = msgspec.UNSET
     cost_details: CostDetails | None | msgspec.UnsetType = msgspec.UNSET
+
+
+def cost_details(costs: Costs, currency: str) -> CostDetails:
+    """Costs as a client reads them."""
+    return CostDetails(
+        currency,
+        {work: amount / PICO for work, amount in costs.device.items()},
+        {tier: amount / PICO for tier, amount in costs.kv.items()},
+        costs.transfer / PICO,
+        costs.energy / PICO,
+        costs.saved / PICO,
+    )
 
 
 def token_ids_field(token_ids: Sequence[int], *, is_wanted: bool) -> bytes:

@@ -23,7 +23,7 @@ from tokenworks.contract.request import Request
 from tokenworks.contract.wire import EndReason, Role
 from tokenworks.gateway.counts import DispatchCounts
 from tokenworks.gateway.farewells import Farewells
-from tokenworks.gateway.flights import PREFILLED, Flight, PromptNames, flight_id
+from tokenworks.gateway.flights import Flight, PromptNames, flight_id
 from tokenworks.gateway.legs import LOST, OUTCOMES, Trail
 from tokenworks.gateway.members import Members
 from tokenworks.gateway.placing import Placing
@@ -77,7 +77,7 @@ class Dispatcher:
         return len(self._flights)
 
     def submit(self, requests: Sequence[Request], trail: Trail) -> Stream:
-        """Send each request to a worker; raises Unavailable, and then none of them runs. `trail` keeps where they went."""
+        """Send each request to a worker, noted in `trail`; raises Unavailable, and then none of them runs."""
         stream = Stream((request.id for request in requests), trail)
         prompts: dict[int, PromptNames] = {}  # by identity of the token ids, which the n choices of one prompt share
         may_split = len({id(request.token_ids) for request in requests}) == len(requests)
@@ -100,7 +100,11 @@ class Dispatcher:
         worker, sending, wire_id = flight.worker, flight.sending, flight.wire_id
         flight.let_go(since_ns, "cancelled")
         flight.ended(since_ns)
-        if worker is not None and sending is not None and self._send(worker.identity, wire.encode(wire.Cancel(wire_id))):
+        if (
+            worker is not None
+            and sending is not None
+            and self._send(worker.identity, wire.encode(wire.Cancel(wire_id)))
+        ):
             self._farewells.expect(wire_id, sending, flight.stream.trail)
 
     def close(self, stream: Stream) -> None:
@@ -189,7 +193,7 @@ class Dispatcher:
             self._farewells.hear(worker, output, now_ns)  # cancelled, or of a worker or a half that was given up
         elif flight.prefill_tokens:
             if output.end is not None:
-                self._first_half_ended(flight, worker, now_ns, output.end)
+                self._first_half_ended(flight, worker, now_ns, output)
         elif output.end is not None and output.end.reason is EndReason.REFUSED:
             self._refused(flight, worker, output.end, now_ns)
         else:
@@ -206,13 +210,11 @@ class Dispatcher:
             flight.ended(now_ns)
         flight.stream.deliver(output, now_ns)
 
-    def _first_half_ended(self, flight: Flight, worker: Worker, now_ns: int, end: wire.End | None) -> None:
+    def _first_half_ended(
+        self, flight: Flight, worker: Worker, now_ns: int, output: wire.SequenceOutput | None
+    ) -> None:
         """Well or badly, or (None) with its worker: the second worker fetches what there is."""
-        outcome = LOST if end is None else OUTCOMES[end.reason]
-        flight.prefilled_by = worker.id
-        flight.reason = PREFILLED if outcome == "ok" else outcome
-        flight.handed_tokens = flight.prefill_tokens if outcome == "ok" else 0
-        flight.let_go(now_ns, outcome, None if end is None else end.report)
+        flight.prefilled(worker.id, now_ns, output)
         self._send_on(flight)
 
     def _refused(self, flight: Flight, worker: Worker, end: wire.End, now_ns: int) -> None:

@@ -17,7 +17,7 @@ from tokenworks.contract.kv import BlockName, KVSpec, block_names, root_name
 from tokenworks.contract.record import SequenceReport
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import SequenceOutput, Submit
-from tokenworks.gateway.legs import Sending
+from tokenworks.gateway.legs import LOST, OUTCOMES, Sending
 from tokenworks.gateway.registry import Worker
 from tokenworks.gateway.streams import Stream
 from tokenworks.policy.placement import held_prefix_blocks
@@ -128,6 +128,7 @@ class Flight:
         """It went out, to a worker that is taken to hold so many tokens of its prompt."""
         self.worker = worker
         self.sending = Sending(worker, self.index, self.kind, self.reason, now_ns)
+        self.sending.handed_tokens = self.handed_tokens
         self.sending.cached_tokens = max(held_tokens, self.handed_tokens)
         self.stream.trail.sendings.append(self.sending)
 
@@ -139,6 +140,17 @@ class Flight:
             self.sending.end(now_ns, outcome, report)
         self.worker, self.sending, self.prefill_tokens = None, None, 0
 
+    def prefilled(self, worker_id: str, now_ns: int, output: SequenceOutput | None) -> None:
+        """Its first half has ended: well or badly, or (None) with its worker."""
+        end = None if output is None else output.end
+        outcome = LOST if end is None else OUTCOMES[end.reason]
+        self.prefilled_by = worker_id
+        self.reason = PREFILLED if outcome == "ok" else outcome
+        self.handed_tokens = self.prefill_tokens if outcome == "ok" else 0
+        if self.sending is not None and output is not None:
+            self.sending.found_tokens = output.cached_tokens or 0
+        self.let_go(now_ns, outcome, None if end is None else end.report)
+
     def ended(self, now_ns: int) -> None:
         """Nothing more comes of it."""
         self.stream.trail.ends_ns[self.index] = now_ns
@@ -148,6 +160,7 @@ class Flight:
         self.deadline_s = None
         if self.sending is not None and not self.sending.first_ns:
             self.sending.first_ns = now_ns
+            self.sending.found_tokens = output.cached_tokens or 0
         self._new_ids += output.token_ids
         self._has_text = self._has_text or output.text is not None
 

@@ -10,8 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from tokenworks.contract.kv import Tier
-from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage
+from tokenworks.contract.record import PICO
+from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage, cost_details
 from tokenworks.gateway.choice import Choice, Piece
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.intake import Job
@@ -83,7 +86,7 @@ class _Run:
         job, recording = self._job, self._recording
         recording.asked_ns = self._stream.asked_ns
         recording.output_tokens = sum(choice.num_tokens for choice in job.choices)
-        recording.cached_tokens = self._cached_by_tier()
+        recording.cached_tokens = self._found_by_tier()
         recording.finish_reasons = [choice.finish_reason for choice in job.choices if choice.finish_reason is not None]
         recording.mean_logprob = _mean_logprob(job.choices)
         recording.ttft_ns = self._ttft_ns
@@ -147,7 +150,15 @@ class _Run:
         completion_tokens = sum(choice.num_tokens for choice in self._job.choices)
         total = self._job.prompt_tokens + completion_tokens
         details = PromptTokensDetails(self._cached_tokens(), self._cached_by_tier() if self._has_store else None)
-        return Usage(self._job.prompt_tokens, completion_tokens, total, details)
+        usage = Usage(self._job.prompt_tokens, completion_tokens, total, details)
+        return self._with_cost(usage) if is_last and self._job.has_cost else usage
+
+    def _with_cost(self, usage: Usage) -> Usage:
+        recorder = self._service.recorder
+        costs = recorder.costs(self._recording)
+        if costs is None:
+            return replace(usage, cost=None, cost_details=None)
+        return replace(usage, cost=costs.total / PICO, cost_details=cost_details(costs, recorder.prices.currency))
 
     def _cached_by_tier(self) -> dict[Tier, int]:
         """The cached tokens by where they came from; what was fetched from nowhere was in the device's own memory."""
@@ -155,6 +166,10 @@ class _Run:
         for choice in self._first_choices():
             fetched.update(choice.fetched_tokens)
         return {Tier.DEVICE: self._cached_tokens() - fetched.total(), **fetched}
+
+    def _found_by_tier(self) -> dict[Tier, int]:
+        """The same, without tiers that nothing came from."""
+        return {tier: tokens for tier, tokens in self._cached_by_tier().items() if tokens}
 
     def _cached_tokens(self) -> int:
         return sum(choice.cached_tokens for choice in self._first_choices())

@@ -100,17 +100,17 @@ def _tags(metadata: dict[str, str] | None) -> dict[str, str]:
     """The client's own words for the request, checked."""
     tags = metadata or {}
     if len(tags) > MAX_METADATA_PAIRS:
-        raise InvalidRequest(
-            f"`metadata` has {len(tags)} pairs; send at most {MAX_METADATA_PAIRS}", param="metadata"
-        )
+        raise InvalidRequest(f"`metadata` has {len(tags)} pairs; send at most {MAX_METADATA_PAIRS}", param="metadata")
     for key, value in tags.items():
         if len(key) > MAX_METADATA_KEY_CHARS:
             raise InvalidRequest(
-                f"`metadata` has a key of {len(key)} characters; give at most {MAX_METADATA_KEY_CHARS}", param="metadata"
+                f"`metadata` has a key of {len(key)} characters; give at most {MAX_METADATA_KEY_CHARS}",
+                param="metadata",
             )
         if len(value) > MAX_METADATA_CHARS:
             raise InvalidRequest(
-                f"`metadata` has a value of {len(value)} characters; give at most {MAX_METADATA_CHARS}", param="metadata"
+                f"`metadata` has a value of {len(value)} characters; give at most {MAX_METADATA_CHARS}",
+                param="metadata",
             )
     return tags
 

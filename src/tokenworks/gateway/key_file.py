@@ -66,7 +66,9 @@ class KeyFile:
         except OSError as error:
             raise ConfigError(f"cannot read the API keys in {self.path}: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self.path} is damaged ({error}): put a copy back, or remove it and add keys") from error
+            raise ConfigError(
+                f"{self.path} is damaged ({error}): put a copy back, or remove it and add keys"
+            ) from error
 
     def version(self) -> tuple[int, ...]:
         """Unlike after every change."""

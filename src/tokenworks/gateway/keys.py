@@ -38,7 +38,9 @@ class Keys:
         self._version: tuple[int, ...] = ()
         self._look_s = 0.0
         if self._is_required and file is None:
-            raise ConfigError("there is no folder for API keys (ledger.path is off): set ledger.path, or gateway.auth off")
+            raise ConfigError(
+                "there is no folder for API keys (ledger.path is off): set ledger.path, or gateway.auth off"
+            )
         if file is not None:
             self._load(file)
         if self._is_required and not any(self._by_digest.values()):

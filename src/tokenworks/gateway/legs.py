@@ -28,6 +28,7 @@ OUTCOMES: Final = {
     EndReason.REFUSED: "refused",
 }
 LOST: Final = "lost"
+_IN_VAIN: Final = frozenset({LOST, OUTCOMES[EndReason.REFUSED]})
 _CUT_FIRST: Final = (
     Stage.DECODE,
     Stage.STALL,
@@ -48,6 +49,8 @@ class Sending:
         "cached_tokens",
         "ended_ns",
         "first_ns",
+        "found_tokens",
+        "handed_tokens",
         "kind",
         "left_ns",
         "outcome",
@@ -66,6 +69,8 @@ class Sending:
         self.reason = reason
         self.sent_ns = sent_ns
         self.cached_tokens = 0  # that the router expected to find there
+        self.handed_tokens = 0  # of the prompt, those that another worker has computed for this sending
+        self.found_tokens = 0  # that the worker did not compute
         self.predicted_ns: int | None = None
         self.first_ns = 0  # its first token came; 0: none did
         self.left_ns = 0  # the request no longer waited for it; 0: it does
@@ -83,7 +88,7 @@ class Sending:
     def stages(self) -> dict[Stage, int]:
         """A partition of the time for which the request waited for it."""
         span_ns = self.left_ns - self.sent_ns
-        if self.outcome in ("lost", "refused"):
+        if self.outcome in _IN_VAIN:
             return {Stage.LOST: span_ns}
         if self.report is None or not self.report.stages_ns:
             return self._unreported(span_ns)
@@ -97,6 +102,15 @@ class Sending:
             return self._unreported(span_ns)
         return {**reported, Stage.WIRE: span_ns - reported_ns}
 
+    def _saved_ns(self) -> int:
+        """What the tokens that were found would have taken, by the card; those paid for elsewhere are none."""
+        found, handed = self.found_tokens, min(self.found_tokens, self.handed_tokens)
+        if found == handed:
+            return 0
+        card = self.worker.hello.card
+        pairs = (found**2 - handed**2) / 2
+        return round(1e9 * (card.prefill_per_token_s * (found - handed) + card.prefill_per_pair_s * pairs))
+
     def _unreported(self, span_ns: int) -> dict[Stage, int]:
         if not self.first_ns:
             return {Stage.WIRE: span_ns}
@@ -107,18 +121,19 @@ class Sending:
         """For the record, which starts at `origin_ns`."""
         card = self.worker.hello.card
         return Leg(
-            self.worker.id,
-            self.sequence,
-            self.kind,
-            self.reason,
-            self.sent_ns - origin_ns,
-            (self.ended_ns or self.left_ns) - self.sent_ns,
-            self.outcome,
-            self.cached_tokens,
-            self.predicted_ns,
-            self.report,
-            card.price_per_hour,
-            card.watts,
+            worker=self.worker.id,
+            sequence=self.sequence,
+            kind=self.kind,
+            reason=self.reason,
+            start_ns=self.sent_ns - origin_ns,
+            span_ns=self.ended_ns - self.sent_ns,
+            outcome=self.outcome,
+            cached_tokens=self.cached_tokens,
+            predicted_ns=self.predicted_ns,
+            saved_ns=self._saved_ns(),
+            report=self.report,
+            price_per_hour=card.price_per_hour,
+            watts=card.watts,
         )
 
 

@@ -2,7 +2,7 @@
 
 A request is understood when its body was read and is a JSON object. So what is turned away for an unknown parameter, a
 bad value, a missing key (whose body nobody looks at), no worker or a drain has a record without legs; what is no JSON,
-or larger than is read, or broken off by the client while it is sent, has none: `tokenworks_requests_total` counts those.
+or larger than is read, or broken off while it is sent, has none: `tokenworks_requests_total` counts those too.
 
 The stages are a partition of the time between `started_ns` and the end by construction. Until the sequences are placed
 they are what was entered (`Recording.enter`), then those of the sequence that ended last (`legs.Trail`), and from its
@@ -19,12 +19,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import Record, Stage
+from tokenworks.contract.record import Costs, Record, Stage
 from tokenworks.contract.request import Scenario
 from tokenworks.gateway.legs import Trail, add_stages
 from tokenworks.gateway.tenants import UNKNOWN, Caller
 from tokenworks.gateway.traces import Trace
+from tokenworks.observe.cost import costs_of
 
 MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
@@ -140,8 +142,11 @@ class Recording:
 class Recorder:
     """Makes records of what has ended and hands each to every keeper, once."""
 
-    def __init__(self, gateway: str, model: str, keepers: Sequence[Callable[[Record], None]]) -> None:
-        self._gateway = gateway
+    def __init__(
+        self, gateway: str, model: str, prices: CostSettings, keepers: Sequence[Callable[[Record], None]]
+    ) -> None:
+        self.gateway = gateway  # its name
+        self.prices = prices
         self._model = model
         self._keepers = keepers
 
@@ -155,12 +160,15 @@ class Recorder:
         else:
             write()
 
-    def so_far(self, recording: Recording) -> Record:
-        """The record as it would be if the request ended now, and well."""
-        return recording.record(self._gateway, self._model, "ok", 200, time.monotonic_ns())
+    def costs(self, recording: Recording) -> Costs | None:
+        """What a request whose sequences have ended came to; None where a worker has yet to tell."""
+        if recording.trail is not None and recording.trail.num_untold:
+            return None
+        record = recording.record(self.gateway, self._model, "ok", 200, time.monotonic_ns())
+        return costs_of(record, self.prices)
 
     def _write(self, recording: Recording, outcome: str, status: int, ended_ns: int) -> None:
-        record = recording.record(self._gateway, self._model, outcome, status, ended_ns)
+        record = recording.record(self.gateway, self._model, outcome, status, ended_ns)
         for keep in self._keepers:
             keep(record)
 
