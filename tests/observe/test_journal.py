@@ -137,7 +137,7 @@ def test_a_damaged_stretch_costs_what_was_in_it_and_is_told(tmp_path: Path, seed
     assert str(path.name) in gaps[0].reason
 
 
-@pytest.mark.parametrize("missing", [1, 10, 100, 500])
+@pytest.mark.parametrize("missing", [1, 10, 100, 370])
 def test_a_tail_cut_off_is_waited_for_while_the_writer_lives_and_told_when_it_is_gone(
     tmp_path: Path, missing: int
 ) -> None:
@@ -208,13 +208,13 @@ while True:
 
 
 def test_a_killed_writer_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for _ in range(200):
-        flushed = int(process.stdout.readline())
-    process.kill()
-    flushed = max([flushed, *(int(line) for line in process.stdout.read().split())])
-    process.wait()
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(200):
+            flushed = int(process.stdout.readline())
+        process.kill()
+        flushed = max([flushed, *(int(line) for line in process.stdout.read().split())])
     found = [frame for frame in read_all(tmp_path) if not isinstance(frame, Gap)]
     assert found == [record(number) for number in range(len(found))]
     assert len(found) >= flushed

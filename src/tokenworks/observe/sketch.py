@@ -20,7 +20,7 @@ ERROR: Final = 0.01
 FLOOR: Final = 1.0
 _GAMMA: Final = (1 + ERROR) / (1 - ERROR)
 _LOG_GAMMA: Final = math.log(_GAMMA)
-_BUCKET: Final = np.dtype([("number", "<u2"), ("count", "<u4")])
+BUCKET: Final = np.dtype([("number", "<u2"), ("count", "<u4")])
 _MOST: Final = 0xFFFF
 
 
@@ -72,7 +72,7 @@ class Sketch:
     def encode(self) -> bytes:
         """The buckets."""
         rows = [(number, min(count, 0xFFFFFFFF)) for number, count in sorted(self._counts.items()) if count]
-        return np.array(rows, _BUCKET).tobytes()
+        return np.array(rows, BUCKET).tobytes()
 
     @classmethod
     def decode(cls, raw: bytes) -> Sketch:
@@ -82,7 +82,7 @@ class Sketch:
     @classmethod
     def merged(cls, encoded: Iterable[bytes]) -> Sketch:
         """One sketch of many encoded ones, at NumPy's speed; raises ValueError as `decode` does."""
-        rows = np.frombuffer(b"".join(encoded), _BUCKET)
+        rows = np.frombuffer(b"".join(encoded), BUCKET)
         sketch = cls()
         if len(rows):
             totals = np.bincount(rows["number"], weights=rows["count"])

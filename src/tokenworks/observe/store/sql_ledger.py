@@ -1,0 +1,140 @@
+"""The ledger over a database: what may be asked of it (`observe.ledger.Ledger`), and taking in what is new.
+
+Safe to ask from several threads; taken in, and kept up, by one. Every method raises LedgerError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from tokenworks.contract.config import CostSettings, LedgerSettings, ObjectiveSettings
+from tokenworks.contract.errors import LedgerError
+from tokenworks.contract.record import Frame, Gap, Incident
+from tokenworks.observe.cell import Cell
+from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
+from tokenworks.observe.store.database import Database
+from tokenworks.observe.store.packing import unpack
+from tokenworks.observe.store.reading import Reading
+from tokenworks.observe.store.samples import store_stretches, worker_stretches
+from tokenworks.observe.store.schema import events, positions, spans
+from tokenworks.observe.store.take_in import TakeIn
+from tokenworks.observe.store.upkeep import Upkeep
+
+
+class SqlLedger:
+    """One database; see `open_ledger`."""
+
+    def __init__(
+        self, database: Database, settings: LedgerSettings, cost: CostSettings, objectives: ObjectiveSettings
+    ) -> None:
+        self.where = database.where
+        self._database = database
+        self._objectives = objectives
+        self._take_in = TakeIn(cost, objectives)
+        self._upkeep = Upkeep(settings)
+
+    def take_in(
+        self, frames: Sequence[Frame], spans: Iterable[Span] = (), read: Mapping[str, int] | None = None
+    ) -> None:
+        """Add them, and note to where that has `read` the journal: all of it or nothing."""
+        try:
+            with self._database.writing() as connection:
+                self._take_in.take(connection, frames, spans, read or {})
+        except BaseException:
+            self._take_in.forget()
+            raise
+
+    def positions(self) -> dict[str, int]:
+        """To where each file of the journal is in the ledger."""
+        with self._database.reading() as connection:
+            return {file: int(at) for file, at in connection.execute(sa.select(positions.c.file, positions.c.position))}
+
+    def forget_files(self, files: Sequence[str]) -> None:
+        """These files of the journal are gone."""
+        if files:
+            with self._database.writing() as connection:
+                connection.execute(positions.delete().where(positions.c.file == sa.bindparam("gone")),
+                                   [{"gone": file} for file in files])  # fmt: skip
+
+    def keep_up(self, now_ns: int) -> bool:
+        """Do a bounded part of roll-up and retention; whether there may be more to do."""
+        with self._database.writing() as connection:
+            return self._upkeep.turn(connection, now_ns)
+
+    def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
+        """Cells of the requests that ended in a window: see `observe.ledger.Ledger`."""
+        with self._reading() as reading:
+            return reading.cells(window, by, where)
+
+    def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
+        """Cells one after the other, by their start."""
+        with self._reading() as reading:
+            return reading.series(window, step_ns, where)
+
+    def records(
+        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+    ) -> Iterator[Ended]:
+        """Single records, the latest (or slowest by E2E) first."""
+        with self._reading() as reading:
+            return iter(reading.records(window, where, limit, slowest))
+
+    def record(self, request_id: str) -> Ended | None:
+        """The record of one request."""
+        with self._reading() as reading:
+            return reading.record(request_id)
+
+    def trace(self, trace_id: str) -> list[Ended]:
+        """Every record of a trace, by start."""
+        with self._reading() as reading:
+            return reading.trace(trace_id)
+
+    def workers(self, window: Window) -> list[WorkerStretch]:
+        """Where the workers' time went."""
+        with self._database.reading() as connection:
+            return worker_stretches(connection, window)
+
+    def stores(self, window: Window) -> list[StoreStretch]:
+        """What the stores held."""
+        with self._database.reading() as connection:
+            return store_stretches(connection, window)
+
+    def incidents(self, window: Window) -> list[Incident]:
+        """What happened, in order."""
+        times = (events.c.from_ns >= window.start_ns, events.c.from_ns < window.end_ns)
+        statement = sa.select(events.c.body).where(~events.c.is_gap, *times).order_by(events.c.from_ns, events.c.id)
+        with self._database.reading() as connection:
+            return [unpack(Incident, body) for (body,) in connection.execute(statement)]
+
+    def gaps(self, window: Window) -> list[Gap]:
+        """Where records are missing."""
+        times = (events.c.until_ns >= window.start_ns, events.c.from_ns < window.end_ns)
+        statement = sa.select(events.c.body).where(events.c.is_gap, *times).order_by(events.c.from_ns, events.c.id)
+        with self._database.reading() as connection:
+            return [unpack(Gap, body) for (body,) in connection.execute(statement)]
+
+    def spans(self, trace_id: str) -> list[Span]:
+        """Spans of others in this trace, by their start."""
+        try:
+            wanted = bytes.fromhex(trace_id)
+        except ValueError:
+            raise LedgerError(f"{trace_id!r} is no trace id: it has 32 hexadecimal digits") from None
+        statement = sa.select(spans.c.body).where(spans.c.trace_id == wanted).order_by(spans.c.started_ns)
+        with self._database.reading() as connection:
+            return [unpack(Span, body) for (body,) in connection.execute(statement)]
+
+    def extent(self) -> Window | None:
+        """From the first to the last record."""
+        with self._reading() as reading:
+            return reading.extent()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Reading]:
+        with self._database.reading() as connection:
+            yield Reading(connection, self._objectives)

@@ -1,0 +1,97 @@
+"""The ledger against the slow and obvious one in memory: the same answers, whatever was rolled up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.observe.made import DAY_NS, HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, record
+from tests.observe.memory_ledger import MemoryLedger
+from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.record import Frame
+from tokenworks.contract.request import Scenario
+from tokenworks.observe.cell import Cell
+from tokenworks.observe.ledger import Window
+from tokenworks.observe.store import SqlLedger, open_ledger
+
+ALL = Window(0, 2 * NOON_NS)
+Opener = Callable[[], SqlLedger]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> LedgerSettings:
+    return LedgerSettings(path=str(tmp_path))
+
+
+@pytest.fixture
+def ledger(settings: LedgerSettings) -> Iterator[SqlLedger]:
+    made = open_ledger(settings, is_writing=True)
+    yield made
+    made.close()
+
+
+def traffic(random: Random, count: int, from_ns: int, until_ns: int) -> list[Frame]:
+    tenants, workers = ["anna", "bert", "'; DROP TABLE records; --"], ["w0", "w1", ""]
+    return [
+        record(
+            number,
+            random.randrange(from_ns, until_ns),
+            random.randrange(SECOND_NS),
+            tenant=random.choice(tenants),
+            worker=random.choice(workers),
+            scenario=random.choice(list(Scenario)),
+            outcome=random.choice(["ok", "ok", "ok", "timeout", "client_gone"]),
+            tags=random.choice([{}, {"team": "a"}, {"team": "b", "stage": "test"}]),
+        )
+        for number in range(count)
+    ]
+
+
+def assert_same(found: Cell, wanted: Cell) -> None:
+    for name in Cell.__struct_fields__:
+        ours, theirs = getattr(found, name), getattr(wanted, name)
+        if name == "kv_byte_s":
+            assert ours == pytest.approx(theirs)
+        else:
+            assert ours == theirs, name
+
+
+def assert_same_groups(found: dict[str, Cell], wanted: dict[str, Cell]) -> None:
+    assert set(found) == set(wanted)
+    for value, cell in wanted.items():
+        assert_same(found[value], cell)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_window_of_any_group_is_what_single_records_come_to(ledger: SqlLedger, seed: int) -> None:
+    random = Random(seed)
+    start, end = NOON_NS - 3 * DAY_NS, NOON_NS
+    frames = traffic(random, 300, start, end)
+    oracle = MemoryLedger(frames)
+    for first in range(0, 300, 50):
+        ledger.take_in(frames[first : first + 50])
+        while random.random() < 0.7 and ledger.keep_up(start + first // 50 * 12 * HOUR_NS):
+            pass
+    for _ in range(20):
+        window = Window(*sorted(random.randrange(start - HOUR_NS, end + HOUR_NS) for _ in range(2)))
+        by = random.choice([None, "tenant", "worker", "scenario", "tag:team", "tag:stage", "tag:none"])
+        where = random.choice([None, {"tenant": "anna"}, {"tenant": "'; DROP TABLE records; --", "worker": "w1"}])
+        assert_same_groups(ledger.cells(window, by, where), oracle.cells(window, by, where))
+
+
+def test_a_series_is_cell_after_cell(ledger: SqlLedger) -> None:
+    frames = traffic(Random(1), 100, NOON_NS, NOON_NS + 3 * HOUR_NS)
+    ledger.take_in(frames)
+    while ledger.keep_up(NOON_NS + 2 * HOUR_NS + 10 * MINUTE_NS):
+        pass
+    oracle = MemoryLedger(frames)
+    for step_ns in (MINUTE_NS, 7 * MINUTE_NS, HOUR_NS, 10 * SECOND_NS):
+        start = NOON_NS - NOON_NS % step_ns
+        window = Window(start, start + 40 * step_ns)
+        found = ledger.series(window, step_ns)
+        assert [start for start, _ in found] == [start for start, _ in oracle.series(window, step_ns)]
+        for (_, ours), (_, theirs) in zip(found, oracle.series(window, step_ns), strict=True):
+            assert_same(ours, theirs)
