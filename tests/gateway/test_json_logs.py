@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
@@ -15,7 +16,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.fixture
-def written(caplog: pytest.LogCaptureFixture) -> StringIO:
+def written(caplog: pytest.LogCaptureFixture) -> Iterator[StringIO]:
     file = StringIO()
     handler = logging.StreamHandler(file)
     handler.setFormatter(JsonFormatter("gateway"))
