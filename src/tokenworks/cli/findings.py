@@ -57,7 +57,9 @@ def _evidence(evidence: Evidence) -> str:
 
 
 def _looked_at(told: Diagnosis) -> str:
-    baseline = f"compared with {_span(told.baseline)}" if told.baseline.seconds > 0 else "with nothing before to compare"
+    baseline = (
+        f"compared with {_span(told.baseline)}" if told.baseline.seconds > 0 else "with nothing before to compare"
+    )
     return f"{told.requests:,} requests, {_span(told.window)}, {baseline}; {told.num_rules} rules."
 
 

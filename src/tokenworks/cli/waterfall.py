@@ -64,7 +64,10 @@ def _facts(told: Explanation) -> Table:
 
 def _fact_rows(told: Explanation) -> Iterator[tuple[str, str]]:
     yield "request", f"{printable(told.id)} at {datetime.fromtimestamp(told.started_ns / 1e9):%Y-%m-%d %H:%M:%S.%f}"
-    yield "who, what", ", ".join(printable(part) for part in (told.tenant, told.scenario, told.model, told.version) if part)
+    yield (
+        "who, what",
+        ", ".join(printable(part) for part in (told.tenant, told.scenario, told.model, told.version) if part),
+    )
     yield "end", printable(f"{told.outcome}, HTTP {told.status}" + "".join(f", {why}" for why in told.finish_reasons))
     cached = "".join(f", {count:,} from {tier}" for tier, count in told.cached_tokens.items() if count)
     yield "tokens", f"{told.prompt_tokens:,} in{cached}; {told.output_tokens:,} out" + _wasted(told)
