@@ -1,4 +1,7 @@
-"""The example in examples/rag, as its README runs it: its spans and the gateway's records meet in one trace."""
+"""The example in examples/rag, as its README runs it: its spans and the gateway's records meet in one trace.
+
+The system around it logs JSON and exports its own spans, to a collector in this process.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from tests.observe.otlp_rig import Receiver, running
 
 HOW = "needs what examples/rag/requirements.txt names: .venv/bin/pip install -r examples/rag/requirements.txt"
 pytest.importorskip("opentelemetry.sdk.trace", reason=HOW)
@@ -42,8 +47,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gateway(serve: Callable[..., Any], folder: Path) -> str:
-    return str(serve("--ledger-path", str(folder), "--zone", "zone-a").url)
+def collector() -> Iterator[Receiver]:
+    """Somebody else's collector: what our system exports ends here."""
+    receiver = Receiver()
+    with running(receiver.traces) as receiver.url:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def system(serve: Callable[..., Any], folder: Path, collector: Receiver) -> Any:
+    places = ["--ledger-path", str(folder), "--zone", "zone-a", "--otlp-endpoint", collector.url]
+    return serve(*places, "--log-format", "json")
+
+
+@pytest.fixture(scope="module")
+def gateway(system: Any) -> str:
+    return str(system.url)
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +150,29 @@ def test_the_breakdown_shows_hits_origin_zones_and_the_path(rag: str, folder: Pa
 
 def test_an_origin_that_does_not_answer_is_told_as_an_error(rag: str) -> None:
     assert httpx.post(f"{rag}/answer", content=b"no json").status_code == 400
+
+
+def test_our_own_spans_reach_another_collector(rag: str, collector: Receiver, wait_for: Any) -> None:
+    trace_id = ask(rag)["trace_id"]
+
+    def told() -> list[str]:
+        return [span.name for span in collector.spans if span.trace_id == trace_id]
+
+    wait_for(lambda: {"chat embedded", "prefill", "decode"} <= set(told()), "our spans at the collector")
+    assert {span.service for span in collector.spans} == {"tokenworks"}
+    assert len(told()) == len(set(told()))
+    assert collector.intake.counts.rejected == collector.intake.counts.cut == 0
+
+
+def test_every_log_line_is_json_and_the_requests_line_names_its_trace(rag: str, system: Any, wait_for: Any) -> None:
+    trace_id = ask(rag)["trace_id"]
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in system.log.read_text().splitlines() if line.startswith("{")]
+
+    wait_for(lambda: any(line.get("trace_id") == trace_id for line in lines()), "the request's line")
+    (line,) = [line for line in lines() if line.get("trace_id") == trace_id]
+    assert (line["part"], line["outcome"], line["path"]) == ("gateway", "ok", "/v1/chat/completions")
+    assert {"gateway", "w0", "tokenworks"} <= {line["part"] for line in lines()}
+    rest = [line for line in system.log.read_text().splitlines() if line and not line.startswith("{")]
+    assert not [line for line in rest if "INFO" in line or line.startswith("[")]
