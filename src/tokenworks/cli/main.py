@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",
+    "observer": "tokenworks.cli.observer:observer",
 }
 EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (TokenworksError, 1))
 

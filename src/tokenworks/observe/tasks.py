@@ -1,0 +1,36 @@
+"""What the observer does beside taking in the journal: each task is a coroutine, and this list is all of them.
+
+A task runs from the start to the end of the process. One that raises is told of and begun again, and stops nobody else;
+at the end every task is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from tokenworks.contract.config import Settings
+from tokenworks.observe.ledger import Ledger, Span
+
+
+class ObserverContext:
+    """What a task has to work with. Of the event loop's thread alone."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        open_ledger: Callable[[], Ledger],
+        tell: Callable[[Iterable[Span]], int],
+    ) -> None:
+        self.settings = settings
+        self.folder = folder  # where journal and database are, and what tasks leave for others
+        self.open_ledger = open_ledger  # for reading, one for each call; raises LedgerError while there is none
+        self.tell = tell  # spans for the ledger, with the next batch; how many of them were taken
+        self.stopping = asyncio.Event()
+
+
+Task = Callable[[ObserverContext], Awaitable[None]]
+
+TASKS: list[Task] = []
