@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
@@ -15,7 +16,9 @@ from tokenworks.observe.ledger import Span
 from tokenworks.observe.otlp_export import SpanExporter
 from tokenworks.observe.otlp_target import target_of
 from tokenworks.observe.span_intake import SpanIntake
-from tokenworks.observe.tasks import ObserverContext
+
+if TYPE_CHECKING:
+    from tokenworks.observe.tasks import ObserverContext
 
 
 def traces_route(context: ObserverContext) -> Route:
