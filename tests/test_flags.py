@@ -28,28 +28,24 @@ LEDGER = """
     --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
     --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
 """
-ALERTS = """
-    --alerts-kind --alerts-url --alerts-secret-variable --alerts-interval-s --alerts-drift-psi --alerts-drift-hours
-    --alerts-drift-reference-hours
-"""
-KEPT_IN = """
-    --ledger-path --ledger-database --ledger-flush-s --ledger-detail-days --ledger-address --ledger-record-days
-"""
-OBJECTIVES = """
-    --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
-    --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
-"""
+EXPORT = "--otlp-endpoint --zone"
+LOG = "--log-level --log-format"
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {ALERTS} --workers --drain-s --log-level --config --settings",
-    "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
-    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s --log-level --config
+    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {EXPORT} --workers --drain-s {LOG} --config --settings",
+    "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s {LOG} --config --settings --parent",
+    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s {LOG} --config
         --settings --parent""",
-    "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
-    "observer": f"{LEDGER} {ALERTS} --log-level --config --settings --parent",
+    "kvstore": f"{KV} --id --gateway {LOG} --config --settings --parent",
+    "observer": f"{LEDGER} {EXPORT} {LOG} --config --settings --parent",
+    "table": """
+        --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
+        --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
+        --cost-remote-per-gb-hour --cost-transfer-per-gb --config --settings
+    """,
+    "chains": """
+        TRACE --since --until --traces --json --ledger-path --ledger-database --zone --config --settings
+    """,
     "doctor": "",
-    "drift": f"--since --until --reference --json {KEPT_IN} --alerts-drift-psi --config --settings",
-    "alerts list": f"--json {KEPT_IN} {OBJECTIVES} {ALERTS} --config --settings",
-    "alerts test": f"{ALERTS} --config --settings",
     "role": "WORKER ROLE --url",
     "key add": "TENANT --scenario --note --ledger-path --config --settings",
     "key list": "--json --ledger-path --config --settings",

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "table": "tokenworks.cli.table:table",
     "explain": "tokenworks.cli.explain:explain",
     "diagnose": "tokenworks.cli.diagnose:diagnose",
+    "chains": "tokenworks.cli.chains:chains",
     "doctor": "tokenworks.cli.doctor:doctor",
     "drift": "tokenworks.cli.drift:drift",
     "alerts": "tokenworks.cli.alerts:alerts",

@@ -84,6 +84,12 @@ class Exchange:
         return trace_of(self._headers.get(b"traceparent"))
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What a log line about this request says of it, for whoever looks for one request's lines."""
+        trace_id, span_id, _ = self.trace
+        return {"request_id": self.id, "trace_id": trace_id, "span_id": span_id, "tenant": self.caller.tenant}
+
+    @property
     def authorization(self) -> bytes | None:
         """The header of that name, as it is."""
         return self._headers.get(b"authorization")
