@@ -93,6 +93,9 @@ class MemoryLedger:
             self._cells[ended.record.id] = cell_of(ended.record, ended.costs, self._objectives)
         return self._cells[ended.record.id]
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def _ended(self, window: Window, where: Mapping[str, str] | None) -> Iterator[Ended]:
         for frame in self.frames:
             if isinstance(frame, Record) and window.start_ns <= end_of(frame) < window.end_ns:
