@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections.abc import Callable
 
 import pytest
 
-from tests.observe.memory_ledger import MemoryLedger
+from tests.observe.conftest import MakeLedger
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.record import Leg, Record, SequenceReport, Work
@@ -19,6 +20,7 @@ SECOND_NS = 10**9
 START_NS = 1_772_359_200 * SECOND_NS
 MINUTE = Window(START_NS, START_NS + 60 * SECOND_NS)
 NEXT = Window(MINUTE.end_ns, MINUTE.end_ns + 60 * SECOND_NS)
+Compare = Callable[[list[Record], Side, Side], Comparison]
 COLUMNS = ("requests", "success_rate", "ttft_p50", "e2e_p99", "requests_per_s", "cost_per_m_tokens", "busy")
 
 
@@ -54,15 +56,19 @@ def traffic(
     return records
 
 
-def compared(records: list[Record], first: Side, second: Side) -> Comparison:
-    return compare(MemoryLedger(records), Settings(), first, second, columns=COLUMNS)
+@pytest.fixture
+def compared(make_ledger: MakeLedger) -> Compare:
+    def compare_records(records: list[Record], first: Side, second: Side) -> Comparison:
+        return compare(make_ledger(records, Settings()), Settings(), first, second, columns=COLUMNS)
+
+    return compare_records
 
 
 def verdicts(found: Comparison) -> dict[str, str]:
     return {row.column.key: row.verdict for row in found.rows}
 
 
-def test_the_same_traffic_twice_differs_by_noise_alone() -> None:
+def test_the_same_traffic_twice_differs_by_noise_alone(compared: Compare) -> None:
     wrong = []
     for seed in range(0, 10, 2):
         records = [*traffic(MINUTE, seed), *traffic(NEXT, seed + 1)]
@@ -72,7 +78,7 @@ def test_the_same_traffic_twice_differs_by_noise_alone() -> None:
     assert len(wrong) <= 1  # promised for one comparison of twenty
 
 
-def test_a_slower_and_dearer_window_that_fails_more_is_told_so() -> None:
+def test_a_slower_and_dearer_window_that_fails_more_is_told_so(compared: Compare) -> None:
     records = [*traffic(MINUTE, 1), *traffic(NEXT, 2, slower=1.5, failing=0.2)]
     found = compared(records, Side(MINUTE, {}, "before"), Side(NEXT, {}, "now"))
     told = verdicts(found)
@@ -86,30 +92,31 @@ def test_a_slower_and_dearer_window_that_fails_more_is_told_so() -> None:
     assert {back[key] for key in ("success_rate", "ttft_p50", "cost_per_m_tokens")} == {"better"}
 
 
-def test_two_versions_in_one_window() -> None:
+def test_two_versions_in_one_window(compared: Compare) -> None:
     records = [*traffic(MINUTE, 1, version="a"), *traffic(MINUTE, 2, version="b", slower=0.5)]
     found = compared(records, Side(MINUTE, {"version": "a"}, "a"), Side(MINUTE, {"version": "b"}, "b"))
     assert verdicts(found)["ttft_p50"] == "better"
     assert found.as_json()["rows"][2]["verdict"] == "better"
 
 
-def test_the_figures_are_the_tables() -> None:
+def test_the_figures_are_the_tables(compared: Compare) -> None:
     records = [*traffic(MINUTE, 1), *traffic(NEXT, 2)]
     found = compared(records, Side(MINUTE, {}, "before"), Side(NEXT, {}, "now"))
     for row in found.rows:
         assert (row.first, row.second) == tuple(table.total[row.column.key] for table in found.tables)
 
 
-def test_a_few_requests_say_nothing() -> None:
+def test_a_few_requests_say_nothing(compared: Compare) -> None:
     records = [*traffic(MINUTE, 1)[:3], *traffic(NEXT, 2)[:3]]
     found = verdicts(compared(records, Side(MINUTE, {}, "before"), Side(NEXT, {}, "now")))
     assert set(found.values()) <= {"unknown", "noise"}
     assert found["ttft_p50"] == found["e2e_p99"] == "unknown"
 
 
-def test_nothing_against_nothing_is_no_error() -> None:
+def test_nothing_against_nothing_is_no_error(compared: Compare) -> None:
     found = compared([], Side(MINUTE, {}, "before"), Side(NEXT, {}, "now"))
-    assert set(verdicts(found).values()) == {"unknown"}
+    assert set(verdicts(found).values()) == {"unknown", "noise"}
+    assert not any(row.first or row.second or row.change for row in found.rows)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Leg, Record, Stage
 from tokenworks.observe import otlp_export
 from tokenworks.observe.otlp_encode import encoded
-from tokenworks.observe.otlp_export import MAX_QUEUED, SpanExporter, Target, target_of
+from tokenworks.observe.otlp_export import MAX_QUEUED, SpanExporter
+from tokenworks.observe.otlp_target import Target, target_of
 from tokenworks.observe.own_spans import spans_of
 
 PATIENCE_S = 20.0

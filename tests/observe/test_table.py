@@ -9,7 +9,8 @@ from array import array
 import numpy as np
 import pytest
 
-from tests.observe.memory_ledger import MemoryLedger, end_of
+from tests.observe.conftest import MakeLedger
+from tests.observe.memory_ledger import end_of
 from tests.observe.test_bill import DAY, HOUR_NS, disclosed_day
 from tokenworks.contract.config import CostSettings, ObjectiveSettings, Settings
 from tokenworks.contract.errors import InvalidRequest
@@ -123,18 +124,24 @@ def workers_of(records: list[Record]) -> list[Frame]:
     return frames
 
 
-def mixed_ledger(seed: int = 1) -> MemoryLedger:
+def mixed_frames(seed: int = 1) -> list[Frame]:
     records = mixed_records(seed=seed)
-    return MemoryLedger([*records, *workers_of(records)], cost=SETTINGS.cost, objectives=SETTINGS.objectives)
+    return [*records, *workers_of(records)]
+
+
+@pytest.fixture
+def ledger(make_ledger: MakeLedger) -> Ledger:
+    """A mixed ten minutes."""
+    return make_ledger(mixed_frames(), SETTINGS)
 
 
 def table_of(ledger: Ledger, window: Window = WINDOW, **asked: object) -> Table:
     return build_table(ledger, window, SETTINGS, **{"preset": "all", **asked})  # type: ignore[arg-type]
 
 
-def test_rates_and_sums_are_the_records() -> None:
+def test_rates_and_sums_are_the_records(ledger: Ledger) -> None:
     records = mixed_records()
-    row = table_of(mixed_ledger(), by="all").rows[0]
+    row = table_of(ledger, by="all").rows[0]
     ok = [record for record in records if record.outcome == "ok"]
     kept = [r for r in ok if r.scenario != Scenario.ONLINE or (r.ttft_ns or 0) <= SECOND_NS]
     assert row["requests"] == len(records)
@@ -154,9 +161,9 @@ def test_rates_and_sums_are_the_records() -> None:
 
 
 @pytest.mark.parametrize("share", PERCENTILES)
-def test_percentiles_are_within_the_sketchs_error(share: str) -> None:
+def test_percentiles_are_within_the_sketchs_error(ledger: Ledger, share: str) -> None:
     records = mixed_records()
-    row = table_of(mixed_ledger(), by="all").rows[0]
+    row = table_of(ledger, by="all").rows[0]
     quantile = PERCENTILES[share]
     told = [record for record in records if not record.is_rejected]
     gaps = [np.frombuffer(record.gaps_us, "<u4") / 1e6 for record in records]
@@ -173,8 +180,8 @@ def test_percentiles_are_within_the_sketchs_error(share: str) -> None:
         assert low <= row[f"{name}_{share}"] <= high, name
 
 
-def test_machines_are_told_where_they_belong_to_the_row_as_a_whole() -> None:
-    found = table_of(mixed_ledger(), by="version")
+def test_machines_are_told_where_they_belong_to_the_row_as_a_whole(ledger: Ledger) -> None:
+    found = table_of(ledger, by="version")
     row = found.rows[0]
     step_s = row["busy"] * 600
     assert row["mfu"] == pytest.approx(1e12 / (1e11 * step_s))
@@ -187,16 +194,16 @@ def test_machines_are_told_where_they_belong_to_the_row_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("by", ["scenario", "tenant", "tag:user"])
-def test_machines_that_rows_share_are_told_of_none(by: str) -> None:
-    found = table_of(mixed_ledger(), by=by)
+def test_machines_that_rows_share_are_told_of_none(ledger: Ledger, by: str) -> None:
+    found = table_of(ledger, by=by)
     assert {row["mfu"] for row in found.rows} == {None}
     assert found.total["mfu"] is not None
-    assert table_of(mixed_ledger(), by="all", where={"tenant": "acme"}).total["cpu_cores"] is None
+    assert table_of(ledger, by="all", where={"tenant": "acme"}).total["cpu_cores"] is None
 
 
 @pytest.mark.parametrize("by", ["scenario", "tenant", "model", "version", "worker", "tag:user", "tag:none"])
-def test_rows_sum_to_the_total_and_full_costs_to_the_bill(by: str) -> None:
-    found = table_of(mixed_ledger(), by=by)
+def test_rows_sum_to_the_total_and_full_costs_to_the_bill(ledger: Ledger, by: str) -> None:
+    found = table_of(ledger, by=by)
     for key in ("requests", "input_tokens", "output_tokens", "retries", "preemptions", "migrations"):
         assert sum(row[key] for row in found.rows) == found.total[key]
     assert math.fsum(row["cost"] for row in found.rows) == pytest.approx(found.total["cost"], rel=1e-12)
@@ -205,45 +212,45 @@ def test_rows_sum_to_the_total_and_full_costs_to_the_bill(by: str) -> None:
     assert found.bill.total == sum(line.pico for line in found.bill.lines)
 
 
-def test_a_filter_keeps_only_its_requests_and_leaves_the_bill_alone() -> None:
-    ledger, tenant = mixed_ledger(), "'; DROP TABLE cells; --"
+def test_a_filter_keeps_only_its_requests_and_leaves_the_bill_alone(ledger: Ledger) -> None:
+    tenant = "'; DROP TABLE cells; --"
     found = table_of(ledger, by="scenario", where={"tenant": tenant})
     assert found.total["requests"] == sum(r.tenant == tenant for r in mixed_records())
     assert found.bill == table_of(ledger).bill
 
 
-def test_the_rows_with_most_requests_are_kept_and_the_rest_counted() -> None:
-    found = table_of(mixed_ledger(), by="tag:user", limit=3)
+def test_the_rows_with_most_requests_are_kept_and_the_rest_counted(ledger: Ledger) -> None:
+    found = table_of(ledger, by="tag:user", limit=3)
     assert (len(found.rows), found.num_hidden) == (3, 4)
     counts = [row["requests"] for row in found.rows]
     assert counts == sorted(counts, reverse=True)
     assert found.total["requests"] == 300
 
 
-def test_rates_are_over_the_time_in_which_there_was_a_system() -> None:
+def test_rates_are_over_the_time_in_which_there_was_a_system(ledger: Ledger) -> None:
     longer = Window(WINDOW.start_ns - 24 * HOUR_NS, WINDOW.end_ns + 24 * HOUR_NS)
-    found = table_of(mixed_ledger(), longer, by="all")
+    found = table_of(ledger, longer, by="all")
     assert found.observed.seconds == pytest.approx(600, abs=0.001)
-    assert found.total["requests_per_s"] == pytest.approx(table_of(mixed_ledger(), by="all").total["requests_per_s"])
+    assert found.total["requests_per_s"] == pytest.approx(table_of(ledger, by="all").total["requests_per_s"])
 
 
-def test_an_empty_ledger_has_no_rows_and_no_invented_figures() -> None:
-    found = table_of(MemoryLedger())
+def test_an_empty_ledger_has_no_rows_and_no_invented_figures(make_ledger: MakeLedger) -> None:
+    found = table_of(make_ledger([], SETTINGS))
     assert (found.rows, found.extent, found.bill.total) == ([], None, 0)
     told = {key for key, value in found.total.items() if value}
     assert told == set()
     assert found.total["ttft_p99"] is None is found.total["success_rate"]
 
 
-def test_the_table_prices_the_day_that_deepseek_disclosed() -> None:
-    found = build_table(MemoryLedger(disclosed_day()), DAY, Settings(), by="all", preset="all").total
+def test_the_table_prices_the_day_that_deepseek_disclosed(make_ledger: MakeLedger) -> None:
+    found = build_table(make_ledger(disclosed_day(), Settings()), DAY, Settings(), by="all", preset="all").total
     assert (found["full_cost"], found["hit_rate"]) == (pytest.approx(87_072), pytest.approx(342 / 608))
     assert f"{found['full_cost_per_m_tokens']:.3f} {found['full_cost_per_m_output']:.3f}" == "0.112 0.518"
 
 
-def test_gaps_are_told() -> None:
+def test_gaps_are_told(make_ledger: MakeLedger) -> None:
     gap = Gap(START_NS, START_NS + SECOND_NS, 7, "disk full")
-    assert table_of(MemoryLedger([gap])).as_json()["gaps"] == [
+    assert table_of(make_ledger([gap], SETTINGS)).as_json()["gaps"] == [
         {"from_ns": START_NS, "until_ns": START_NS + SECOND_NS, "frames": 7, "reason": "disk full", "type": "gap"}
     ]
 
@@ -258,9 +265,11 @@ def test_gaps_are_told() -> None:
         ({"columns": ["tfft_p99"]}, "no column 'tfft_p99'; the nearest one is 'ttft_p99'"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_what_can(asked: dict[str, object], complaint: str) -> None:
+def test_what_cannot_be_asked_is_refused_with_what_can(
+    ledger: Ledger, asked: dict[str, object], complaint: str
+) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
-        table_of(mixed_ledger(), **asked)
+        table_of(ledger, **asked)
 
 
 def test_every_column_can_be_computed_of_nothing_and_says_what_it_is() -> None:
@@ -281,8 +290,8 @@ def test_presets_are_made_of_columns(preset: str) -> None:
     assert [column.key for column in columns_named(list(PRESETS[preset]))] == list(PRESETS[preset])
 
 
-def test_a_record_belongs_to_the_window_in_which_it_ended() -> None:
+def test_a_record_belongs_to_the_window_in_which_it_ended(ledger: Ledger) -> None:
     records = mixed_records()
     half = Window(WINDOW.start_ns, WINDOW.start_ns + 300 * SECOND_NS)
     inside = sum(end_of(record) < half.end_ns for record in records)
-    assert table_of(mixed_ledger(), half).total["requests"] == inside
+    assert table_of(ledger, half).total["requests"] == inside

@@ -21,12 +21,16 @@ COMMANDS: Final = {
     "table": "tokenworks.cli.table:table",
     "explain": "tokenworks.cli.explain:explain",
     "diagnose": "tokenworks.cli.diagnose:diagnose",
+    "chains": "tokenworks.cli.chains:chains",
     "doctor": "tokenworks.cli.doctor:doctor",
+    "drift": "tokenworks.cli.drift:drift",
+    "alerts": "tokenworks.cli.alerts:alerts",
     "role": "tokenworks.cli.role:role",
     "key": "tokenworks.cli.key:key",
     "gateway": "tokenworks.cli.parts:gateway",
     "worker": "tokenworks.cli.parts:worker",
     "kvstore": "tokenworks.cli.kvstore:kvstore",
+    "observer": "tokenworks.cli.observer:observer",
 }
 EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (TokenworksError, 1))
 

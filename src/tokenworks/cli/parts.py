@@ -22,7 +22,16 @@ _parent = click.option("--parent", type=int, hidden=True, help="End when this pr
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("gateway", "kv.tenant_sharing", "fleet.drain_s", "fleet.log_level", "fleet.log_format")
+@takes_settings(
+    "gateway",
+    "kv.tenant_sharing",
+    "ledger",
+    "cost",
+    "objectives",
+    "fleet.drain_s",
+    "fleet.log_level",
+    "fleet.log_format",
+)
 @_parent
 def gateway(parent: int | None, **options: Any) -> None:
     """Run one gateway by hand, for instance in front of workers on other machines.

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.status import Status
 
 from tokenworks.contract.config import Settings
+from tokenworks.contract.folders import state_folder
 from tokenworks.fleet.health import reachable_host
 from tokenworks.fleet.json_lines import is_json_line, json_line
 
@@ -68,7 +69,7 @@ class FleetConsole:
 
 
 def usage(settings: Settings) -> str:
-    """The address, a command to paste and how to stop."""
+    """The address, a command to paste, where the ledger is and how to stop."""
     host = reachable_host(settings.gateway.host)
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway.port}"
     body = json.dumps(
@@ -81,5 +82,13 @@ Tokenworks serves {settings.gateway.model_name} at {base}/v1
     -H 'Content-Type: application/json' \\
     -d '{body}'
 
+{_ledger(settings)}
 Stop with Ctrl-C: open requests finish first; a second Ctrl-C stops at once.
 """
+
+
+def _ledger(settings: Settings) -> str:
+    folder = state_folder(settings.ledger)
+    if folder is None:
+        return "No ledger is kept: [ledger] is off."
+    return f"Each request is recorded in {folder}: see `tokenworks table`."

@@ -16,7 +16,7 @@ from typing import Final
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
-from tokenworks.contract.folders import quantized_folder
+from tokenworks.contract.folders import quantized_folder, state_folder
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.cores import available_cores
 from tokenworks.fleet.derive import computes
@@ -24,7 +24,7 @@ from tokenworks.fleet.finding import Finding, Verdict
 from tokenworks.fleet.launch import resolve_model
 from tokenworks.fleet.packages import installed_version, is_met, requirements
 from tokenworks.fleet.port import claim_port
-from tokenworks.fleet.store_checks import check_store
+from tokenworks.fleet.store_checks import check_extra, check_store
 
 _OLDEST_PYTHON: Final = (3, 11)
 _LITTLE_MEMORY_BYTES: Final = 2 << 30
@@ -50,6 +50,7 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     yield check_model(settings)
     yield check_folder("run directory", Path(tempfile.gettempdir()), "set TMPDIR to a folder you may write to")
     yield check_folder("kernel cache", _cache_folder(), "set NUMBA_CACHE_DIR to a folder you may write to")
+    yield from check_ledger(settings)
     yield check_folder("weight cache", quantized_folder(), "set XDG_CACHE_HOME to a folder you may write to")
 
 
@@ -142,6 +143,17 @@ def check_model(settings: Settings) -> Finding:
         return Finding("model", Verdict.OK, resolve_model(settings).model)
     except TokenworksError as error:
         return Finding("model", Verdict.FAIL, error.message, "give a checkpoint folder, or install the package again")
+
+
+def check_ledger(settings: Settings) -> Iterator[Finding]:
+    """Whether records can be kept: the state folder, and a driver where the database is PostgreSQL."""
+    folder = state_folder(settings.ledger)
+    if folder is None:
+        yield Finding("ledger", Verdict.WARN, "off: nothing is recorded", "take `path` out of [ledger] to keep one")
+        return
+    yield check_folder("ledger", folder, "set path in [ledger] to a folder you may write to")
+    if settings.ledger.database:
+        yield check_extra("postgres", "ledger.database")
 
 
 def check_folder(what: str, folder: Path, advice: str) -> Finding:

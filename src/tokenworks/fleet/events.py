@@ -11,6 +11,7 @@ from typing import Final
 
 GATEWAY: Final = "gateway"  # the gateway's name among the children; workers carry their ids
 STORE: Final = "kv0"  # the id of this machine's KV store
+OBSERVER: Final = "observer"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import msgspec
 from tokenworks.contract.config import Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.worker_groups import groups_of
-from tokenworks.fleet.events import GATEWAY, STORE
+from tokenworks.fleet.events import GATEWAY, OBSERVER, STORE
 
 EMBEDDED_MODEL: Final = Path(__file__).resolve().parent.parent / "embedded"
 SETTINGS_FILE: Final = "settings.json"
@@ -38,10 +38,10 @@ def resolve_model(settings: Settings) -> Settings:
 
 
 def child_command(name: str, settings: Settings, run_dir: Path) -> list[str]:
-    """The command line that runs the gateway, the store or one worker with the settings in the run directory."""
+    """The command line that runs one child with the settings in the run directory."""
     dial = ["--gateway", dial_address(settings)]
-    if name == GATEWAY:
-        part = [GATEWAY]
+    if name in (GATEWAY, OBSERVER):
+        part = [name]
     elif name == STORE:
         part = ["kvstore", "--id", STORE, *dial]
     else:

@@ -1,13 +1,14 @@
 """What the supervisor does next: `(state, event, now) -> instructions`, with no process, socket, signal or clock in it.
 
-The gateway, the workers and, where there is one, the KV store start together; the system answers once the gateway and
-a worker are ready, and never waits for the store. A child that ends before it was ever ready cannot start, so the whole
-fleet ends loudly with what it said last. A child that was ready once is restarted for ever: after 0.5 s, then twice as
-long each time up to 30 s, and after 0.5 s again once it has run well for a minute.
+The gateway, the workers and, where there are such, the KV store and the observer start together; the system answers
+once the gateway and a worker are ready, and never waits for the store. A child that ends before it was ever ready
+cannot start, so the whole fleet ends loudly with what it said last. A child that was ready once is restarted for ever:
+after 0.5 s, then twice as long each time up to 30 s, and after 0.5 s again once it has run well for a minute. The
+observer is beside all this: it counts as ready when it starts, so it is restarted like the others and ends nothing.
 
 Stopping drains: first the gateway is asked to end (it refuses new requests and lets the open ones finish), then the
-workers, then the store, to which the workers publish until their end. Whoever is not gone when its time is up, or at
-the second ask, is killed.
+workers and the observer (the gateway has written its last record), then the store, to which the workers publish until
+their end. Whoever is not gone when its time is up, or at the second ask, is killed.
 
 Invariants: each `Spawn` follows an exit of that child or the start; after `Finish` nothing runs and nothing comes.
 """
@@ -21,6 +22,7 @@ from typing import Final
 
 from tokenworks.fleet.events import (
     GATEWAY,
+    OBSERVER,
     STORE,
     Event,
     Exited,
@@ -43,6 +45,7 @@ LAST_BACKOFF_S: Final = 30.0
 GOOD_RUN_S: Final = 60.0
 GRACE_S: Final = 10.0  # over the drain time, for the goodbyes
 FLUSH_S: Final = 20.0  # that the store has to write out what is not on disk yet
+NO_WORKERS: Final = frozenset({GATEWAY, STORE, OBSERVER})
 EXIT_CLEAN: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_CANNOT_START: Final = 3
@@ -69,8 +72,10 @@ class _Child:
     failures: int = 0  # in a row, each shorter than a good run
     restart_at: float | None = None
 
-    def spawn(self) -> Instruction:
+    def spawn(self, now: float) -> Instruction:
         self.is_up, self.restart_at = True, None
+        if self.name == OBSERVER:
+            self.is_ready, self.was_ready, self.ready_at = True, True, now
         return Spawn(self.name)
 
     def down(self, now: float) -> float:
@@ -85,9 +90,11 @@ class _Child:
 class Lifecycle:
     """The fleet's state. `on` takes an event and says what to do; by `wake_at` it wants a `Tick` if nothing happens."""
 
-    def __init__(self, worker_ids: list[str], drain_s: float, has_store: bool = False) -> None:
+    def __init__(
+        self, worker_ids: list[str], drain_s: float, has_store: bool = False, has_observer: bool = False
+    ) -> None:
         self.phase = Phase.RUNNING
-        names = [GATEWAY, *([STORE] if has_store else []), *worker_ids]
+        names = [GATEWAY, *([STORE] if has_store else []), *worker_ids, *([OBSERVER] if has_observer else [])]
         self._children = {name: _Child(name) for name in names}
         self._drain_s = drain_s
         self._deadline: float | None = None
@@ -111,7 +118,7 @@ class Lifecycle:
             return []
         match event:
             case Started():
-                return [child.spawn() for child in self._children.values()]
+                return [child.spawn(now) for child in self._children.values()]
             case Ready():
                 return self._on_ready(self._children[event.name], now)
             case Exited():
@@ -137,7 +144,7 @@ class Lifecycle:
         return [ShowAddress()]
 
     def _answers(self) -> bool:
-        workers = [child for child in self._children.values() if child.name not in (GATEWAY, STORE)]
+        workers = [child for child in self._children.values() if child.name not in NO_WORKERS]
         return self._children[GATEWAY].is_ready and any(worker.is_ready for worker in workers)
 
     def _on_exit(self, event: Exited, now: float) -> list[Instruction]:
@@ -146,6 +153,8 @@ class Lifecycle:
         delay_s = child.down(now)
         if self.phase is Phase.RUNNING:
             return self._restart_or_fail(child, event, now + delay_s, f"it restarts in {delay_s:g} s")
+        if child.name == OBSERVER and event.code != 0 and self.phase is not Phase.KILLING:
+            return [Say(f"{child.name} {describe_exit(event.code)}; what it had not taken in yet is in the journal")]
         if self.phase is Phase.FLUSHING and event.code != 0 and was_serving:
             return [
                 Say(f"{child.name} {describe_exit(event.code)}; what it had not written yet will be computed again")
@@ -168,7 +177,7 @@ class Lifecycle:
 
     def _report(self, event: Exited) -> list[Instruction]:
         """Tell of a worker to a gateway that runs and goes on running; any other has no request that this could end."""
-        if event.name in (GATEWAY, STORE) or not self._children[GATEWAY].is_up:
+        if event.name in NO_WORKERS or not self._children[GATEWAY].is_up:
             return []
         return [ReportExit(event.name, describe_exit(event.code))]
 
@@ -196,7 +205,7 @@ class Lifecycle:
             late = ", ".join(self._up())
             return self._kill_all(Finish(EXIT_FAILED, f"{late} did not end in time and was killed"))
         return [
-            child.spawn()
+            child.spawn(now)
             for child in self._children.values()
             if child.restart_at is not None and now >= child.restart_at
         ]

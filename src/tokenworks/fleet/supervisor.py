@@ -1,4 +1,4 @@
-"""Runs one machine's gateway, workers and KV store as child processes until it is told to stop or cannot go on.
+"""Runs one machine's gateway, workers, store and observer as children until it is told to stop or cannot go on.
 
 The thin half of supervision: it turns signals, exits, the gateway's health and the clock into events, hands each to
 `lifecycle.Lifecycle` and carries out what comes back. It decides nothing. Only the main thread starts processes (the
@@ -21,6 +21,7 @@ import zmq
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import StartupError, TokenworksError
+from tokenworks.contract.folders import state_folder
 from tokenworks.contract.loader import write_settings
 from tokenworks.contract.wire import WorkerExited, encode
 from tokenworks.fleet.child import Child
@@ -72,7 +73,12 @@ class Supervisor:
         self._settings = settings
         self._command_for = command_for
         self._cores = cores_of_workers(settings, available_cores())
-        self._lifecycle = Lifecycle(worker_ids(settings), settings.fleet.drain_s, has_store=settings.kv.is_on)
+        self._lifecycle = Lifecycle(
+            worker_ids(settings),
+            settings.fleet.drain_s,
+            has_store=settings.kv.is_on,
+            has_observer=state_folder(settings.ledger) is not None,
+        )
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._children: dict[str, Child] = {}
         self._console = FleetConsole(is_json=settings.fleet.log_format == "json")

@@ -12,17 +12,15 @@ import gzip
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import msgspec
 
-from tokenworks.contract.config import ExportSettings
-from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.record import Record
 from tokenworks.observe.otlp_encode import encoded
+from tokenworks.observe.otlp_target import Target
 
 MAX_QUEUED: Final = 4096  # records, about 4 KB each
 BATCH_RECORDS: Final = 128  # about 1500 spans
@@ -32,7 +30,6 @@ MAX_WAIT_S: Final = 30.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
 GATHER_S: Final = 0.5  # so that a batch is more than one request's
-_PATH: Final = "/v1/traces"
 
 _log = logging.getLogger(__name__)
 
@@ -43,31 +40,6 @@ class ExportCounts(msgspec.Struct):
     sent: int = 0
     dropped: int = 0  # no room in the queue, refused, or not taken after all tries
     retries: int = 0
-
-
-class Target(msgspec.Struct, frozen=True):
-    """Where spans go, and with which headers."""
-
-    url: str
-    headers: dict[str, str] = {}
-
-
-def target_of(settings: ExportSettings, environment: Mapping[str, str]) -> Target | None:
-    """The collector; None where none is named.
-
-    `environment` is asked for OpenTelemetry's own names where our setting is empty, and for the headers always (a
-    token has no place in a file of settings). Raises ConfigError for what is no HTTP address.
-    """
-    base = settings.otlp_endpoint or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-    traces = "" if settings.otlp_endpoint else environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
-    url = traces or (base.rstrip("/").removesuffix(_PATH) + _PATH if base else "")
-    if not url:
-        return None
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError(f"{url!r} is no address to send spans to; write http://HOST:4318 (OTLP over HTTP, not gRPC)")
-    names = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
-    pairs = [pair.partition("=") for name in names for pair in environment.get(name, "").split(",") if "=" in pair]
-    return Target(url, {name.strip(): unquote(value.strip()) for name, _, value in pairs})
 
 
 class SpanExporter:

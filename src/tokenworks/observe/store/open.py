@@ -6,10 +6,10 @@ import logging
 import time
 from pathlib import Path
 
-from tokenworks.contract.config import CostSettings, LedgerSettings, ObjectiveSettings
-from tokenworks.contract.errors import LedgerDamaged, LedgerError
+from tokenworks.contract.config import CostSettings, LedgerSettings, ObjectiveSettings, Settings
+from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Gap, Incident
-from tokenworks.observe.store.database import Database, connect
+from tokenworks.observe.store.database import connect
 from tokenworks.observe.store.migrate import check_version, upgrade
 from tokenworks.observe.store.sql_ledger import SqlLedger
 
@@ -26,8 +26,7 @@ def open_ledger(
     """The ledger that the settings name; raises LedgerError, ConfigError.
 
     For reading it must be there, and of this version. For writing it is made, or changed to this version; what is
-    taken in costs what `cost` says, and is good where it keeps `objectives`. Single records at the ends of a window are
-    held against `objectives` when they are read.
+    taken in costs what `cost` says, and is good where it keeps `objectives`.
     """
     database = connect(settings, is_writing=is_writing)
     try:
@@ -54,15 +53,9 @@ def put_aside(settings: LedgerSettings, why: str) -> list[Gap | Incident]:
     return [Incident(now_ns, "ledger_damaged", str(database.file), reason), Gap(0, now_ns, 0, reason)]
 
 
-def open_for_writing(settings: LedgerSettings, cost: CostSettings, objectives: ObjectiveSettings) -> SqlLedger:
-    """As `open_ledger`, and where the database is damaged, with a new one that tells of it."""
-    try:
-        return open_ledger(settings, is_writing=True, cost=cost, objectives=objectives)
-    except LedgerDamaged as error:
-        told = put_aside(settings, error.message)
-    ledger = open_ledger(settings, is_writing=True, cost=cost, objectives=objectives)
-    ledger.take_in(told)
-    return ledger
+def open_writing(settings: Settings) -> SqlLedger:
+    """The ledger to take into, with the prices and the objectives that hold now."""
+    return open_ledger(settings.ledger, is_writing=True, cost=settings.cost, objectives=settings.objectives)
 
 
 def _renamed(file: Path, stamp: str) -> Path:
@@ -78,6 +71,3 @@ def _renamed(file: Path, stamp: str) -> Path:
     except OSError as error:
         raise LedgerError(f"the damaged ledger {file} cannot be renamed: {error.strerror}") from error
     return place
-
-
-__all__ = ["Database", "open_for_writing", "open_ledger", "put_aside"]

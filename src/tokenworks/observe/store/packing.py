@@ -71,7 +71,7 @@ class Place(NamedTuple):
 
 
 _compact: Final = msgspec.msgpack.Decoder(_Compact)
-_ended: Final = msgspec.msgpack.Decoder(tuple[Record, Costs])
+_detail: Final = msgspec.msgpack.Decoder(tuple[Record, Costs, bool])
 
 
 def pack_record(ended: Ended) -> bytes:
@@ -131,14 +131,15 @@ def unpack_record_id(body: bytes) -> str:
     return _compact.decode(body).id
 
 
-def pack_detail(ended: Ended) -> bytes:
-    """The whole record, and its costs."""
-    return _compressed(_encoder.encode(tuple(ended)))
+def pack_detail(ended: Ended, is_good: bool) -> bytes:
+    """The whole record, its costs, and whether it kept the objectives that held then."""
+    return _compressed(_encoder.encode((*ended, is_good)))
 
 
-def unpack_detail(body: bytes) -> Ended:
+def unpack_detail(body: bytes) -> tuple[Ended, bool]:
     """What `pack_detail` packed."""
-    return Ended(*_ended.decode(_plain(body)))
+    record, costs, is_good = _detail.decode(_plain(body))
+    return Ended(record, costs), is_good
 
 
 def pack(value: Cell | WorkerSample | StoreSample | Incident | Gap | Span) -> bytes:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.cell import Cell, cell_of, merged
+from tokenworks.observe.frames import instant_ns
 from tokenworks.observe.ledger import DIMENSIONS, Ended, Window
 from tokenworks.observe.store.cell_rows import NO_TAG
 from tokenworks.observe.store.dictionaries import clean, combination_of
@@ -39,9 +40,8 @@ _cell_in: Final = partial(unpack, Cell)
 class Reading:
     """Over one connection, which sees one state of the database."""
 
-    def __init__(self, connection: sa.Connection, objectives: ObjectiveSettings) -> None:
+    def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        self._objectives = objectives
         self._marks = read_marks(connection)
 
     def cells(self, window: Window, by: str | None, where: Where) -> dict[str, Cell]:
@@ -80,13 +80,12 @@ class Reading:
 
     def record(self, name: str) -> Ended | None:
         """The latest that has this name."""
-        statement = _with_bodies().join(names, names.c.ended_ns == records.c.ended_ns)
-        statement = statement.where(names.c.hash == hash_of(name)).order_by(records.c.ended_ns.desc())
-        for row in self._connection.execute(statement):
-            ended = _ended(row)
-            if name in names_of(ended.record):
-                return ended
-        return None
+        return next(self._named(name), None)
+
+    def trace(self, trace_id: str) -> list[Ended]:
+        """Every record of a trace, by start."""
+        found = [ended for ended in self._named(trace_id) if ended.record.trace_id == trace_id]
+        return sorted(found, key=lambda ended: ended.record.started_ns)
 
     def extent(self) -> Window | None:
         """From the first to the last record; where those are gone, from the first cell."""
@@ -103,6 +102,15 @@ class Reading:
         is_older = bool(starts) and min(starts) < floor(first, DAY_NS)  # the cells that hold it begin that day
         return Window(min(starts) if is_older else first, last + 1)
 
+    def _named(self, name: str) -> Iterator[Ended]:
+        """All that have this name, the latest first: an entry is a hash, so the record itself decides."""
+        statement = _with_bodies().join(names, names.c.ended_ns == records.c.ended_ns)
+        statement = statement.where(names.c.hash == hash_of(name)).order_by(records.c.ended_ns.desc())
+        for row in self._connection.execute(statement):
+            ended = _ended(row)
+            if name in names_of(ended.record):
+                yield ended
+
     def _counted(self, piece: Piece, by: str | None, where: Where, groups: Groups) -> None:
         for _, value, cell in self._rows(piece, by, where):
             groups[value].append(cell)
@@ -110,10 +118,10 @@ class Reading:
     def _tagged(self, piece: Piece, tag: str, where: Where, groups: Groups) -> None:
         if piece.level is Level.RECORD:
             known = known_texts(self._connection, floor(piece.start, HOUR_NS), clean(tag))
-            for ended in self._whole_records(piece, where):
+            for ended, cell in self._whole_records(piece, where):
                 if tag in ended.record.tags:
                     value = clean(ended.record.tags[tag])
-                    groups[value if value in known else OTHER].append(self._cell(ended))
+                    groups[value if value in known else OTHER].append(cell)
             return
         key = sa.select(words.c.id).where(words.c.text == clean(tag)).scalar_subquery()
         statement = (
@@ -133,8 +141,8 @@ class Reading:
     def _rows(self, piece: Piece, by: str | None, where: Where) -> Iterator[tuple[int, str, Cell]]:
         """When, the value of `by` ("" without), and what it came to."""
         if piece.level is Level.RECORD:
-            for ended in self._whole_records(piece, where):
-                yield _ended_ns(ended), _value(ended, by), self._cell(ended)
+            for ended, cell in self._whole_records(piece, where):
+                yield instant_ns(ended.record), _value(ended, by), cell
             return
         value = sa.literal("") if by is None else dimensions.c[by]
         statement = sa.select(cells.c.start_s, value, cells.c.body).where(cells.c.tag_key == NO_TAG, *_in(piece))
@@ -145,14 +153,20 @@ class Reading:
         for start_s, text, body in self._connection.execute(statement):
             yield start_s * _SECOND_NS, text, _read(_cell_in, body)
 
-    def _whole_records(self, piece: Piece, where: Where) -> Iterator[Ended]:
+    def _whole_records(self, piece: Piece, where: Where) -> Iterator[tuple[Ended, Cell]]:
         statement = sa.select(details.c.body).join(records, records.c.ended_ns == details.c.ended_ns)
         times = (details.c.ended_ns >= piece.start, details.c.ended_ns < piece.end)
         for (body,) in self._connection.execute(_filtered(statement.where(*times), records.c.dimension, where)):
-            yield _read(unpack_detail, body)
+            ended, is_good = _read(unpack_detail, body)
+            yield ended, _cell_of(ended, is_good)
 
-    def _cell(self, ended: Ended) -> Cell:
-        return cell_of(ended.record, ended.costs, self._objectives)
+
+def _cell_of(ended: Ended, is_good: bool) -> Cell:
+    """As it was counted when it was taken in: objectives may have changed since."""
+    cell = cell_of(ended.record, ended.costs, ObjectiveSettings())
+    cell.good = int(is_good)
+    cell.good_tokens = (ended.record.prompt_tokens + ended.record.output_tokens) * is_good
+    return cell
 
 
 def _check(dimension: str) -> None:
@@ -188,7 +202,7 @@ def _with_bodies() -> sa.Select[Any]:
 
 def _ended(row: sa.Row[Any]) -> Ended:
     if row.detail is not None:
-        return _read(unpack_detail, row.detail)
+        return _read(unpack_detail, row.detail)[0]
     place = Place(row.ended_ns, row.e2e_ns, {name: getattr(row, name) for name in DIMENSIONS})
     return _read(partial(unpack_record, place=place), row.body)
 
@@ -198,10 +212,6 @@ def _read(unpacked: Callable[[bytes], Body], body: bytes) -> Body:
         return unpacked(body)
     except UNREADABLE as error:
         raise LedgerError(f"a part of the ledger cannot be read: {error}") from error
-
-
-def _ended_ns(ended: Ended) -> int:
-    return ended.record.started_ns + ended.record.e2e_ns
 
 
 def _value(ended: Ended, by: str | None) -> str:

@@ -5,15 +5,18 @@ Safe to ask from several threads; taken in, and kept up, by one. Every method ra
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from tokenworks.contract.config import CostSettings, LedgerSettings, ObjectiveSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Frame, Gap, Incident
 from tokenworks.observe.cell import Cell
+from tokenworks.observe.frames import instant_ns
 from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
 from tokenworks.observe.store.database import Database
 from tokenworks.observe.store.packing import unpack
@@ -22,6 +25,8 @@ from tokenworks.observe.store.samples import store_stretches, worker_stretches
 from tokenworks.observe.store.schema import events, positions, spans
 from tokenworks.observe.store.take_in import TakeIn
 from tokenworks.observe.store.upkeep import Upkeep
+
+log = logging.getLogger(__name__)
 
 
 class SqlLedger:
@@ -32,7 +37,6 @@ class SqlLedger:
     ) -> None:
         self.where = database.where
         self._database = database
-        self._objectives = objectives
         self._take_in = TakeIn(cost, objectives)
         self._upkeep = Upkeep(settings)
 
@@ -46,6 +50,23 @@ class SqlLedger:
         except BaseException:
             self._take_in.forget()
             raise
+
+    def take_in_singly(self, frames: Sequence[Frame], read: Mapping[str, int]) -> None:
+        """As `take_in`, where one of the frames cannot be: it becomes a gap, the others are added."""
+        with self._database.writing() as connection:
+            for frame in frames:
+                try:
+                    with connection.begin_nested():
+                        self._take_in.take(connection, [frame], (), {})
+                except SQLAlchemyError:
+                    self._take_in.forget()
+                    raise
+                except Exception as error:
+                    self._take_in.forget()
+                    log.exception("a frame could not be taken in: %r", frame)
+                    at_ns = instant_ns(frame)
+                    self._take_in.take(connection, [Gap(at_ns, at_ns, 1, f"could not be kept: {error!r}")], (), {})
+            self._take_in.take(connection, (), (), read)
 
     def positions(self) -> dict[str, int]:
         """To where each file of the journal is in the ledger."""
@@ -85,6 +106,11 @@ class SqlLedger:
         """The record of one request."""
         with self._reading() as reading:
             return reading.record(request_id)
+
+    def trace(self, trace_id: str) -> list[Ended]:
+        """Every record of a trace, by start."""
+        with self._reading() as reading:
+            return reading.trace(trace_id)
 
     def workers(self, window: Window) -> list[WorkerStretch]:
         """Where the workers' time went."""
@@ -132,4 +158,4 @@ class SqlLedger:
     @contextmanager
     def _reading(self) -> Iterator[Reading]:
         with self._database.reading() as connection:
-            yield Reading(connection, self._objectives)
+            yield Reading(connection)

@@ -71,12 +71,11 @@ class TakeIn:
         for ended_ns, record in zip(places, ended, strict=True):
             costs = costs_of(record, self._cost)
             dimension = self._dimensions.id_of(connection, combination_of(record))
-            packed = Ended(record, costs)
-            body = pack_record(packed)
+            cell, given = cell_of(record, costs, self._objectives), Ended(record, costs)
+            body = pack_record(given)
             rows.append({"ended_ns": ended_ns, "dimension": dimension, "e2e_ns": record.e2e_ns, "body": body})
-            bodies.append({"ended_ns": ended_ns, "body": pack_detail(packed)})
+            bodies.append({"ended_ns": ended_ns, "body": pack_detail(given, bool(cell.good))})
             hashes += [{"hash": number, "ended_ns": ended_ns} for number in {hash_of(n) for n in names_of(record)}]
-            cell = cell_of(record, costs, self._objectives)
             for key in self._cells_of(connection, record, dimension, floor(ended_ns, MINUTE_NS)):
                 minutes[key].append(cell)
         connection.execute(records.insert(), rows)

@@ -138,7 +138,7 @@ def _oldest(table: sa.Table, until_ns: int) -> sa.Select[Any]:
 
 def _names_in_detail(body: bytes) -> set[str]:
     """Those by which the record will no longer be asked for: its id stays, as long as the compact record does."""
-    record = unpack_detail(body).record
+    record = unpack_detail(body)[0].record
     return names_of(record) - {record.id}
 
 

@@ -13,14 +13,6 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[st
     """All rows have the same columns, no two the same key."""
     if not rows:
         return
-    changed = [name for name in rows[0] if name not in key]
-    if connection.dialect.name == "sqlite":
-        lite = sqlite.insert(table)
-        connection.execute(
-            lite.on_conflict_do_update(index_elements=key, set_={name: lite.excluded[name] for name in changed}), rows
-        )
-    else:
-        post = postgresql.insert(table)
-        connection.execute(
-            post.on_conflict_do_update(index_elements=key, set_={name: post.excluded[name] for name in changed}), rows
-        )
+    insert = sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    changed = {name: insert.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changed), rows)
