@@ -180,5 +180,7 @@ def _give_back(connection: sa.Connection) -> bool:
     free = connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
     if free <= SPARE_PAGES:
         return False
-    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").fetchall()
+    cursor = connection.connection.cursor()  # it works by being stepped through, and gives rows without columns
+    cursor.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})")
+    cursor.fetchall()
     return free > SPARE_PAGES + PAGES_AT_ONCE
