@@ -107,6 +107,11 @@ class SqlLedger:
         with self._reading() as reading:
             return reading.record(request_id)
 
+    def trace(self, trace_id: str) -> list[Ended]:
+        """Every record of a trace, by start."""
+        with self._reading() as reading:
+            return reading.trace(trace_id)
+
     def workers(self, window: Window) -> list[WorkerStretch]:
         """Where the workers' time went."""
         with self._database.reading() as connection:
