@@ -40,7 +40,9 @@ FROZEN = {
     "table": """
         --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
         --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
-        --cost-remote-per-gb-hour --cost-transfer-per-gb --config --settings
+        --cost-remote-per-gb-hour --cost-transfer-per-gb --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s
+        --slo-offline-ttft-s --slo-offline-tpot-s --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s
+        --slo-realtime-e2e-s --slo-success-ratio --config --settings
     """,
     "chains": """
         TRACE --since --until --traces --json --ledger-path --ledger-database --zone --config --settings

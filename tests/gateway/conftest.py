@@ -244,9 +244,11 @@ def _hello(
     has_store: bool = False,
     prefill_s: float = 0.0,
     is_foreign: bool = False,
+    price_per_hour: float | None = None,
 ) -> wire.Hello:
     """`prefill_s`: what its card says that a token of a prompt takes."""
     card = Card("cpu: scripted", 1, "float32", "float32", 1, 1, "float32", 1, 100, (), (), 0, prefill_s, 0, 0, 0, 0)
+    card = replace(card, price_per_hour=price_per_hour)
     spec = None if is_foreign else KVSpec("scripted", 1, 1, 8, 4, "float32")
     return wire.Hello(protocol, worker_id, os.getpid(), "tiny-echo", window, spec, card, role, has_store)
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from starlette.routing import BaseRoute
 
 from tokenworks.contract.config import Settings
-from tokenworks.contract.folders import state_folder
-from tokenworks.observe.address import PrivateSocket, socket_path
+from tokenworks.observe.address import listen
 from tokenworks.observe.api import ObserverApi, serve_on
-from tokenworks.observe.ledger import Ledger
+from tokenworks.observe.ledger import OpenLedger
 
 PATIENCE_S = 20.0
 
@@ -20,7 +19,7 @@ PATIENCE_S = 20.0
 class RunningApi:
     """Answers until closed."""
 
-    def __init__(self, settings: Settings, open_ledger: Callable[[], Ledger], *more: BaseRoute) -> None:
+    def __init__(self, settings: Settings, open_ledger: Callable[[], OpenLedger], *more: BaseRoute) -> None:
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._settings, self._open_ledger, self._more = settings, open_ledger, more
@@ -39,15 +38,9 @@ class RunningApi:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        folder, path = state_folder(self._settings.ledger), socket_path(self._settings.ledger)
-        assert folder is not None
-        assert path is not None
-        private = PrivateSocket(folder, path)
-        listener = private.claim()
-        assert listener is not None
+        listener = listen(self._settings.ledger)
         api = ObserverApi(self._settings, self._open_ledger)
         self._task = asyncio.create_task(serve_on(listener, api.app(*self._more)))
         self._started.set()
         await asyncio.wait([self._task])
         api.close()
-        private.release()

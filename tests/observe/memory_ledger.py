@@ -28,12 +28,13 @@ class MemoryLedger:
         self.told = list(spans)
         self._cost = cost or CostSettings()
         self._objectives = objectives or ObjectiveSettings()
+        self._cells: dict[str, Cell] = {}
 
     def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
         groups: dict[str, list[Cell]] = {}
         for ended in self._ended(window, where):
             key = "" if by is None else value_of(ended.record, by)
-            groups.setdefault(key, []).append(cell_of(ended.record, ended.costs, self._objectives))
+            groups.setdefault(key, []).append(self._cell(ended))
         return {key: merged(cells) for key, cells in groups.items()}
 
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
@@ -89,6 +90,14 @@ class MemoryLedger:
     def extent(self) -> Window | None:
         ends = [end_of(frame) for frame in self.frames if isinstance(frame, Record)]
         return Window(min(ends), max(ends) + 1) if ends else None
+
+    def _cell(self, ended: Ended) -> Cell:
+        if ended.record.id not in self._cells:
+            self._cells[ended.record.id] = cell_of(ended.record, ended.costs, self._objectives)
+        return self._cells[ended.record.id]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def _ended(self, window: Window, where: Mapping[str, str] | None) -> Iterator[Ended]:
         for frame in self.frames:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 import pytest
 
 from tests.observe.made import MINUTE_NS
 from tests.observe.scenes import BEFORE, NO_PROMISES, NOW, Scene
-from tokenworks.contract.config import CostSettings, ObjectiveSettings, Settings
+from tokenworks.contract.config import Settings
 from tokenworks.contract.record import Gap, Stage, Work
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.diagnosis import Finding, diagnose

@@ -1,4 +1,4 @@
-"""A stretch of mixed traffic, made up from a seed: three scenarios, three tenants, two workers, a store, one slow spell.
+"""A stretch of mixed traffic, made up from a seed: three scenarios, three tenants, two workers, a store.
 
 The names are as hostile as names may be: whoever shows them must show them as text.
 """

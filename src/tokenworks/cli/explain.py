@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import closing
 from typing import Any
 
 import click
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import ConfigError
+from tokenworks.observe.when import parse_window
 
 
 @click.command(cls=SettingsCommand)
@@ -48,20 +51,12 @@ def explain(
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)
-    ledger = open_ledger(settings.ledger)
-    if request_id is None:
-        window = _since(since) if since is not None else None
-        request_id = pick(ledger, window, is_slowest=slowest is not None, rank=slowest or last or 1)
-    told = explain_one(ledger, request_id)
+    window = parse_window(since, "now", time.time_ns()) if since is not None else None
+    with closing(open_ledger(settings.ledger)) as ledger:
+        if request_id is None:
+            request_id = pick(ledger, window, is_slowest=slowest is not None, rank=slowest or last or 1)
+        told = explain_one(ledger, request_id)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(told)).decode() + "\n")
     else:
         draw(Console(highlight=False, markup=False, emoji=False), told, settings.cost.currency)
-
-
-def _since(text: str) -> Any:
-    import time
-
-    from tokenworks.observe.when import parse_window
-
-    return parse_window(text, "now", time.time_ns())

@@ -22,8 +22,9 @@ def draw(console: Console, told: Diagnosis) -> None:
     """All findings, or that there are none; and what was looked at."""
     for finding in told.findings:
         heading = Text(finding.severity, style=_STYLES[finding.severity])
-        subject = f" ({finding.kind} {printable(finding.subject)})" if finding.subject else ""
-        console.print(heading.append(f"  {finding.rule}{subject}", style="bold"))
+        subject = f"{finding.kind} {printable(finding.subject)}, " if finding.subject else ""
+        heading.append(f"  {finding.rule}", style="bold").append(f"  ({subject}{finding.requests:,} requests)")
+        console.print(heading)
         console.print(_table(finding))
         console.print()
     if not told.findings:
@@ -48,11 +49,10 @@ def _rows(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "gain", f"{finding.gain} ({finding.arithmetic})"
     for number, evidence in enumerate(finding.evidence):
         yield "" if number else "evidence", _evidence(evidence)
-    yield "", f"of {finding.requests:,} requests"
 
 
 def _evidence(evidence: Evidence) -> str:
-    before = f", {evidence.before} before" if evidence.before else ""
+    before = f" ({evidence.before} before)" if evidence.before else ""
     return f"{evidence.name} = {evidence.text}{before}: {evidence.meaning}"
 
 

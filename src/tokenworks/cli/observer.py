@@ -12,7 +12,16 @@ from tokenworks.cli.parts import start_part
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("ledger", "cost", "objectives", "export", "fleet.log_level", "fleet.log_format", takes_model=False)
+@takes_settings(
+    "ledger",
+    "cost",
+    "objectives",
+    "alerts",
+    "export",
+    "fleet.log_level",
+    "fleet.log_format",
+    takes_model=False,
+)
 @click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
 def observer(parent: int | None, **options: Any) -> None:
     """Keep the ledger of the gateways on this machine, by hand.

@@ -63,7 +63,7 @@ class _Question(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help='Print {"rows": [...], "bill": {...}} in base units.')
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV, in base units.")
 @click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until Ctrl-C.")
-@takes_settings("ledger.path", "ledger.database", "cost", takes_model=False)
+@takes_settings("ledger.path", "ledger.database", "cost", "objectives", takes_model=False)
 def table(as_json: bool, as_csv: bool, watch: bool, where: tuple[str, ...], columns: str, **options: Any) -> None:
     """Latency, cost and stability of everything that ended in a window, with its bill.
 
@@ -96,7 +96,7 @@ def table(as_json: bool, as_csv: bool, watch: bool, where: tuple[str, ...], colu
 def _opened(settings: Settings) -> closing[SqlLedger]:
     from tokenworks.observe.store import open_ledger
 
-    return closing(open_ledger(settings.ledger))
+    return closing(open_ledger(settings.ledger, cost=settings.cost, objectives=settings.objectives))
 
 
 def _print(ledger: Ledger, settings: Settings, question: _Question, form: str) -> None:
@@ -116,13 +116,12 @@ def _print(ledger: Ledger, settings: Settings, question: _Question, form: str) -
 def _answer(ledger: Ledger, settings: Settings, question: _Question) -> Table | Comparison:
     now_ns = time.time_ns()
     window = parse_window(question.since, question.until, now_ns)
-    chosen = {"preset": question.preset, "columns": question.columns}
-    if not question.against:
-        return build_table(
-            ledger, window, settings, by=question.by, where=question.where, limit=question.rows, **chosen
-        )
-    first = parse_against(question.against, window, question.where, now_ns)
-    return compare(ledger, settings, first, Side(window, question.where, "now"), **chosen)
+    preset, columns, where = question.preset, question.columns, question.where
+    if question.against:
+        first = parse_against(question.against, window, where, now_ns)
+        return compare(ledger, settings, first, Side(window, where, "now"), preset=preset, columns=columns)
+    by, rows = question.by, question.rows
+    return build_table(ledger, window, settings, by=by, where=where, preset=preset, columns=columns, limit=rows)
 
 
 def _page(ledger: Ledger, settings: Settings, question: _Question, console: Console) -> RenderableType:

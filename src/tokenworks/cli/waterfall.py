@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from tokenworks.cli.terminal_text import printable
 from tokenworks.observe.explain import CostLine, Explanation, LegLine, SpanLine
-from tokenworks.observe.quantity import duration, plain
+from tokenworks.observe.units import duration, plain
 
 MAX_SPANS: Final = 60
 _MIN_BAR: Final = 10
-_FIXED: Final = 40  # columns that name, duration, share and the space between them take
+_NAME: Final = 18  # columns that a name takes
+_RIGHT: Final = 9  # and each of the two figures behind the bar
+_FIXED: Final = _NAME + 2 * _RIGHT + 3  # with the space between them
 _COLORS: Final = {
     "decode": "green",
     "prefill": "blue",
@@ -102,13 +105,14 @@ def _stages(console: Console, told: Explanation) -> Table:
     return table
 
 
-def _legs(console: Console, told: Explanation) -> Table:
-    table = _bars(console)
+def _legs(console: Console, told: Explanation) -> Group:
+    parts: list[RenderableType] = []
     for leg in told.legs:
+        table = _bars(console)
         bar = _bar(console, leg.start_ns, leg.ns, told.e2e_ns, leg.outcome if leg.outcome == "ok" else "lost")
-        table.add_row(printable(leg.worker, 12), bar, _ms(leg.ns), printable(leg.outcome, 9))
-        table.add_row("", Text("; ".join(_leg_words(leg))), "", "")
-    return table
+        table.add_row(printable(leg.worker, _NAME), bar, _ms(leg.ns), printable(leg.outcome, _RIGHT))
+        parts += [table, Padding(Text("; ".join(_leg_words(leg)), style="dim"), (0, 0, 0, 2))]
+    return Group(*parts)
 
 
 def _leg_words(leg: LegLine) -> Iterator[str]:
@@ -140,7 +144,7 @@ def _spans(console: Console, told: Explanation) -> Table:
 
 def _span_name(span: SpanLine) -> Text:
     name = f"{' ' * min(span.depth, 6)}{span.service}: {span.name}" if span.service else span.name
-    return Text(printable(name, 18), style="bold" if span.is_this else "")
+    return Text(printable(name, _NAME), style="bold" if span.is_this else "")
 
 
 def _costs(lines: Iterable[CostLine], told: Explanation, currency: str) -> Table:
@@ -159,10 +163,10 @@ def _costs(lines: Iterable[CostLine], told: Explanation, currency: str) -> Table
 def _bars(console: Console) -> Table:
     """Name, bar, duration, share."""
     table = Table.grid(padding=(0, 1))
-    table.add_column(width=18, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=_NAME, no_wrap=True, overflow="ellipsis")
     table.add_column(width=_width(console), overflow="fold")
-    table.add_column(width=9, justify="right", no_wrap=True)
-    table.add_column(width=9, justify="right", no_wrap=True, style="dim")
+    table.add_column(width=_RIGHT, justify="right", no_wrap=True)
+    table.add_column(width=_RIGHT, justify="right", no_wrap=True, style="dim")
     return table
 
 

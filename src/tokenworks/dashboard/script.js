@@ -21,6 +21,7 @@ const state = {
   preset: known("preset", PRESETS, "online"),
   order: known("order", ORDERS, "latest"),
   where: query.getAll("where").filter((condition) => condition.includes("=")),
+  limit: 12, // requests shown
   isPaused: false,
   currency: "USD",
 };
@@ -60,14 +61,17 @@ function dressed(element, attributes, children) {
     else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...shown(children));
   return element;
 }
+
+/** Children as they may be written: lists in lists, and nothing where there is nothing to show. */
+const shown = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
 /** Put children into a container; what had the focus keeps it, by its `data-key`. */
 function fill(container, ...children) {
   const key = container.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
-  container.replaceChildren(...children.flat());
+  container.replaceChildren(...shown(children));
   if (key === undefined) return;
   [...container.querySelectorAll("[data-key]")].find((element) => element.dataset.key === key)?.focus({ preventScroll: true });
 }
@@ -142,7 +146,7 @@ const number = (value) => (isNumber(value) ? digits(value) : NONE);
 function money(value) {
   if (!isNumber(value)) return NONE;
   try {
-    const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 4 });
+    const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 3 });
     return format.format(value);
   } catch {
     return `${digits(value, 4)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
@@ -251,10 +255,10 @@ class Chart {
   caption() {
     const latest = (key) => this.points.findLast((point) => isNumber(point[key]))?.[key];
     const point = this.points[this.at ?? -1];
-    const shown = this.lines.map((line) => this.format(point ? point[line.key] : latest(line.key)));
-    this.lines.forEach((line, index) => { this.keys[index].textContent = shown[index]; });
+    const texts = this.lines.map((line) => this.format(point ? point[line.key] : latest(line.key)));
+    this.lines.forEach((line, index) => { this.keys[index].textContent = texts[index]; });
     this.when.textContent = point ? clock(point.at_s, isLongWindow()) : "";
-    const words = this.lines.map((line, index) => `${line.label} ${shown[index]}`).join(", ");
+    const words = this.lines.map((line, index) => `${line.label} ${texts[index]}`).join(", ");
     this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
   }
 }
@@ -318,7 +322,7 @@ function drawTable(answer) {
     return h("th", { scope: "row", title: text }, filterButton(text));
   }))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
-  fill(byId("rows"), h("table", {}, head, body), hidden || []);
+  fill(byId("rows"), h("table", {}, head, body), hidden);
 }
 
 function filterButton(value) {
@@ -351,6 +355,7 @@ function drawSeries(answer) {
 
 // ------------------------------------------------------------------------------------------------------------- requests
 
+const MAX_REQUESTS = 400;
 const GROUPS = [
   ["gateway", "gateway", ["receive", "tokenise", "admit", "route", "wire", "detokenise", "write"]],
   ["queue", "waiting", ["queue", "stall"]],
@@ -369,10 +374,12 @@ function drawRequests(answer) {
     return;
   }
   const longest_s = Math.max(...requests.map((request) => request.e2e_s));
-  const headings = [["ended", ""], ["request", "text"], ["tenant", "text"], ["scenario", "text"], ["outcome", "text"], ["worker", "text"], ["where the time went", "text"], ["first token", ""], ["E2E", ""], ["in", ""], ["cached", ""], ["out", ""], ["cost", ""]];
+  const headings = [["ended", ""], ["request", "text"], ["tenant", "text"], ["scenario", "text"], ["outcome", "text"], ["worker", "text"], ["where the time went", "text"], ["first token", ""], ["E2E", ""], ["in", ""], ["out", ""], ["cost", ""]];
   fill(container, h("table", {},
     h("thead", {}, h("tr", {}, headings.map(([heading, kind]) => h("th", { scope: "col", class: kind }, heading)))),
-    h("tbody", {}, requests.map((request) => requestRow(request, longest_s)))));
+    h("tbody", {}, requests.map((request) => requestRow(request, longest_s)))),
+    requests.length === state.limit && state.limit < MAX_REQUESTS && h("p", { class: "pad more" },
+      h("button", { "data-key": "more", onclick: () => { state.limit = Math.min(MAX_REQUESTS, state.limit * 4); onAsked(); } }, "Show more")));
 }
 
 function requestRow(request, longest_s) {
@@ -386,7 +393,7 @@ function requestRow(request, longest_s) {
     h("td", { class: "text name" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
     h("td", { class: "text" }, stageBar(request, longest_s)),
     h("td", {}, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
-    h("td", {}, count(request.prompt_tokens)), h("td", {}, count(request.cached_tokens)), h("td", {}, count(request.output_tokens)),
+    h("td", { title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", {}, count(request.output_tokens)),
     h("td", {}, money(request.cost)));
 }
 
@@ -625,7 +632,7 @@ const SECTIONS = [
   { path: () => asking("table", { by: "all", columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
   { path: () => asking("series"), draw: drawSeries, into: null },
   { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
-  { path: () => asking("requests", { order: state.order }), draw: drawRequests, into: "request-rows" },
+  { path: () => asking("requests", { order: state.order, limit: state.limit }), draw: drawRequests, into: "request-rows" },
   { path: () => asking("workers", {}, false), draw: drawWorkers, into: "worker-cards" },
   { path: () => asking("tiers", {}, false), draw: drawTiers, into: "tier-cards" },
   { path: () => asking("cost", {}, false), draw: drawCost, into: "bill" },

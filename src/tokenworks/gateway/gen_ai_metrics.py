@@ -4,8 +4,7 @@ Names, labels and buckets are those of the conventions (open-telemetry/semantic-
 gen-ai-metrics.md, status: development), written as its Prometheus mapping has it: dots become underscores, the unit a
 suffix. `tokenworks_scenario` is ours. TTFT and TPOT are those of requests that ended well, as the conventions want it.
 
-A model has a line of its own once a worker has had a request for it; what clients merely ask for is `(other)`, so that
-nobody can fill the exposition with made-up names.
+A record names the model that is served, never what a client made up, so labels are few whatever comes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from tokenworks.policy.top_names import OTHER
 
 PROVIDER: Final = "tokenworks"
 OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
-MAX_MODELS: Final = 16
 MAX_LABEL_CHARS: Final = 128
 _LABELS: Final = (
     "gen_ai_operation_name",
@@ -56,11 +54,10 @@ class GenAiMetrics:
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, str], _Series] = {}  # by endpoint, model and scenario
-        self._models: set[str] = set()
 
     def add(self, record: Record) -> None:
         """Count a record."""
-        key = (record.endpoint, self._model(record), record.scenario)
+        key = (record.endpoint, record.model, record.scenario)
         if (series := self._series.get(key)) is None:
             series = self._series[key] = _Series()
         trace_id, at_s = record.trace_id, (record.started_ns + record.e2e_ns) / 1e9
@@ -92,20 +89,16 @@ class GenAiMetrics:
             labels = (OPERATIONS.get(endpoint, OTHER), PROVIDER, model, model, scenario)
             for error, durations in series.durations.items():
                 durations.show(duration, (*labels, error))
-            series.ttft.show(ttft, labels)
-            series.tpot.show(tpot, labels)
-            series.input_tokens.show(usage, (*labels, "input"))
-            series.output_tokens.show(usage, (*labels, "output"))
+            lines = (
+                (series.ttft, ttft, labels),
+                (series.tpot, tpot, labels),
+                (series.input_tokens, usage, (*labels, "input")),
+                (series.output_tokens, usage, (*labels, "output")),
+            )
+            for tally, family, its_labels in lines:
+                if tally:
+                    tally.show(family, its_labels)
         return [duration, ttft, tpot, usage]
-
-    def _model(self, record: Record) -> str:
-        name = record.model[:MAX_LABEL_CHARS]
-        if name in self._models:
-            return name
-        if not record.legs or len(self._models) >= MAX_MODELS:
-            return OTHER
-        self._models.add(name)
-        return name
 
 
 def _family(name: str, text: str, *labels: str) -> HistogramMetricFamily:

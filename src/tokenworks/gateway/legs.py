@@ -98,8 +98,8 @@ class Sending:
             wire_ns = max(0, self.ended_ns - self.sent_ns - reported_ns)
             reported = _cut(reported, max(0, span_ns - wire_ns))
             reported_ns = sum(reported.values())
-        if reported_ns > span_ns or Stage.WIRE in reported:  # nothing that a worker of ours tells
-            return self._unreported(span_ns)
+        if reported_ns > span_ns or Stage.WIRE in reported or min(reported.values()) < 0:
+            return self._unreported(span_ns)  # it cannot be: no worker of ours tells such a thing
         return {**reported, Stage.WIRE: span_ns - reported_ns}
 
     def _saved_ns(self) -> int:

@@ -12,20 +12,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tokenworks.contract.config import CostSettings, ObjectiveSettings
-from tokenworks.contract.record import Costs, Record
+from tokenworks.contract.record import Record
 from tokenworks.gateway.counts import DispatchCounts, count_metrics
 from tokenworks.gateway.kv_metrics import exchange_metrics, store_metrics
 from tokenworks.gateway.observer_metrics import ObserverMetrics
 from tokenworks.gateway.record_metrics import RecordMetrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
+from tokenworks.gateway.tally import Histogram
 from tokenworks.gateway.worker_use_metrics import use_metrics
+from tokenworks.observe.cost import costs_of
 
 _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -90,14 +92,15 @@ class Metrics:
             "tokenworks_cached_tokens", "Prompt tokens that were not computed.", registry=self.registry
         )
         self.registry.register(_WorkerCollector(dispatcher))
-        self._records = RecordMetrics(cost, objectives)
+        self._prices = cost
+        self._records = RecordMetrics(cost.currency, objectives)
         self.registry.register(self._records)
         self.observer = ObserverMetrics(state_folder)
         self.registry.register(self.observer)
 
-    def observe_record(self, record: Record, costs: Costs) -> None:
+    def observe_record(self, record: Record) -> None:
         """Count a request that has ended: once for each record."""
-        self._records.add(record, costs)
+        self._records.add(record, costs_of(record, self._prices))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """What Prometheus scrapes, and its content type.
@@ -108,7 +111,9 @@ class Metrics:
         return encoder(self.registry), content_type
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"tokenworks_{name}", text, buckets=buckets, registry=self.registry)
+        histogram = Histogram(f"tokenworks_{name}", text, buckets)
+        self.registry.register(histogram)
+        return histogram
 
 
 class _WorkerCollector(Collector):

@@ -12,14 +12,14 @@ loses it: rates are right, and sums over all tenants are those of all requests w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tokenworks.contract.config import CostSettings, ObjectiveSettings
+from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.record import PICO, Costs, Record
 from tokenworks.gateway.gen_ai_metrics import MAX_LABEL_CHARS, GenAiMetrics
 from tokenworks.observe.cell import is_invalid, keeps_objectives
@@ -29,15 +29,15 @@ MAX_TENANTS: Final = 50
 KEPT: Final = "kept"
 BROKEN: Final = "broken"
 NOT_PROMISED: Final = "not_promised"  # the client's own doing: a bad request, or it left
+RESULTS: Final = (KEPT, BROKEN, NOT_PROMISED)
 
 
 class _ScenarioSums:
     """Of one scenario."""
 
     def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.results: Counter[str] = Counter({KEPT: 0, BROKEN: 0, NOT_PROMISED: 0})
-        self.tokens: Counter[str] = Counter({"prompt": 0, "output": 0})
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # by outcome and result
+        self.prompt_tokens = self.output_tokens = 0
         self.cached_tokens: Counter[str] = Counter()  # by tier
         self.stages_ns: Counter[str] = Counter()
         self.device_ns: Counter[str] = Counter()  # by work
@@ -50,7 +50,7 @@ class _TenantSums:
     """Of one tenant, or of all that have no place."""
 
     def __init__(self) -> None:
-        self.results: Counter[str] = Counter({KEPT: 0, BROKEN: 0, NOT_PROMISED: 0})
+        self.results: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         self.prompt_tokens = self.output_tokens = 0
         self.cost = 0  # pico
 
@@ -58,8 +58,8 @@ class _TenantSums:
 class RecordMetrics(Collector):
     """Since the gateway started."""
 
-    def __init__(self, cost: CostSettings, objectives: ObjectiveSettings) -> None:
-        self._currency = cost.currency
+    def __init__(self, currency: str, objectives: ObjectiveSettings) -> None:
+        self._currency = currency
         self._objectives = objectives
         self._gen_ai = GenAiMetrics()
         self._scenarios: dict[str, _ScenarioSums] = {}
@@ -95,10 +95,9 @@ class RecordMetrics(Collector):
         sums = self._scenarios.get(record.scenario)
         if sums is None:
             sums = self._scenarios[record.scenario] = _ScenarioSums()
-        sums.outcomes[record.outcome] += 1
-        sums.results[result] += 1
-        sums.tokens["prompt"] += record.prompt_tokens
-        sums.tokens["output"] += record.output_tokens
+        sums.outcomes[record.outcome, result] += 1
+        sums.prompt_tokens += record.prompt_tokens
+        sums.output_tokens += record.output_tokens
         for tier, tokens in record.cached_tokens.items():
             sums.cached_tokens[tier] += tokens
         for stage, nanoseconds in record.stages_ns.items():
@@ -131,10 +130,10 @@ class RecordMetrics(Collector):
     def _scenario_families(self) -> Iterable[Metric]:
         families = {name: CounterMetricFamily(name, text, labels=labels) for name, text, labels in _SCENARIO_FAMILIES}
         for scenario, sums in self._scenarios.items():
-            lines = {
-                "tokenworks_records": sums.outcomes,
-                "tokenworks_objective_requests": sums.results,
-                "tokenworks_tokens": sums.tokens,
+            lines: dict[str, Mapping[str, float]] = {
+                "tokenworks_records": _by(sums.outcomes, 0),
+                "tokenworks_objective_requests": dict.fromkeys(RESULTS, 0) | _by(sums.outcomes, 1),
+                "tokenworks_tokens": {"prompt": sums.prompt_tokens, "output": sums.output_tokens},
                 "tokenworks_cached_tokens_by_tier": sums.cached_tokens,
                 "tokenworks_stage_seconds": _seconds(sums.stages_ns),
                 "tokenworks_device_seconds": _seconds(sums.device_ns),
@@ -173,6 +172,14 @@ def cost_by_stage(costs: Costs) -> Iterator[tuple[str, int]]:
         yield "transfer", costs.transfer
     if costs.energy:
         yield "energy", costs.energy
+
+
+def _by(counts: Counter[tuple[str, str]], part: int) -> dict[str, int]:
+    """Counts by one part of their keys."""
+    sums: Counter[str] = Counter()
+    for key, count in counts.items():
+        sums[key[part]] += count
+    return dict(sums)
 
 
 def _seconds(sums_ns: Counter[str]) -> dict[str, float]:

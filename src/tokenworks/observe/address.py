@@ -6,7 +6,6 @@ through a descriptor of the folder, which Linux shows below /proc/self/fd.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from pathlib import Path
@@ -18,7 +17,6 @@ from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.folders import state_folder
 
 SOCKET_FILE: Final = "observer.sock"
-_LOCK_FILE: Final = "observer.sock.lock"
 _LONGEST_PATH: Final = 107
 _BACKLOG: Final = 128
 
@@ -59,29 +57,21 @@ def socket_path(settings: LedgerSettings) -> str | None:
     return f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_CLOEXEC)}/{SOCKET_FILE}"
 
 
-class PrivateSocket:
-    """The socket file, owned by one observer at a time: whoever holds the lock beside it, until its process ends."""
+def listen(settings: LedgerSettings) -> socket.socket:
+    """A listening socket, of which the observer is the only owner: its process holds the folder's lock.
 
-    def __init__(self, folder: Path, path: str) -> None:
-        self._path = path
-        self._lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def claim(self) -> socket.socket | None:
-        """A listening socket that this user alone can reach; None: another observer has it."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        Path(self._path).unlink(missing_ok=True)  # left by one that was killed: its lock is gone
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(self._path)
-        finally:
-            os.umask(mask)
-        listener.listen(_BACKLOG)
-        return listener
-
-    def release(self) -> None:
-        """Give it to the next."""
-        os.close(self._lock)
+    A socket file can be reached by this user alone. Raises ConfigError, and OSError where it cannot be had.
+    """
+    if settings.address:
+        return socket.create_server(tcp_address(settings.address), backlog=_BACKLOG)
+    path = socket_path(settings)
+    assert path is not None
+    Path(path).unlink(missing_ok=True)  # left by one that was killed
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(mask)
+    listener.listen(_BACKLOG)
+    return listener

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import uvicorn
@@ -24,16 +24,22 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tokenworks.contract.config import Settings
-from tokenworks.contract.errors import MethodNotAllowed, NotFound, TokenworksError
+from tokenworks.contract.errors import LedgerError, MethodNotAllowed, NotFound, TokenworksError
 from tokenworks.observe import answers
+from tokenworks.observe.address import listen
 from tokenworks.observe.answers import Answer
 from tokenworks.observe.explain import explain
 from tokenworks.observe.fresh import FreshAnswers
-from tokenworks.observe.ledger import Ledger
+from tokenworks.observe.ledger import Ledger, OpenLedger
 from tokenworks.observe.question import read_question
+from tokenworks.observe.span_tasks import traces_route
+
+if TYPE_CHECKING:
+    from tokenworks.observe.tasks import ObserverContext
 
 _log = logging.getLogger(__name__)
 
+REOPENED_S: Final = 10.0
 ANSWERS: Final[dict[str, Answer]] = {
     "status": answers.status,
     "table": answers.table,
@@ -50,10 +56,11 @@ ANSWERS: Final[dict[str, Answer]] = {
 class ObserverApi:
     """The endpoints around one ledger; lives on one event loop."""
 
-    def __init__(self, settings: Settings, open_ledger: Callable[[], Ledger]) -> None:
+    def __init__(self, settings: Settings, open_ledger: Callable[[], OpenLedger]) -> None:
         self._settings = settings
         self._open_ledger = open_ledger
-        self._ledger: Ledger | None = None
+        self._ledger: OpenLedger | None = None
+        self._opened_s = 0.0
         self._executor = ThreadPoolExecutor(1, "answers")
         self._fresh: FreshAnswers[bytes] = FreshAnswers(self._executor)
 
@@ -66,6 +73,7 @@ class ObserverApi:
 
     def close(self) -> None:
         """Let go of the ledger, once what is being computed is done."""
+        self._executor.submit(self._let_go)
         self._executor.shutdown()
 
     def _endpoint(self, answer: Answer) -> Callable[[HttpRequest], Any]:
@@ -85,14 +93,39 @@ class ObserverApi:
 
     async def _answered(self, request: HttpRequest, compute: Callable[[Ledger], Any]) -> Response:
         words = f"{request.url.path}?{request.url.query}"
-        body = await self._fresh.get(words, lambda: msgspec.json.encode(compute(self._reader())))
+        body = await self._fresh.get(words, lambda: self._encoded(compute))
         return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
+    def _encoded(self, compute: Callable[[Ledger], Any]) -> bytes:
+        try:
+            return msgspec.json.encode(compute(self._reader()))
+        except LedgerError:
+            self._let_go()
+            raise
+
     def _reader(self) -> Ledger:
-        """The ledger, in the thread that reads it; one that could not be opened is tried again with each question."""
+        """The ledger, in the thread that reads it; opened again now and then, since a damaged one is put aside."""
+        now_s = time.monotonic()
+        if now_s - self._opened_s > REOPENED_S:
+            self._let_go()
         if self._ledger is None:
-            self._ledger = self._open_ledger()
+            self._ledger, self._opened_s = self._open_ledger(), now_s
         return self._ledger
+
+    def _let_go(self) -> None:
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.close()
+
+
+async def answer_questions(context: ObserverContext) -> None:
+    """The task of the observer's process: answer until it ends."""
+    settings = context.settings
+    api = ObserverApi(settings, context.open_ledger)
+    try:
+        await serve_on(listen(settings.ledger), api.app(traces_route(context)))
+    finally:
+        api.close()
 
 
 class _Server(uvicorn.Server):

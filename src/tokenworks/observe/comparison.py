@@ -90,13 +90,12 @@ def compare(
         )
 
     tables = table_of(first), table_of(second)
-    slices = [_slices(ledger, table) for table in tables]
+    slices = _slices(ledger, tables[0]), _slices(ledger, tables[1])
     wanted = tables[0].columns
     confidence = 1 - (1 - CONFIDENCE) / max(sum(column.can_vary for column in wanted), 1)
     rows = [
-        Compared(column, tables[0].total[column.key], tables[1].total[column.key], change, _verdict(column, change))
+        _compared(column, tables[0].total[column.key], tables[1].total[column.key], *slices, confidence)
         for column in wanted
-        for change in [_change(column, slices[0], slices[1], confidence)]
     ]
     return Comparison(first, second, tables, CONFIDENCE, rows)
 
@@ -127,6 +126,14 @@ def _slices(ledger: Ledger, table: Table) -> list[Facts]:
     cells = [cell for _, cell in ledger.series(table.observed, step_ns, table.where)]
     empty = [Cell()] * (-(-length_ns // step_ns) - len(cells))
     return [Facts(cell, step_ns / 1e9) for cell in (*cells, *empty)]
+
+
+def _compared(
+    column: Column, first: float | None, second: float | None, before: list[Facts], now: list[Facts], confidence: float
+) -> Compared:
+    change = _change(column, before, now, confidence)
+    verdict = "noise" if first == second == 0 else _verdict(column, change)
+    return Compared(column, first, second, change, verdict)
 
 
 def _change(column: Column, first: list[Facts], second: list[Facts], confidence: float) -> Estimate | None:

@@ -16,11 +16,11 @@ import msgspec
 from tokenworks.contract.config import ObjectiveSettings, Settings
 from tokenworks.observe.expression import Expression
 from tokenworks.observe.ledger import Ledger, Window
-from tokenworks.observe.quantity import shown
 from tokenworks.observe.rules import PLACE, Rule, Rules, all_names, own_rules
 from tokenworks.observe.scaling import SCALE_SIGNALS, scale_figures
 from tokenworks.observe.sides import Side, Sides, Subject
 from tokenworks.observe.signals import SIGNALS
+from tokenworks.observe.units import shown
 
 SEVERITIES: Final = ("critical", "warning", "notice")
 
@@ -69,10 +69,12 @@ def diagnose(ledger: Ledger, window: Window, settings: Settings, rules: Rules | 
     return diagnosis(ledger, window, settings, rules).findings
 
 
-def diagnosis(ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None) -> Diagnosis:
-    """The same, with what was looked at."""
+def diagnosis(
+    ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None, baseline: Window | None = None
+) -> Diagnosis:
+    """The same, with what was looked at. `baseline`: what is usual; None: the time before the window."""
     rules = rules or own_rules()
-    figures = Figures(ledger, window, settings, rules)
+    figures = Figures(Sides(ledger, window, baseline), ledger, settings, rules)
     findings: list[Finding] = []
     for rule in rules.rules:
         if {finding.rule for finding in findings} & {*rule.unless}:
@@ -90,8 +92,8 @@ def diagnosis(ledger: Ledger, window: Window, settings: Settings, rules: Rules |
 class Figures:
     """Looks up what expressions name."""
 
-    def __init__(self, ledger: Ledger, window: Window, settings: Settings, rules: Rules) -> None:
-        self.sides = Sides(ledger, window)
+    def __init__(self, sides: Sides, ledger: Ledger, settings: Settings, rules: Rules) -> None:
+        self.sides = sides
         self.currency = settings.cost.currency
         self._objectives = settings.objectives
         self._definitions = {name: Expression(text) for name, text in rules.define.items()}

@@ -130,3 +130,10 @@ class Ledger(Protocol):
 
     def extent(self) -> Window | None:
         """From the first to the last record; None: there is none."""
+
+
+class OpenLedger(Ledger, Protocol):
+    """One of somebody's own, to be closed when it is no longer asked."""
+
+    def close(self) -> None:
+        """Let go of the database."""

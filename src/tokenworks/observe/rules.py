@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,6 +25,7 @@ from tokenworks.observe.ledger import DIMENSIONS
 from tokenworks.observe.scaling import SCALE_SIGNALS
 from tokenworks.observe.sides import WHOLE
 from tokenworks.observe.signals import SIGNALS, Signal
+from tokenworks.observe.units import Unit
 
 PLACE: Final = re.compile(r"\{(\w*)\}")
 OBJECTIVES: Final = tuple(
@@ -45,7 +47,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     severity: Literal["notice", "warning", "critical"] = "warning"
     evidence: list[str] = []  # figures to show
     gain: str = ""  # an expression: what the action is expected to bring
-    gain_unit: str = "s"
+    gain_unit: Unit = "s"
     gain_text: str = ""  # with {gain}
     min_requests: int = 20  # of its subject, below which it stays silent
     unless: list[str] = []  # rules further up that explain it better: silent where one of them fired
@@ -63,6 +65,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: list[Rule] = []
 
 
+@cache
 def own_rules() -> Rules:
     """Those of the package."""
     return _checked(_read(files("tokenworks.observe").joinpath("rules.toml").read_bytes(), "rules.toml"), [])
@@ -80,6 +83,7 @@ def load_rules(paths: Iterable[Path] = ()) -> Rules:
     return rules
 
 
+@cache
 def all_names() -> dict[str, Signal]:
     """Every figure that a rule may name, definitions aside."""
     names = {prefix + name: signal for prefix in _PREFIXES for name, signal in SIGNALS.items()}
@@ -113,7 +117,7 @@ def _check_definitions(defined: Mapping[str, str], known: set[str], origin: str)
     for name, text in defined.items():
         if name in known or not name.isidentifier():
             raise ConfigError(f"{origin}[define] {name}: give it a name that is not taken, of letters, digits and _")
-        _check_names(Expression(text).names, known | seen, f"{origin}[define] {name}")
+        _check_names(_names_in(text, f"{origin}[define] {name}"), known | seen, f"{origin}[define] {name}")
         seen.add(name)
 
 
@@ -125,13 +129,20 @@ def _check_rule(
         raise ConfigError(f"{where}: `over` is one of {', '.join(_KINDS)}, not {rule.over!r}")
     for text in (rule.when, rule.gain):
         if text:
-            _check_names(Expression(text).names, {*known, *defined}, where)
+            _check_names(_names_in(text, where), {*known, *defined}, where)
     _check_names(rule.evidence, {*known}, where)
     for text, more in ((rule.signal, ()), (rule.cause, ()), (rule.action, ()), (rule.gain_text, ("gain",))):
         _check_names(PLACE.findall(text), {*known, "subject", *more}, where)
     if bool(rule.gain) != bool(rule.gain_text):
         raise ConfigError(f"{where}: give both `gain` and `gain_text`, or none")
-    _check_names(rule.unless, earlier, f"{where}: `unless` names rules further up;")
+    _check_names(rule.unless, earlier, f"{where}: `unless` names rules further up")
+
+
+def _names_in(text: str, where: str) -> frozenset[str]:
+    try:
+        return Expression(text).names
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}") from error
 
 
 def _check_names(names: Iterable[str], known: set[str], where: str) -> None:
@@ -139,7 +150,7 @@ def _check_names(names: Iterable[str], known: set[str], where: str) -> None:
         if name not in known:
             nearest = get_close_matches(name, known, n=1, cutoff=0.0)
             hint = f"; the nearest known one is `{nearest[0]}`" if nearest else ""
-            raise ConfigError(f"{where}: unknown name `{name}`{hint}")
+            raise ConfigError(f"{where}; unknown name `{name}`{hint}")
 
 
 def _no_side(_: object) -> float:

@@ -57,9 +57,9 @@ class Subject:
 class Sides:
     """All subjects of a window."""
 
-    def __init__(self, ledger: Ledger, window: Window) -> None:
+    def __init__(self, ledger: Ledger, window: Window, baseline: Window | None = None) -> None:
         self.window = window
-        self.before_window = _before(ledger, window)
+        self.before_window = baseline or _before(ledger, window)
         self._ledger = ledger
         self._cells: dict[tuple[str, Window], dict[str, Cell]] = {}
         self._stretches: dict[Window, list[WorkerStretch]] = {}
@@ -110,7 +110,7 @@ class Sides:
             rest = merged(cell for other, cell in cells.items() if other != name)
             sides = (Side(self.window, cells[name], records=records), Side(self.before_window, old))
             return Subject(kind, name, *sides, Side(self.window, rest))
-        peers = _peers(now, name)
+        peers = _peers([*before, *now], name)
         rest = merged(cell for other, cell in cells.items() if other in peers)
         return Subject(
             kind,

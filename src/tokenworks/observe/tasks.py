@@ -12,7 +12,9 @@ from pathlib import Path
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.record import Frame
-from tokenworks.observe.ledger import Ledger, Span
+from tokenworks.observe.alerts import look_out
+from tokenworks.observe.api import answer_questions
+from tokenworks.observe.ledger import OpenLedger, Span
 from tokenworks.observe.span_tasks import export_spans
 
 
@@ -23,7 +25,7 @@ class ObserverContext:
         self,
         settings: Settings,
         folder: Path,
-        open_ledger: Callable[[], Ledger],
+        open_ledger: Callable[[], OpenLedger],
         tell: Callable[[Iterable[Span]], int],
         listeners: list[Callable[[Sequence[Frame]], None]],
     ) -> None:
@@ -38,5 +40,7 @@ class ObserverContext:
 Task = Callable[[ObserverContext], Awaitable[None]]
 
 TASKS: list[Task] = [
+    answer_questions,
+    look_out,
     export_spans,
 ]

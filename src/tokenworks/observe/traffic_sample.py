@@ -17,6 +17,7 @@ from tokenworks.observe.ledger import Ledger, Window
 SHORT_TOKENS: Final = 32
 _SLICES: Final = 64
 _NS: Final = 1e-9
+_UNITS_NS: Final = (24 * 3600 * 10**9, 3600 * 10**9, 60 * 10**9)
 
 Run = list[Record]
 """Consecutive records, by arrival."""
@@ -24,16 +25,24 @@ Run = list[Record]
 
 def sampled(ledger: Ledger, window: Window, limit: int) -> list[Run]:
     """At most about `limit` records of a window, in runs; raises LedgerError."""
-    step_ns = max(1, -(-(window.end_ns - window.start_ns) // _SLICES))
-    slices = [(start, cell.requests) for start, cell in ledger.series(window, step_ns) if cell.requests]
-    total = sum(requests for _, requests in slices)
+    steps = ledger.series(window, _step_ns(window))
+    total = sum(cell.requests for _, cell in steps)
     if total <= limit:
         return [_run(ledger, window, limit)] if total else []
+    ends = [start_ns for start_ns, _ in steps[1:]] + [window.end_ns]
     runs = []
-    for start_ns, requests in slices:
-        part = Window(max(start_ns, window.start_ns), min(start_ns + step_ns, window.end_ns))
-        runs.append(_run(ledger, part, max(1, round(limit * requests / total))))
+    for (start_ns, cell), end_ns in zip(steps, ends, strict=True):
+        if cell.requests:
+            share = max(1, round(limit * cell.requests / total))
+            runs.append(_run(ledger, Window(max(start_ns, window.start_ns), min(end_ns, window.end_ns)), share))
     return runs
+
+
+def _step_ns(window: Window) -> int:
+    """About a slice, in the whole units that a ledger keeps cells of, so that it need not look at single records."""
+    wanted_ns = max(1, (window.end_ns - window.start_ns) // _SLICES)
+    unit_ns = next((unit_ns for unit_ns in _UNITS_NS if wanted_ns >= unit_ns), 1)
+    return -(-wanted_ns // unit_ns) * unit_ns
 
 
 def _run(ledger: Ledger, window: Window, limit: int) -> Run:

@@ -52,6 +52,12 @@ def _busy_shares(side: Side) -> list[float]:
     return [busy[name] / wall[name] for name in wall if wall[name]]
 
 
+def _cores(side: Side) -> float:
+    """Of lives whose beginning is not in the window: what loading the weights took is no part of any step."""
+    lives = [stretch for stretch in side.stretches if stretch.from_ns > stretch.use.started_ns]
+    return _ratio(sum(each.use.cpu_s for each in lives), sum(_busy_ns(each) for each in lives) / 1e9)
+
+
 def _mean(of: Callable[[WorkerStretch], float], side: Side) -> float:
     """By the time that each stretch lasted."""
     weights = [stretch.until_ns - stretch.from_ns for stretch in side.stretches]
@@ -118,7 +124,7 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "cores_per_busy_s": (
         "",
         "processor seconds that workers got per second with work to do",
-        lambda s: _ratio(_sum(lambda w: w.use.cpu_s, s), _sum(_busy_ns, s) / 1e9),
+        _cores,
     ),
     "running_mean": ("count", "sequences that a worker runs, mean", lambda s: _mean(lambda w: w.running, s)),
     "waiting_mean": ("count", "sequences that wait in a worker, mean", lambda s: _mean(lambda w: w.waiting, s)),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal, get_args
 
-UNITS: Final = ("s", "share", "count", "per_s", "tokens", "bytes", "money", "times", "")
+Unit = Literal["s", "share", "count", "per_s", "tokens", "bytes", "money", "times", ""]
+UNITS: Final = get_args(Unit)
 _BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
