@@ -289,13 +289,11 @@ const CHARTS = [
 const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": bytes, currency: money, requests: count, tokens: count };
 const UNITS_IN_HEAD = ["1/s", "tokens/s", "bytes/s", "J", "cores"]; // of the others each figure says its own
 
-function cellText(value, unit) {
-  if (value === null || value === undefined || value === "") return NONE;
-  if (!isNumber(value)) return String(value);
-  return (FORMATS[unit] ?? number)(value);
+/** A figure of the table as people read it, with the figure as it came beside it. */
+function figure(value, unit, key) {
+  if (!isNumber(value)) return NONE;
+  return h("data", { value, "data-figure": key }, (FORMATS[unit] ?? number)(value));
 }
-
-const isText = (column, rows) => rows.some((row) => typeof row[column.key] === "string");
 
 const TILES = [
   ["Requests", "requests", (row) => `${number(row.concurrency)} at a time`],
@@ -312,7 +310,7 @@ function drawTiles({ rows, columns }) {
   const row = rows[0] ?? {};
   const units = Object.fromEntries(columns.map((column) => [column.key, column.unit]));
   fill(byId("tiles"), TILES.map(([title, key, beside]) =>
-    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", { "data-figure": key }, cellText(row[key], units[key])), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
+    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", {}, figure(row[key], units[key], key)), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
 }
 
 function drawTable(answer) {
@@ -323,19 +321,17 @@ function drawTable(answer) {
     return;
   }
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
-    h("th", { scope: "col", title: column.help, class: isText(column, rows) ? "text" : "" }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
-  const body = h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column, index) => {
-    const text = cellText(row[column.key], column.unit);
-    if (index) return h("td", { class: isText(column, rows) ? "text" : "" }, text);
-    return h("th", { scope: "row", title: text }, filterButton(text));
-  }))));
+    h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
+  const body = h("tbody", {}, rows.map((row) => h("tr", {},
+    h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
+    answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   fill(byId("rows"), h("table", {}, head, body), hidden);
 }
 
 function filterButton(value) {
   const condition = `${state.by}=${value}`;
-  return h("button", { class: "link", "data-key": condition, title: `Show ${condition} alone`, onclick: () => filterBy(condition) }, value);
+  return h("button", { class: "link", "data-key": condition, title: `Show ${condition} alone`, onclick: () => filterBy(condition) }, value || NONE);
 }
 
 function filterBy(condition) {
@@ -492,7 +488,7 @@ const billLine = (label, line, most, total) => [
   h("span", { class: "who" }, label),
   h("span", { class: "track", "aria-hidden": "true" },
     h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
-  h("span", { class: "amount" }, money(line.amount), h("span", { class: "soft part" }, share(total ? line.amount / total : 0))),
+  h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount)), h("span", { class: "soft part" }, share(total ? line.amount / total : 0))),
 ];
 
 function billNotes(bill) {
@@ -628,13 +624,23 @@ function spanFall(told) {
 
 // ------------------------------------------------------------------------------------------------------------- the loop
 
-/** The answer of the observer; raises Error with its own words, or with what to do where there is none. */
+/** What went wrong with a question; `isDown`: nobody was there to answer it. */
+class Unanswered extends Error {
+  constructor(words, isDown) {
+    super(words);
+    this.isDown = isDown;
+  }
+}
+
+/** The answer of the observer; raises Unanswered with its own words, or with what to do where there is none. */
 async function ask(path, signal) {
-  const response = await fetch(path, { signal, headers: { accept: "application/json" } });
+  const response = await fetch(path, { signal }).catch((error) => {
+    throw error.name === "AbortError" ? error : new Unanswered("The gateway does not answer; is `tokenworks serve` running?", true);
+  });
   const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(answer?.error?.message ?? `The gateway answered ${response.status}.`);
-  if (answer === null) throw new Error("The gateway's answer is not JSON.");
-  return answer;
+  if (response.ok && answer !== null) return answer;
+  const told = answer?.error;
+  throw new Unanswered(told?.message ?? `The gateway answered ${response.status}.`, told?.code === "observer_unavailable");
 }
 
 const SECTIONS = [
@@ -656,10 +662,11 @@ const live = { round: 0, timer: 0, aborter: new AbortController() };
 async function poll() {
   clearTimeout(live.timer);
   const round = (live.round += 1);
-  const results = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
-  if (round !== live.round) return;
-  const failures = results.filter(Boolean);
-  showLiveness(failures.length === SECTIONS.length || failures.some((failure) => failure.name === "TypeError") ? "down" : "live");
+  const errors = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
+  if (round !== live.round || state.isPaused) return;
+  const down = errors.find((error) => error?.isDown);
+  showLiveness(down ? "down" : "live");
+  if (down) fill(byId("notices"), h("p", { class: "notice bad" }, h("strong", { class: "bad" }, "No answer"), h("span", {}, down.message)));
   schedule();
 }
 
@@ -667,20 +674,19 @@ async function poll() {
 async function refresh(section, signal) {
   const path = section.path();
   const now = performance.now();
-  if (section.path_drawn === path && now - section.drawn_at < (section.every ?? 0)) return null;
+  if (section.asked === path && now - section.drawnAt < (section.every ?? 0)) return null;
   try {
     const answer = await ask(path, signal);
-    if (signal.aborted) return null;
-    section.draw(answer);
-    [section.path_drawn, section.drawn_at] = [path, now];
-    return null;
+    if (!signal.aborted) section.draw(answer);
+    [section.asked, section.drawnAt] = [path, now];
   } catch (error) {
     if (error.name === "AbortError") return null;
-    const words = error.name === "TypeError" && navigator.onLine !== undefined && /fetch/i.test(error.message) ? "The gateway does not answer." : error.message;
-    if (section.into) fill(byId(section.into), h("p", { class: "pad bad" }, words));
-    section.path_drawn = null;
+    if (!(error instanceof Unanswered)) throw error; // a bug of this page: let the console tell
+    if (section.into && !error.isDown) fill(byId(section.into), h("p", { class: "pad bad" }, error.message));
+    section.asked = null;
     return error;
   }
+  return null;
 }
 
 function schedule() {
@@ -739,9 +745,9 @@ function begin() {
   byId("explain").addEventListener("click", (event) => { if (event.target === byId("explain")) byId("explain").close(); });
   byId("live").addEventListener("click", () => {
     state.isPaused = !state.isPaused;
-    if (state.isPaused) showLiveness("paused");
+    showLiveness(state.isPaused ? "paused" : "live");
+    if (state.isPaused) schedule();
     else poll();
-    schedule();
   });
   document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : state.isPaused || poll()));
   poll();
