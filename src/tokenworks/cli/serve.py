@@ -11,7 +11,7 @@ from tokenworks.cli.options import SettingsCommand, settings_from, takes_setting
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("gateway", "engine", "kv", "ledger", "cost", "objectives", "alerts", "fleet")
+@takes_settings("gateway", "engine", "kv", "ledger", "cost", "objectives", "alerts", "export", "fleet")
 def serve(**options: Any) -> None:
     """Serve MODEL over an OpenAI-compatible HTTP API.
 
@@ -32,8 +32,10 @@ def serve(**options: Any) -> None:
     cleanly, 1 failed while running, 2 wrong usage or configuration, 3 could not start.
     """
     from tokenworks.fleet.supervisor import serve as serve_fleet
+    from tokenworks.observe.otlp_target import target_of
     from tokenworks.observe.receiver import receiver_of
 
     settings = settings_from(options)
+    target_of(settings.export, os.environ)  # a bad address is said now, not in the observer's log
     receiver_of(settings.alerts, os.environ)  # alerts that would reach nobody are an error now, not when one is due
     serve_fleet(settings)

@@ -181,6 +181,20 @@ class ObjectiveSettings(_Section, frozen=True):
     ] = 0.99
 
 
+class ExportSettings(_Section, frozen=True):
+    """What leaves for other systems of observation."""
+
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="Collector of our spans, OTLP over HTTP, http://HOST:4318; empty: OTEL_EXPORTER_OTLP_ENDPOINT."
+        ),
+    ] = ""
+    zone: Annotated[
+        str, Meta(description="Availability zone where this runs, to tell calls that cross zones; empty: not stated.")
+    ] = ""
+
+
 class AlertSettings(_Section, frozen=True):
     """Where alerts are sent, and how far traffic may drift; the observer looks after both."""
 
@@ -217,6 +231,9 @@ class FleetSettings(_Section, frozen=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="How much the processes log to stderr.")
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], Meta(description="Lines for people, or one JSON object a line, with trace ids.")
+    ] = "text"
 
 
 class Settings(_Section, frozen=True):
@@ -229,6 +246,7 @@ class Settings(_Section, frozen=True):
     ledger: LedgerSettings = LedgerSettings()
     cost: CostSettings = CostSettings()
     objectives: ObjectiveSettings = ObjectiveSettings()
+    export: ExportSettings = ExportSettings()
     alerts: AlertSettings = AlertSettings()
     fleet: FleetSettings = FleetSettings()
     workers: tuple[WorkerGroup, ...] = ()  # empty: `fleet.workers` of one kind

@@ -29,6 +29,7 @@ from tokenworks.gateway.dispatch import Dispatcher
 from tokenworks.gateway.key_file import KeyFile
 from tokenworks.gateway.keys import keys_for
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
 from tokenworks.gateway.record import Recorder
 from tokenworks.gateway.samples import Samples
@@ -88,6 +89,7 @@ class Gateway:
             stopping.cancel()
             self._server.should_exit = True
             await serving
+            await self.service.observer.close()
             await self.dispatcher.shut_down()
             self._samples.happened("gateway_stopped", name)
             self._scribe.close()
@@ -135,6 +137,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
         keys=keys,
         recorder=Recorder(name, model_name, settings.cost, keepers),
         max_body_bytes=own.max_body_bytes,
+        observer=ObserverClient(settings.ledger),
         is_sharing_kv=settings.kv.tenant_sharing,
     )
     return Gateway(service, samples, scribe, listener, executor, settings.fleet.drain_s)

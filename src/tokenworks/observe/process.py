@@ -59,7 +59,7 @@ def run_observer(settings: Settings, tasks: Sequence[Task] = TASKS) -> None:
 async def _main(settings: Settings, folder: Path, lock: int, tasks: Sequence[Task]) -> None:
     intake = Intake(settings, folder)
     opener = partial(open_ledger, settings.ledger, cost=settings.cost, objectives=settings.objectives)
-    context = ObserverContext(settings, folder, opener, intake.tell)
+    context = ObserverContext(settings, folder, opener, intake.tell, intake.listeners)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, context.stopping.set)
     if not await _alone(lock, folder, context.stopping):
