@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import httpx
 
-from benchmarks.diagnosis.system import Ask, System, stopping
+from benchmarks.diagnosis.system import Ask, System, running, stopping
 from tests.kv.throttle import ThrottledProxy
 from tokenworks.observe.ledger import Window
 
@@ -222,25 +224,41 @@ POOL_FAULTS = (
     Fault("cost_by_waste", leaving_clients),
     Fault("worker_lost", kill_worker),
 )
+FAR = (*STEADY, "--threads", "2", "--worker-address")
+"""Options of the system that another worker joins; the address follows."""
 SMALL = (*STEADY, "--threads", "2", "--kv-bytes", "2MiB", "--kv-host-bytes", "4MiB")
 """Options of the system that is short of memory."""
 SMALL_FAULTS = (Fault("preemption_thrashing", crowd), Fault("cache_evicted", many_documents))
-FAR_ADDRESS = "tcp://127.0.0.1:{port}"
-FAR = (*STEADY, "--threads", "2", "--worker-address")
-"""Options of the system that another worker joins; the address follows."""
+
+
+@contextmanager
+def far_system(folder: Path) -> Iterator[tuple[System, tuple[Fault, ...]]]:
+    """A system that a worker can join over a network which can be made slow, and what goes wrong there, in order."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ThrottledProxy(("127.0.0.1", port)) as proxy, running(folder, *FAR, f"tcp://127.0.0.1:{port}") as system:
+        join = partial(second_worker, proxy=proxy)
+        yield (
+            system,
+            (
+                Fault("cost_by_price", join),
+                Fault("no_gain_from_workers", join),
+                Fault("slow_network", partial(long_way, proxy=proxy)),
+            ),
+        )
 
 
 def second_worker(system: System, proxy: ThrottledProxy) -> Window:
     """A dearer worker joins on the same cores."""
-    address = FAR_ADDRESS.format(port=proxy.port)
+    address = f"tcp://127.0.0.1:{proxy.port}"
     system.join("far", address, "--speculation", "off", "--threads", "2", "--price-per-hour", "5")
-    return system.traffic(usual_anew, 8.0, AT_A_TIME)
+    return system.traffic(usual_anew, 10.0, 2 * AT_A_TIME)
 
 
 def long_way(system: System, proxy: ThrottledProxy) -> Window:
     """The network to that worker becomes slow."""
-    proxy.latency_s = 0.15
+    proxy.latency_s = 0.4
     try:
-        return system.traffic(usual_anew, 6.0, AT_A_TIME)
+        return system.traffic(usual_anew, 8.0, 2 * AT_A_TIME)
     finally:
         proxy.latency_s = 0.0

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,10 @@ from typing import Any
 
 import httpx
 
+from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.ledger import Window
+from tokenworks.observe.store import open_ledger
 
 PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
 Body = dict[str, Any]
@@ -62,14 +65,12 @@ class System:
         return window
 
     def num_records(self, window: Window) -> int:
-        """Requests that the ledger has of a window."""
-        return self.table(window)["requests"]
-
-    def table(self, window: Window) -> Any:
-        """Its whole line of the table."""
-        arguments = (*_between(window), "--by", "all", "--columns", "requests", "--json")
-        rows = json.loads(self.run("table", *arguments))["rows"]
-        return rows[0] if rows else {"requests": 0}
+        """Requests that the ledger has of a window; 0 while there is no ledger yet."""
+        try:
+            with closing(open_ledger(LedgerSettings(path=str(self.folder / "state")))) as ledger:
+                return sum(cell.requests for cell in ledger.cells(window).values())
+        except LedgerError:
+            return 0
 
     def diagnose(self, window: Window, baseline: Window | None, *options: str) -> list[dict[str, Any]]:
         """The findings, as the command tells them."""
@@ -151,6 +152,16 @@ def begin(folder: Path, *options: str, workers: int = 1) -> System:
     system.url = found[1]
     system.wait_for(lambda: len(system.workers()) >= workers, f"{workers} workers")
     return system
+
+
+@contextmanager
+def running(folder: Path, *options: str, workers: int = 1) -> Iterator[System]:
+    """One that ends with the block."""
+    system = begin(folder, *options, workers=workers)
+    try:
+        yield system
+    finally:
+        system.stop()
 
 
 @contextmanager
