@@ -46,22 +46,22 @@ class System:
         headers = {"authorization": f"Bearer {key}"}
         return httpx.post(f"{self.url}/v1/completions", json=body | more, headers=headers, timeout=60).status_code
 
-    def traffic(self, ask: Ask, seconds: float, at_a_time: int) -> Window:
-        """`ask` again and again, so many at a time; what ended in it is in the ledger when this returns."""
+    def traffic(self, ask: Ask, seconds: float, at_a_time: int, at_least: int = 40) -> Window:
+        """`ask` again and again, so many at a time, for so long and so often; what ended is in the ledger after it."""
         start_ns = time.time_ns()
         deadline = time.monotonic() + seconds
+        asked: list[int] = []
 
-        def client() -> int:
-            asked = 0
-            while time.monotonic() < deadline:
-                ask(self, next(self.numbers))
-                asked += 1
-            return asked
+        def client() -> None:
+            while time.monotonic() < deadline or len(asked) < at_least:
+                asked.append(next(self.numbers))
+                ask(self, asked[-1])
 
         with ThreadPoolExecutor(at_a_time) as pool:
-            asked = sum(future.result() for future in [pool.submit(client) for _ in range(at_a_time)])
+            for future in [pool.submit(client) for _ in range(at_a_time)]:
+                future.result()
         window = Window(start_ns, time.time_ns())
-        self.wait_for(lambda: self.num_records(window) >= asked, f"{asked} records")
+        self.wait_for(lambda: self.num_records(window) >= len(asked), f"{len(asked)} records")
         return window
 
     def num_records(self, window: Window) -> int:
