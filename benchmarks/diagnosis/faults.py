@@ -54,15 +54,15 @@ def usual_anew(system: System, number: int) -> None:
     system.complete(f"{number} {time.time_ns()} The", max_tokens=32)
 
 
-def usual_run(system: System, ask: Ask = usual, seconds: float = 6.0) -> Window:
+def usual_run(system: System, ask: Ask = usual, seconds: float = 4.0) -> Window:
     """What every fault is compared with, once every document is in a cache and every kernel compiled."""
     system.traffic(ask, seconds / 4, AT_A_TIME)
     return system.traffic(ask, seconds, AT_A_TIME)
 
 
 def slow_worker(system: System) -> Window:
-    """One of two workers gets a quarter of its time."""
-    with stopping(system.pids("worker")[-1:], stopped_s=0.06, running_s=0.02):
+    """One of two workers gets an eighth of its time."""
+    with stopping(system.pids("worker")[-1:], stopped_s=0.14, running_s=0.02):
         return system.traffic(usual_anew, 4.0, 2 * AT_A_TIME, at_least=100)
 
 
@@ -76,9 +76,9 @@ def flood(system: System) -> Window:
     """A third tenant sends more than fits, with long answers."""
 
     def greedy(running: System, number: int) -> None:
-        running.complete(f"{number} The", max_tokens=150, key="key-of-carl")
+        running.complete(f"{number} The", max_tokens=80, key="key-of-carl")
 
-    with beside(system, greedy, at_a_time=24):
+    with beside(system, greedy, at_a_time=16):
         return system.traffic(usual, 4.0, AT_A_TIME)
 
 
@@ -224,6 +224,7 @@ POOL_FAULTS = (
     Fault("cost_by_waste", leaving_clients),
     Fault("worker_lost", kill_worker),
 )
+FAR_RULES = ("cost_by_price", "no_gain_from_workers", "slow_network")
 FAR = (*STEADY, "--threads", "2", "--worker-address")
 """Options of the system that another worker joins; the address follows."""
 SMALL = (*STEADY, "--threads", "2", "--kv-bytes", "2MiB", "--kv-host-bytes", "4MiB")

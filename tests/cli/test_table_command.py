@@ -30,7 +30,7 @@ from tokenworks.observe.store import open_ledger
 
 SECOND_NS = 10**9
 ALL = ("--since", "2026-03-01T10:00:00Z", "--until", "2026-03-01T10:10:00Z")
-HOSTILE = "[red]x[/]\x1b[2J<b>\"=1"
+HOSTILE = '[red]x[/]\x1b[2J<b>"=1'
 
 
 def write_ledger(folder: Path, frames: list[Frame]) -> Path:
