@@ -129,9 +129,8 @@ async def test_the_task_tells_a_receiver_of_what_is_in_the_ledger(
     alerts = AlertSettings(kind="webhook", url=url, secret_variable="HOOK_SECRET", interval_s=1)
     ledger_settings = LedgerSettings(path=str(tmp_path))
     kept.take_in(broken(time.time_ns() - 10**9))  # type: ignore[arg-type]
-    context = ObserverContext(
-        Settings(alerts=alerts, ledger=ledger_settings), tmp_path, partial(open_ledger, ledger_settings), lambda _: 0
-    )
+    settings = Settings(alerts=alerts, ledger=ledger_settings)
+    context = ObserverContext(settings, tmp_path, partial(open_ledger, ledger_settings), lambda _: 0, [])
     task = asyncio.create_task(look_out(context))  # type: ignore[arg-type]
     async with asyncio.timeout(PATIENCE_S):
         told = [await got.get(), await got.get()]

@@ -102,13 +102,17 @@ def _receiver(alerts: AlertSettings) -> Receiver | None:
 
 
 async def _every(lookout: Lookout, interval_s: float, delivery: Delivery | None) -> None:
+    trouble = ""  # told once, while it stays the same
     await asyncio.sleep(min(interval_s, FIRST_LOOK_S))
     while True:
+        notices: list[Notice] = []
         try:
             notices = await asyncio.to_thread(lookout.look, time.time_ns())
+            trouble = ""
         except (TokenworksError, OSError) as error:
-            log.warning("alerts could not be looked for: %s", error)
-            notices = []
+            if str(error) != trouble:
+                log.warning("alerts could not be looked for: %s", error)
+            trouble = str(error)
         for notice in notices:
             log.warning("alert %s (%s): %s", notice.alert.key, notice.status, notice.alert.summary)
         if delivery is not None:
