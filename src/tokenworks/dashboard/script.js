@@ -378,7 +378,7 @@ function drawRequests(answer) {
     return;
   }
   const longest_s = Math.max(...requests.map((request) => request.e2e_s));
-  const headings = [["ended", ""], ["request", "text"], ["tenant", "text"], ["scenario", "text"], ["outcome", "text"], ["worker", "text"], ["where the time went", "text"], ["first token", ""], ["E2E", ""], ["in", ""], ["out", ""], ["cost", ""]];
+  const headings = [["ended", ""], ["request", "text"], ["tenant", "text wide"], ["scenario", "text wide"], ["outcome", "text"], ["worker", "text wide"], ["where the time went", "text"], ["first token", "wide"], ["E2E", ""], ["tokens in", "wide"], ["out", "wide"], ["cost", "wide"]];
   fill(container, h("table", {},
     h("thead", {}, h("tr", {}, headings.map(([heading, kind]) => h("th", { scope: "col", class: kind }, heading)))),
     h("tbody", {}, requests.map((request) => requestRow(request, longest_s)))),
@@ -390,15 +390,15 @@ function requestRow(request, longest_s) {
   const open = () => openExplain(request.id);
   return h("tr", { class: "open", onclick: open },
     h("td", {}, when(request.ended_s)),
-    h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 12))),
-    h("td", { class: "text name", title: request.tenant }, request.tenant || NONE),
-    h("td", { class: "text" }, request.scenario),
+    h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 8))),
+    h("td", { class: "text name wide", title: request.tenant }, request.tenant || NONE),
+    h("td", { class: "text wide" }, request.scenario),
     h("td", { class: "text" }, chip(request.outcome, request.outcome === "ok" ? "good" : "bad")),
-    h("td", { class: "text name" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
-    h("td", { class: "text" }, stageBar(request, longest_s)),
-    h("td", {}, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
-    h("td", { title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", {}, count(request.output_tokens)),
-    h("td", {}, money(request.cost)));
+    h("td", { class: "text name wide" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
+    h("td", { class: "text bar-cell" }, stageBar(request, longest_s)),
+    h("td", { class: "wide" }, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
+    h("td", { class: "wide", title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", { class: "wide" }, count(request.output_tokens)),
+    h("td", { class: "wide" }, money(request.cost)));
 }
 
 function stageBar(request, longest_s) {
@@ -406,7 +406,7 @@ function stageBar(request, longest_s) {
   const words = parts.map(([, value, label]) => `${label} ${seconds(value)}`).join(", ");
   const bar = stacked(parts, words || "no stages");
   bar.title = words;
-  bar.style.setProperty("width", `${Math.max(2, (160 * request.e2e_s) / longest_s)}px`);
+  bar.style.setProperty("width", `${Math.max(1.5, (100 * request.e2e_s) / longest_s)}%`);
   bar.style.setProperty("min-width", "0");
   return bar;
 }
@@ -480,7 +480,7 @@ function drawCost(bill) {
   const most = Math.max(...bill.lines.map((line) => Math.abs(line.amount)));
   fill(byId("bill"), h("div", { class: "bill" },
     bill.lines.map((line) => billLine(lineLabel(line), line, most, bill.total)),
-    h("span", { class: "who total" }, "bill"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(bill.total))),
+    billTotal("bill", bill.total)),
     h("p", { class: "legend" }, billNotes(bill).map((note) => h("span", { class: "plain" }, note))));
 }
 
@@ -488,7 +488,12 @@ const billLine = (label, line, most, total) => [
   h("span", { class: "who" }, label),
   h("span", { class: "track", "aria-hidden": "true" },
     h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
-  h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount)), h("span", { class: "soft part" }, share(total ? line.amount / total : 0))),
+  h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount))),
+  h("span", { class: "soft amount part" }, share(total ? line.amount / total : 0)),
+];
+
+const billTotal = (label, amount) => [
+  h("span", { class: "who total" }, label), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(amount)), h("span", { class: "total part" }, "\u00a0"),
 ];
 
 function billNotes(bill) {
@@ -576,8 +581,7 @@ function drawExplanation(told) {
     part("Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
     told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
     told.spans?.length > 0 && part("The application around it", spanFall(told)),
-    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, told.costs[0].amount, told.cost)),
-      h("span", { class: "who total" }, "request"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(told.cost)))),
+    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, Math.max(...told.costs.map((each) => each.amount)), told.cost)), billTotal("request", told.cost))),
     Object.keys(told.tags).length > 0 && part("Tags", h("p", { class: "head" }, Object.entries(told.tags).map(([key, value]) => chip(`${key}: ${value}`)))));
 }
 
