@@ -21,6 +21,7 @@ from tests.observe.otlp_rig import Receiver, export, raw_span, running
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Record
+from tokenworks.observe.figures import SpanFigures
 from tokenworks.observe.journal import Journal
 from tokenworks.observe.ledger import Span
 from tokenworks.observe.span_tasks import traces_route
@@ -114,7 +115,7 @@ def test_spans_that_find_no_room_go_back_to_the_sender() -> None:
         told.extend(taken)
         return len(taken)
 
-    context = cast(ObserverContext, SimpleNamespace(tell=tell))
+    context = cast(ObserverContext, SimpleNamespace(tell=tell, spans=SpanFigures()))
     endpoint = traces_route(context).endpoint
     with running(endpoint) as url:
         headers = {"content-type": "application/x-protobuf"}
