@@ -28,12 +28,14 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-@pytest.mark.parametrize("command", [[name] for name in COMMANDS] + [["model", "inspect"], ["model", "random"], []])
+@pytest.mark.parametrize(
+    "command", [[name] for name in COMMANDS] + [["model", "inspect"], ["model", "random"], ["key", "add"], []]
+)
 def test_help_says_what_it_does_and_shows_examples(command: list[str]) -> None:
     result = invoke(*command, "--help")
     assert result.exit_code == 0
     assert result.output.startswith("Usage: ")
-    if command not in (["model"], ["doctor"]):
+    if command not in (["model"], ["key"], ["doctor"]):
         assert "tokenworks " in result.output.partition("\n\n")[2]
 
 
@@ -212,3 +214,38 @@ def test_doctor_fails_for_settings_that_are_wrong_and_says_so(folder: Path) -> N
     result = invoke("doctor")
     assert result.exit_code == 1
     assert "gateway.prot" in result.output
+
+
+def test_a_key_is_made_shown_once_listed_and_revoked(folder: Path) -> None:
+    made = CliRunner().invoke(
+        main, ["key", "add", "team-a", "--scenario", "offline", "--note", "x", "--ledger-path", "s"]
+    )
+    assert (made.exit_code, made.stdout[:3], len(made.stdout.strip())) == (0, "tw-", 67)
+    [key] = json.loads(invoke("key", "list", "--json", "--ledger-path", "s").output)
+    assert (key["tenant"], key["scenario"], key["note"], key["revoked"]) == ("team-a", "offline", "x", None)
+    assert made.stdout.strip() not in invoke("key", "list", "--ledger-path", "s").output
+    assert "revoked" in invoke("key", "revoke", key["id"], "--ledger-path", "s").output
+    listed = invoke("key", "list", "--ledger-path", "s").output
+    assert key["id"] in listed
+    assert "revoked 20" in listed
+    assert made.stdout.strip() not in (folder / "s" / "keys.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["key", "add", "a\nb", "--ledger-path", "s"], "printable"),
+        (["key", "add", "a", "--ledger-path", "off"], "--ledger-path"),
+        (["key", "add", "a", "--scenario", "never", "--ledger-path", "s"], "realtime"),
+        (["key", "revoke", "nobody", "--ledger-path", "s"], "key list"),
+    ],
+)
+def test_a_key_that_cannot_be_says_why(arguments: list[str], part: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert part in result.output
+
+
+def test_no_keys_are_told(folder: Path) -> None:
+    assert "tokenworks key add" in invoke("key", "list", "--ledger-path", "s").output
+    assert not (folder / "s").exists()

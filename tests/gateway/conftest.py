@@ -15,24 +15,35 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import httpx
 import pytest
 import tokenizers
 import uvloop
 import zmq
+from msgspec.structs import replace
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tokenworks.contract import wire
 from tokenworks.contract.card import Card
-from tokenworks.contract.config import FleetSettings, GatewaySettings, KVSettings, Settings
+from tokenworks.contract.config import (
+    CostSettings,
+    FleetSettings,
+    GatewaySettings,
+    KVSettings,
+    LedgerSettings,
+    Settings,
+)
+from tokenworks.contract.folders import state_folder
 from tokenworks.contract.kv import KVSpec, Tier
+from tokenworks.contract.record import Frame, Record, SequenceReport
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
 from tokenworks.gateway.process import bind, build_gateway
+from tokenworks.observe.journal import JournalReader
 
 WaitUntil: TypeAlias = Callable[[Callable[[], object]], None]
 MakeRig: TypeAlias = Callable[..., AbstractContextManager["Rig"]]
@@ -132,6 +143,8 @@ class ScriptedWorker:
         self.answer = echo_plus_one
         self.max_steps = max_steps  # steps each request gets before it is paused
         self.is_mute = False
+        self.tells_cancelled = True  # what it spent on a request that it was told to drop
+        self.report: SequenceReport | None = None  # of every sequence
         self.load: dict[str, Any] = {}  # beyond what it says by itself
         self._hello = _hello(worker_id, window, protocol, **options)
         self._address = address
@@ -191,7 +204,9 @@ class ScriptedWorker:
                 self._active[request.id] = self.answer(request)
             case wire.Cancel(request_id):
                 self.cancelled.append(request_id)
-                self._active.pop(request_id, None)
+                if self._active.pop(request_id, None) is not None and self.tells_cancelled:
+                    end = End(EndReason.CANCELLED, report=self.report)
+                    self._outbox.append(wire.StepOutput([SequenceOutput(request_id, end=end)]))
             case wire.Rejoin():
                 self._active.clear()
                 self._say_hello(main)
@@ -211,6 +226,8 @@ class ScriptedWorker:
             if output is None:  # the script is over and the request has no end: it waits to be cancelled
                 self._steps[request_id] = _NEVER
                 continue
+            if output.end is not None and self.report is not None:
+                output = replace(output, end=replace(output.end, report=self.report))
             outputs.append(output)
             if output.end is not None:
                 del self._active[request_id]
@@ -227,9 +244,11 @@ def _hello(
     has_store: bool = False,
     prefill_s: float = 0.0,
     is_foreign: bool = False,
+    price_per_hour: float | None = None,
 ) -> wire.Hello:
     """`prefill_s`: what its card says that a token of a prompt takes."""
     card = Card("cpu: scripted", 1, "float32", "float32", 1, 1, "float32", 1, 100, (), (), 0, prefill_s, 0, 0, 0, 0)
+    card = replace(card, price_per_hour=price_per_hour)
     spec = None if is_foreign else KVSpec("scripted", 1, 1, 8, 4, "float32")
     return wire.Hello(protocol, worker_id, os.getpid(), "tiny-echo", window, spec, card, role, has_store)
 
@@ -285,8 +304,9 @@ class RunningGateway:
 class Rig:
     """A gateway, its workers and its clients."""
 
-    def __init__(self, gateway: RunningGateway) -> None:
+    def __init__(self, gateway: RunningGateway, state: Path | None) -> None:
         self.gateway = gateway
+        self.state = state  # where its ledger is
         self.workers: list[ScriptedWorker] = []
         self.http = httpx.Client(base_url=gateway.url, timeout=PATIENCE_S)
         self.openai = OpenAI(
@@ -337,6 +357,21 @@ class Rig:
         """POST a JSON body."""
         return self.http.post(path, json=body)
 
+    def frames(self) -> list[Frame]:
+        """Everything that the gateway has written into its journal so far."""
+        assert self.state is not None
+        return JournalReader(self.state / "journal").read({}, 1 << 30).frames
+
+    def records(self, num: int) -> list[Record]:
+        """The records, of which there are so many sooner or later, and no more."""
+        _wait_until(lambda: len(self._records()) >= num)
+        found = self._records()
+        assert len(found) == num, found
+        return found
+
+    def _records(self) -> list[Record]:
+        return [frame for frame in self.frames() if isinstance(frame, Record)]
+
     def close(self) -> None:
         """End everything."""
         self.openai.close()
@@ -350,16 +385,25 @@ class Rig:
 
 @contextmanager
 def _running_rig(
-    checkpoint: Path, *, lease_s: float = 10.0, drain_s: float = 10.0, kv: KVSettings | None = None
+    checkpoint: Path,
+    *,
+    lease_s: float = 10.0,
+    drain_s: float = 10.0,
+    kv: KVSettings | None = None,
+    auth: Literal["auto", "required", "off"] = "auto",
+    ledger: LedgerSettings | None = None,
+    cost: CostSettings | None = None,
 ) -> Iterator[Rig]:
-    """A gateway without workers."""
+    """A gateway without workers; `ledger`: none unless it is given."""
     settings = Settings(
         model=str(checkpoint),
-        gateway=GatewaySettings(worker_address="tcp://127.0.0.1:*", max_body_bytes=1 << 20, lease_s=lease_s),
+        gateway=GatewaySettings(worker_address="tcp://127.0.0.1:*", max_body_bytes=1 << 20, lease_s=lease_s, auth=auth),
         fleet=FleetSettings(drain_s=drain_s),
         kv=kv or KVSettings(),
+        ledger=ledger or LedgerSettings(path="off"),
+        cost=cost or CostSettings(),
     )
-    rig = Rig(RunningGateway(settings))
+    rig = Rig(RunningGateway(settings), state_folder(settings.ledger))
     try:
         yield rig
     finally:
@@ -376,6 +420,13 @@ def wait_until() -> WaitUntil:
 def running_rig(checkpoint: Path) -> MakeRig:
     """Makes gateways with other settings."""
     return partial(_running_rig, checkpoint)
+
+
+@pytest.fixture
+def recording_rig(checkpoint: Path, tmp_path: Path) -> Iterator[Rig]:
+    """A gateway without workers that writes records down, for one test."""
+    with _running_rig(checkpoint, lease_s=1.0, ledger=LedgerSettings(path=str(tmp_path), flush_s=0.01)) as rig:
+        yield rig
 
 
 @pytest.fixture

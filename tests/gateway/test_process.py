@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 SERVE = """
 import sys
-from tokenworks.contract.config import GatewaySettings, Settings
+from tokenworks.contract.config import GatewaySettings, LedgerSettings, Settings
 from tokenworks.gateway.process import run_gateway
 run_gateway(
-    Settings(model=sys.argv[1], gateway=GatewaySettings(port=int(sys.argv[2]), worker_address=sys.argv[3])),
+    Settings(
+        model=sys.argv[1],
+        gateway=GatewaySettings(port=int(sys.argv[2]), worker_address=sys.argv[3]),
+        ledger=LedgerSettings(path="off"),
+    ),
     on_ready=lambda host, port: print(port, flush=True),
 )
 """

@@ -13,7 +13,7 @@ from tokenworks.contract.config import KVSettings
 from tokenworks.contract.kv import BlockName, Tier, block_names, root_name
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.gateway.tenants import ANONYMOUS, tenant_of
+from tokenworks.gateway.tenants import ANONYMOUS, caller_of, key_in
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, ScriptedWorker
@@ -73,13 +73,13 @@ def test_no_key_travels(bare_rig: Rig) -> None:
     worker = bare_rig.add_worker()
     cached(bare_rig, "sk-secret")
     [request] = worker.submitted
-    assert request.tenant == tenant_of(b"bearer  sk-secret ") != ANONYMOUS
+    assert request.tenant == caller_of(key_in(b"bearer  sk-secret ")).tenant != ANONYMOUS
     assert "secret" not in request.tenant + request.salt
 
 
 @pytest.mark.parametrize("header", [None, b"", b"Basic abc", b"Bearer", b"Bearer ", b"Bearer none", b"Bearer EMPTY"])
 def test_who_bears_no_key_is_anonymous(header: bytes | None) -> None:
-    assert tenant_of(header) == ANONYMOUS
+    assert caller_of(key_in(header)).tenant == ANONYMOUS
 
 
 def test_usage_says_which_tier_cached_tokens_came_from(bare_rig: Rig) -> None:

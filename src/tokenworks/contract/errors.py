@@ -66,6 +66,13 @@ class NotFound(InvalidRequest):
     code = "not_found"
 
 
+class Unauthorized(InvalidRequest):
+    """The request bears no API key that is known here."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
 class Forbidden(InvalidRequest):
     """Not from where this request comes."""
 
@@ -98,6 +105,12 @@ class Draining(Unavailable):
     """The system is shutting down and takes no new requests."""
 
     code = "draining"
+
+
+class ObserverUnavailable(Unavailable):
+    """The observer, which keeps the ledger and answers from it, cannot be asked now; requests are served as ever."""
+
+    code = "observer_unavailable"
 
 
 class WorkerLost(Unavailable):

@@ -20,13 +20,16 @@ class Scenario(StrEnum):
     REALTIME = "realtime"  # steadiness: jitter
 
 
+AUTO_TIER: Final = "auto"
+"""The `service_tier` that leaves the choice to the API key, as leaving it out does."""
+
 SERVICE_TIERS: Final = {
-    "auto": Scenario.ONLINE,
+    AUTO_TIER: Scenario.ONLINE,
     "default": Scenario.ONLINE,
     "flex": Scenario.OFFLINE,
     "priority": Scenario.REALTIME,
 }
-"""OpenAI's `service_tier` values and the scenario each one chooses."""
+"""OpenAI's `service_tier` values and the scenario each one chooses, where the key chooses none."""
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,8 +1,8 @@
 """One engine: a scheduler that decides, a decoder that computes, a sampler that chooses. One call is one step.
 
 The engine knows nothing of processes and sockets: it is given requests and gives outputs. It reads the clock that it is
-handed for one thing: it tells how long each step took, so that guessing ahead and fetching are chosen by their gain.
-A step that raises ends the sequences that were in it, with the reason, and the engine goes on.
+handed for one thing: it tells when each step ran, so that guessing ahead and fetching are chosen by their gain and each
+sequence is charged its share. A step that raises ends the sequences in it, with the reason, and the engine goes on.
 """
 
 from __future__ import annotations
@@ -54,10 +54,17 @@ class Model(Protocol):
 
 
 class StepTime(NamedTuple):
-    """A step that was run."""
+    """A step that was run: from the plan to the sampled tokens, on the engine's clock."""
 
     plan: StepPlan
-    seconds: float
+    start_ns: int
+    end_ns: int
+    has_failed: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return (self.end_ns - self.start_ns) / 1e9
 
 
 class Engine:
@@ -73,7 +80,7 @@ class Engine:
         num_blocks: int,
         limits: Limits,
         speculator: Speculator | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.model = model
         self.spec = spec
@@ -83,7 +90,7 @@ class Engine:
         self._cache = model.make_cache(spec, num_blocks)
         self._pool = BlockPool(num_blocks)
         self._speculator = speculator
-        self._clock = clock
+        self._clock_ns = clock_ns
         self.scheduler = Scheduler(limits, self._pool, spec.fingerprint, speculator)
 
     @property
@@ -159,9 +166,13 @@ class Engine:
         return [_output(*pair) for pair in zip(outcomes, sampled.logprobs, strict=True)]
 
     def _compute(self, plan: StepPlan) -> Sampled:
-        start_s = self._clock()
-        sampled = self._forward(plan)
-        self.last_step = StepTime(plan, self._clock() - start_s)
+        start_ns = self._clock_ns()
+        try:
+            sampled = self._forward(plan)
+        except Exception:
+            self.last_step = StepTime(plan, start_ns, self._clock_ns(), has_failed=True)
+            raise
+        self.last_step = StepTime(plan, start_ns, self._clock_ns())
         if self._speculator is not None:
             self._speculator.costs.observe(plan.num_tokens, self.last_step.seconds)
         return sampled

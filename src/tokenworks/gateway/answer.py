@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import PICO, Costs, Work
 from tokenworks.gateway.choice import Piece, Position
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -26,13 +27,38 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     cached_tokens_by_tier: dict[Tier, int] | None = None  # where there is a store
 
 
+class CostDetails(msgspec.Struct, frozen=True):
+    """What a request's cost is made of, each in `currency`."""
+
+    currency: str
+    device: dict[Work, float]
+    kv: dict[Tier, float]
+    transfer: float
+    energy: float
+    saved: float  # what computing the cached tokens would have cost; no part of the sum
+
+
 class Usage(msgspec.Struct, frozen=True):
-    """OpenAI's `usage`."""
+    """OpenAI's `usage`, and the cost where it was asked for: a number, or null where a worker has yet to tell."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    cost: float | None | msgspec.UnsetType = msgspec.UNSET
+    cost_details: CostDetails | None | msgspec.UnsetType = msgspec.UNSET
+
+
+def cost_details(costs: Costs, currency: str) -> CostDetails:
+    """Costs as a client reads them."""
+    return CostDetails(
+        currency,
+        {work: amount / PICO for work, amount in costs.device.items()},
+        {tier: amount / PICO for tier, amount in costs.kv.items()},
+        costs.transfer / PICO,
+        costs.energy / PICO,
+        costs.saved / PICO,
+    )
 
 
 def token_ids_field(token_ids: Sequence[int], *, is_wanted: bool) -> bytes:

@@ -25,6 +25,12 @@ class StreamOptions(Body, frozen=True, kw_only=True):
     include_obfuscation: bool | None = None  # nothing is padded here, so both values are honoured
 
 
+class UsageOptions(Body, frozen=True, kw_only=True):
+    """`usage`, a parameter that OpenRouter brought up and its clients send."""
+
+    include: bool | None = None
+
+
 class GenerationBody(Body, frozen=True, kw_only=True):
     """What completions and chat completions share."""
 
@@ -52,6 +58,7 @@ class GenerationBody(Body, frozen=True, kw_only=True):
     add_special_tokens: bool | None = None
     cache_salt: str | None = None
     return_token_ids: bool | None = None
+    usage: UsageOptions | None = None
 
 
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):

@@ -61,7 +61,9 @@ class Choice:
         self.cached_tokens = 0  # of the prompt, from whatever tier
         self.fetched_tokens: dict[Tier, int] = {}  # of those, the ones from beyond the device
         self.finish_reason: str | None = None
-        self.last_token_s = 0.0  # monotonic time of the latest tokens, for the gaps between them
+        self.last_token_ns = 0  # monotonic time of the latest tokens, for the gaps between them
+        self.logprob_sum = 0.0  # of the chosen tokens, as many as were told
+        self.num_logprobs = 0
         self._token_bytes = token_bytes
         self._detokenizer = detokenizer
         self._stops = StopStrings(stops) if stops else None
@@ -115,7 +117,10 @@ class Choice:
     ) -> str:
         text = ""
         for at, (token_id, found) in enumerate(zip(token_ids, logprobs, strict=True)):
-            positions.append(self._position(token_id, found, self._num_chars + len(text)))
+            position = self._position(token_id, found, self._num_chars + len(text))
+            positions.append(position)
+            self.logprob_sum += position.logprob
+            self.num_logprobs += 1
             if at < len(token_ids) - hidden:
                 text += self._detokenizer.push([token_id])
         self._num_chars += len(text)

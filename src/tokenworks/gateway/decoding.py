@@ -96,9 +96,13 @@ def decode_body(content: bytes, kind: type[B], decoder: msgspec.json.Decoder[B])
         raise _malformed(error) from error
 
 
+class NoObject(InvalidRequest):
+    """The body is no JSON object: nothing of the request could be understood."""
+
+
 def _malformed(error: Exception) -> InvalidRequest:
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return InvalidRequest(f"the request body is not valid JSON in UTF-8: {reason}")
+    return NoObject(f"the request body is not valid JSON in UTF-8: {reason}")
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def _json_object(content: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(error) from error
     if not isinstance(found, dict):
-        raise InvalidRequest("the request body must be a JSON object")
+        raise NoObject("the request body must be a JSON object")
     return found
 
 

@@ -20,12 +20,15 @@ from typing import Final
 from tokenworks.contract import wire
 from tokenworks.contract.errors import InvalidRequest, TokenworksError, Unavailable, WorkerLost
 from tokenworks.contract.request import Request
-from tokenworks.contract.wire import EndReason
+from tokenworks.contract.wire import EndReason, Role
 from tokenworks.gateway.counts import DispatchCounts
+from tokenworks.gateway.farewells import Farewells
 from tokenworks.gateway.flights import Flight, PromptNames, flight_id
+from tokenworks.gateway.legs import LOST, OUTCOMES, Trail
 from tokenworks.gateway.members import Members
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.registry import StoreRegistry, Worker, WorkerRegistry
+from tokenworks.gateway.samples import Samples
 from tokenworks.gateway.streams import Stream
 from tokenworks.gateway.worker_socket import WorkerSocket
 
@@ -42,10 +45,12 @@ REFUSED_LEASES: Final = 0.3
 class Dispatcher:
     """The gateway's side of the wire protocol."""
 
-    def __init__(self, address: str, lease_s: float) -> None:
+    def __init__(self, address: str, lease_s: float, samples: Samples) -> None:
         self.counts = DispatchCounts()
         self._lease_s = lease_s
-        self._members = Members(lease_s, self.counts, self._send, self._resend_waiting, self._on_lost)
+        self._samples = samples
+        self._members = Members(lease_s, self.counts, samples, self._send, self._resend_waiting, self._on_lost)
+        self._farewells = Farewells(lease_s)
         self._placing = Placing(self.workers, self.stores)
         self._flights: dict[str, Flight] = {}
         self._socket = WorkerSocket(address, self._on_frame)
@@ -71,35 +76,46 @@ class Dispatcher:
         """Sequences that have not ended."""
         return len(self._flights)
 
-    def submit(self, requests: Sequence[Request]) -> Stream:
-        """Send each request to a worker; raises Unavailable, and then none of them runs."""
-        stream = Stream(request.id for request in requests)
+    def submit(self, requests: Sequence[Request], trail: Trail) -> Stream:
+        """Send each request to a worker, noted in `trail`; raises Unavailable, and then none of them runs."""
+        stream = Stream((request.id for request in requests), trail)
         prompts: dict[int, PromptNames] = {}  # by identity of the token ids, which the n choices of one prompt share
         may_split = len({id(request.token_ids) for request in requests}) == len(requests)
         try:
-            for request in requests:
+            for index, request in enumerate(requests):
                 prompt = prompts.setdefault(id(request.token_ids), PromptNames(request))
-                self._begin(Flight(request, stream, prompt, may_split=may_split))
+                self._begin(Flight(request, stream, prompt, index=index, may_split=may_split))
         except TokenworksError:
             self.close(stream)
             raise
         return stream
 
-    def cancel(self, request_id: str) -> None:
-        """Nobody waits for this sequence any more; unknown ids are ignored."""
+    def cancel(self, request_id: str, since_ns: int | None = None) -> None:
+        """Nobody waits for this sequence any more, since that monotonic time or now; unknown ids are ignored."""
         flight = self._flights.pop(request_id, None)
         if flight is None:
             return
         flight.stream.open_ids.discard(request_id)
-        worker, wire_id = flight.worker, flight.wire_id
-        if worker is not None:
-            self._let_go(flight)
-            self._send(worker.identity, wire.encode(wire.Cancel(wire_id)))
+        since_ns = time.monotonic_ns() if since_ns is None else since_ns
+        worker, sending, wire_id = flight.worker, flight.sending, flight.wire_id
+        flight.let_go(since_ns, "cancelled")
+        flight.ended(since_ns)
+        if (
+            worker is not None
+            and sending is not None
+            and self._send(worker.identity, wire.encode(wire.Cancel(wire_id)))
+        ):
+            self._farewells.expect(wire_id, sending, flight.stream.trail)
 
     def close(self, stream: Stream) -> None:
         """Cancel what a stream still has open."""
         for request_id in list(stream.open_ids):
             self.cancel(request_id)
+
+    def change_role(self, worker: Worker, role: Role) -> None:
+        """What a worker is for, from the next request on."""
+        self.workers.give_role(worker, role)
+        self._samples.role_changed(worker)
 
     def fail_all(self, error: TokenworksError) -> None:
         """End every open stream."""
@@ -111,6 +127,7 @@ class Dispatcher:
         self._ticker.cancel()
         await asyncio.gather(self._ticker, return_exceptions=True)
         self._socket.close()
+        self._farewells.give_up()
 
     def _begin(self, flight: Flight) -> None:
         """Place a new request; raises Unavailable."""
@@ -119,11 +136,13 @@ class Dispatcher:
             first = self.workers.get(decision.prefill_id or decision.worker_id)
             assert first is not None
             flight.prefill_tokens = decision.prefill_tokens
+            flight.reason = decision.reason.value
             if self._send_to(first, flight):
-                flight.decision = decision
+                flight.decided(decision)
                 self.counts.decided(decision)
                 self._flights[flight.id] = flight
                 return
+        flight.ended(time.monotonic_ns())
         raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
 
     def _send_to(self, worker: Worker, flight: Flight) -> bool:
@@ -131,15 +150,10 @@ class Dispatcher:
         if not self._send(worker.identity, wire.encode(flight.submit())):
             self._members.lose(worker.id, "cannot be reached")
             return False
-        flight.worker = worker
-        worker.took(flight.wire_id, self._placing.new_tokens(flight, worker))
+        held_tokens = self._placing.held_tokens(flight, worker)
+        worker.took(flight.wire_id, max(1, flight.sent_tokens - held_tokens))
+        flight.sent_to(worker, held_tokens, time.monotonic_ns())
         return True
-
-    def _let_go(self, flight: Flight) -> None:
-        """Its worker has nothing more to do with it; what goes out next is the request itself."""
-        if flight.worker is not None:
-            flight.worker.ended(flight.wire_id)
-        flight.worker, flight.prefill_tokens = None, 0
 
     def _send_on(self, flight: Flight) -> None:
         """To whoever can take it; where nobody can, it waits for a worker."""
@@ -168,44 +182,48 @@ class Dispatcher:
         worker = self.workers.at(identity)
         if worker is None:
             return  # its heartbeat, which names it, is answered with `Rejoin`
-        worker.last_seen_s = time.monotonic()
+        now_ns = time.monotonic_ns()
+        worker.last_seen_s = now_ns / 1e9
         for output in message.outputs:
-            self._output(worker, output)
+            self._output(worker, output, now_ns)
 
-    def _output(self, worker: Worker, output: wire.SequenceOutput) -> None:
+    def _output(self, worker: Worker, output: wire.SequenceOutput, now_ns: int) -> None:
         flight = self._flights.get(flight_id(output.request_id))
         if flight is None or flight.worker is not worker or flight.wire_id != output.request_id:
-            return  # cancelled, or of a worker or a half that was given up
-        if flight.prefill_tokens:
+            self._farewells.hear(worker, output, now_ns)  # cancelled, or of a worker or a half that was given up
+        elif flight.prefill_tokens:
             if output.end is not None:
-                self._first_half_ended(flight, worker)
+                self._first_half_ended(flight, worker, now_ns, output)
         elif output.end is not None and output.end.reason is EndReason.REFUSED:
-            self._refused(flight, worker, output.end)
+            self._refused(flight, worker, output.end, now_ns)
         else:
-            self._deliver(flight, worker, output)
+            self._deliver(flight, worker, output, now_ns)
 
-    def _deliver(self, flight: Flight, worker: Worker, output: wire.SequenceOutput) -> None:
+    def _deliver(self, flight: Flight, worker: Worker, output: wire.SequenceOutput, now_ns: int) -> None:
         if not flight.has_begun and flight.decision is not None:
-            self.counts.first_token(flight.decision, time.monotonic() - flight.sent_s)
+            self.counts.first_token(flight.decision, now_ns / 1e9 - flight.sent_s)
         worker.has_begun(flight.wire_id)
-        flight.note(output)
+        flight.note(output, now_ns)
         if output.end is not None:
             del self._flights[flight.id]
-            self._let_go(flight)
-        flight.stream.deliver(output)
+            flight.let_go(now_ns, OUTCOMES[output.end.reason], output.end.report)
+            flight.ended(now_ns)
+        flight.stream.deliver(output, now_ns)
 
-    def _first_half_ended(self, flight: Flight, worker: Worker) -> None:
-        """Well or badly: the second worker fetches what there is."""
-        flight.prefilled_by = worker.id
-        self._let_go(flight)
+    def _first_half_ended(
+        self, flight: Flight, worker: Worker, now_ns: int, output: wire.SequenceOutput | None
+    ) -> None:
+        """Well or badly, or (None) with its worker: the second worker fetches what there is."""
+        flight.prefilled(worker.id, now_ns, output)
         self._send_on(flight)
 
-    def _refused(self, flight: Flight, worker: Worker, end: wire.End) -> None:
+    def _refused(self, flight: Flight, worker: Worker, end: wire.End, now_ns: int) -> None:
         """Somebody else may take it; where nobody is there at all, it waits for one who comes."""
         self.counts.resends["refused"] += 1
         flight.refused_by.add(worker)
         flight.error = _refusal(worker, end)
-        self._let_go(flight)
+        flight.reason = OUTCOMES[EndReason.REFUSED]
+        flight.let_go(now_ns, flight.reason, end.report)
         self._send_on(flight)
         if flight.worker is None and end.param is not None:
             self._fail(flight)  # it is the request that does not fit: waiting will not help
@@ -215,15 +233,18 @@ class Dispatcher:
 
     def _on_lost(self, worker: Worker) -> None:
         """Send on what a worker had that is no longer registered."""
+        now_ns = time.monotonic_ns()
+        self._farewells.lose(worker)
         for wire_id in list(worker.open_ids):
             flight = self._flights[flight_id(wire_id)]
             if flight.prefill_tokens:
-                self._first_half_ended(flight, worker)
+                self._first_half_ended(flight, worker, now_ns, None)
             else:
-                self._lost(flight, worker)
+                self._lost(flight, worker, now_ns)
 
-    def _lost(self, flight: Flight, worker: Worker) -> None:
-        self._let_go(flight)
+    def _lost(self, flight: Flight, worker: Worker, now_ns: int) -> None:
+        flight.let_go(now_ns, LOST)
+        flight.reason = LOST
         flight.num_losses += 1
         flight.deadline_s = None
         flight.error = WorkerLost(
@@ -241,6 +262,7 @@ class Dispatcher:
 
     def _fail(self, flight: Flight) -> None:
         del self._flights[flight.id]
+        flight.ended(time.monotonic_ns())
         flight.stream.open_ids.discard(flight.id)
         flight.stream.fail(flight.error)
 
@@ -260,6 +282,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(self._lease_s / CHECKS_PER_LEASE)
             self._members.check_leases()
+            self._farewells.expire(time.monotonic_ns())
             self._fail_overdue()
             self._resend_waiting()
 

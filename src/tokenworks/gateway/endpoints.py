@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from tokenworks.contract.errors import Draining, InvalidRequest, NotImplementedHere
-from tokenworks.gateway.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from tokenworks.gateway.decoding import decode_body
+from tokenworks.contract.errors import Draining, InvalidRequest, NotImplementedHere, TokenworksError
+from tokenworks.contract.record import Stage
+from tokenworks.gateway.bodies import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
+from tokenworks.gateway.decoding import NoObject, decode_body
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.generation import run
 from tokenworks.gateway.intake import chat_job, completion_job
 from tokenworks.gateway.service import Service
+
+G = TypeVar("G", bound=GenerationBody)
 
 _completion: Final = msgspec.json.Decoder(CompletionBody)
 _chat: Final = msgspec.json.Decoder(ChatBody)
@@ -24,16 +26,31 @@ _detokenize: Final = msgspec.json.Decoder(DetokenizeBody)
 
 async def completions(service: Service, exchange: Exchange) -> None:
     """`POST /v1/completions`."""
-    body = decode_body(await exchange.read_body(service.max_body_bytes), CompletionBody, _completion)
-    service.check_takes_work()
-    await run(service, exchange, await completion_job(service, body, exchange.tenant))
+    body = await _understood(service, exchange, CompletionBody, _completion)
+    await run(service, exchange, await completion_job(service, body, exchange.recording))
 
 
 async def chat_completions(service: Service, exchange: Exchange) -> None:
     """`POST /v1/chat/completions`."""
-    body = decode_body(await exchange.read_body(service.max_body_bytes), ChatBody, _chat)
+    body = await _understood(service, exchange, ChatBody, _chat)
+    await run(service, exchange, await chat_job(service, body, exchange.recording))
+
+
+async def _understood(service: Service, exchange: Exchange, kind: type[G], decoder: msgspec.json.Decoder[G]) -> G:
+    """The body of a request to generate; from here on it ends with a record."""
+    recording = exchange.recording
+    recording.caller = exchange.caller
+    content = await exchange.read_body(service.max_body_bytes)
+    recording.enter(Stage.ADMIT)
+    try:
+        body = decode_body(content, kind, decoder)
+    except TokenworksError as error:
+        recording.is_understood = not isinstance(error, NoObject)
+        raise
+    recording.is_understood = True
+    recording.is_stream = bool(body.stream)
     service.check_takes_work()
-    await run(service, exchange, await chat_job(service, body, exchange.tenant))
+    return body
 
 
 async def embeddings(service: Service, exchange: Exchange) -> None:
@@ -101,8 +118,9 @@ async def health_ready(service: Service, exchange: Exchange) -> None:
 
 
 async def metrics(service: Service, exchange: Exchange) -> None:
-    """`GET /metrics`."""
-    await exchange.respond(service.metrics.exposition(), 200, CONTENT_TYPE_LATEST.encode())
+    """`GET /metrics`: OpenMetrics for a scraper that accepts it, else Prometheus' text."""
+    body, content_type = service.metrics.exposition(exchange.accept)
+    await exchange.respond(body, 200, content_type.encode())
 
 
 async def _respond(exchange: Exchange, answer: dict[str, Any], status: int = 200) -> None:

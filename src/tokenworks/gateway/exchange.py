@@ -12,15 +12,25 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, Final
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from tokenworks.contract.errors import InvalidRequest, PayloadTooLarge, TokenworksError, Unavailable, WorkerLost
+from tokenworks.contract.errors import (
+    InvalidRequest,
+    PayloadTooLarge,
+    TokenworksError,
+    Unauthorized,
+    Unavailable,
+    WorkerLost,
+)
+from tokenworks.gateway.record import Recording
 from tokenworks.gateway.streams import ClientGone
-from tokenworks.gateway.tenants import tenant_of
+from tokenworks.gateway.tenants import UNKNOWN
+from tokenworks.gateway.traces import Trace, trace_of
 
 DRAIN_FACTOR: Final = (
     8  # an oversized body is read and dropped up to this many times the limit, so that it gets an answer
@@ -54,27 +64,50 @@ class Exchange:
     """The gateway's end of one HTTP request."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.started_s = time.monotonic()
+        self.started_ns = time.monotonic_ns()
         self.status = 0  # of the answer, once it has begun
         self.notes: dict[str, Any] = {}  # for the log line at the end
+        self.caller = UNKNOWN  # until its key was looked at
+        self._recording: Recording | None = None
         self._client: tuple[str, int] | None = scope.get("client")
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._path_params: dict[str, Any] = scope.get("path_params", {})
+        self.query_string = str(scope.get("query_string", b""), "latin-1")
         self._receive = receive
         self._send = send
         wanted = self._headers.get(b"x-request-id", b"")
         self.id = wanted.decode() if _REQUEST_ID.fullmatch(wanted) else secrets.token_hex(12)
 
-    @property
-    def trace_parent(self) -> str | None:
-        """The W3C trace context that the client sent, as it is."""
-        value = self._headers.get(b"traceparent")
-        return None if value is None else value.decode("latin-1")[:128]
+    @cached_property
+    def trace(self) -> Trace:
+        """The trace that this is a span of."""
+        return trace_of(self._headers.get(b"traceparent"))
 
     @property
-    def tenant(self) -> str:
-        """Whose request this is."""
-        return tenant_of(self._headers.get(b"authorization"))
+    def labels(self) -> dict[str, str]:
+        """What a log line about this request says of it, for whoever looks for one request's lines."""
+        trace_id, span_id, _ = self.trace
+        return {"request_id": self.id, "trace_id": trace_id, "span_id": span_id, "tenant": self.caller.tenant}
+
+    @property
+    def authorization(self) -> bytes | None:
+        """The header of that name, as it is."""
+        return self._headers.get(b"authorization")
+
+    @property
+    def recording(self) -> Recording:
+        """What is noted for this request's record; there is one for every request to generate."""
+        assert self._recording is not None
+        return self._recording
+
+    def begin_recording(self, endpoint: str) -> None:
+        """It is a request to generate."""
+        self._recording = Recording(self.id, endpoint, self.trace, self.started_ns)
+
+    @property
+    def accept(self) -> str:
+        """The kinds of answer that the client takes."""
+        return self._headers.get(b"accept", b"").decode("latin-1")
 
     @property
     def is_local(self) -> bool:
@@ -83,6 +116,16 @@ class Exchange:
             return self._client is not None and ip_address(self._client[0]).is_loopback
         except ValueError:  # a name that a proxy gave
             return False
+
+    @property
+    def host(self) -> str:
+        """The host that the client asked for, as it wrote it; empty: it did not say."""
+        return self.header("host") or ""
+
+    def header(self, name: str) -> str | None:
+        """A header of the request, by its name in lower case."""
+        value = self._headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
     def path_param(self, name: str) -> str:
         """A parameter of the path."""
@@ -129,9 +172,7 @@ class Exchange:
         if self.status:
             await self.write_events(b"data: " + error_body(error) + b"\n\n", is_last=True)
             return
-        may_retry = isinstance(error, Unavailable) and not isinstance(error, WorkerLost)
-        retry = [(b"retry-after", str(RETRY_AFTER_S).encode())] if may_retry else []
-        await self.respond(error_body(error), error.status, _JSON, *retry)
+        await self.respond(error_body(error), error.status, _JSON, *_advice(error))
 
     async def _start(self, status: int, headers: list[_Header]) -> None:
         self.status = status
@@ -142,6 +183,14 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         on_gone()
+
+
+def _advice(error: TokenworksError) -> list[_Header]:
+    """Headers that say what to do about an error."""
+    if isinstance(error, Unauthorized):
+        return [(b"www-authenticate", b"Bearer")]
+    may_retry = isinstance(error, Unavailable) and not isinstance(error, WorkerLost)
+    return [(b"retry-after", str(RETRY_AFTER_S).encode())] if may_retry else []
 
 
 _Header = tuple[bytes, bytes]

@@ -14,8 +14,10 @@ from msgspec.structs import replace
 
 from tokenworks.contract.errors import TokenworksError, Unavailable
 from tokenworks.contract.kv import BlockName, KVSpec, block_names, root_name
+from tokenworks.contract.record import SequenceReport
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import SequenceOutput, Submit
+from tokenworks.gateway.legs import LOST, OUTCOMES, Sending
 from tokenworks.gateway.registry import Worker
 from tokenworks.gateway.streams import Stream
 from tokenworks.policy.placement import held_prefix_blocks
@@ -23,6 +25,8 @@ from tokenworks.policy.split import Decision
 
 MAX_RESENDS: Final = 2
 """Workers that may be lost under one request before it fails: by then it is itself the suspect."""
+PREFILLED: Final = "prefilled"
+"""Why a flight goes to a second worker, where a first one has computed its prompt."""
 _FIRST_HALF: Final = ".prefill"
 _PREFILL_SAMPLING: Final = Sampling(max_tokens=1, temperature=0.0)
 
@@ -53,13 +57,19 @@ class PromptNames:
 class Flight:
     """Mutable; owned by the dispatcher."""
 
-    def __init__(self, request: Request, stream: Stream, prompt: PromptNames, *, may_split: bool) -> None:
+    def __init__(
+        self, request: Request, stream: Stream, prompt: PromptNames, *, index: int = 0, may_split: bool = False
+    ) -> None:
         self.request = request  # as it goes out next: the client's, or its continuation
+        self.index = index  # among the request's sequences
         self.stream = stream
         self.prompt = prompt
         self.may_split = may_split
         self.decision: Decision | None = None
         self.worker: Worker | None = None  # that runs it now; None: it waits for one
+        self.sending: Sending | None = None  # to that worker
+        self.reason = ""  # why it goes where it goes next
+        self.handed_tokens = 0  # of its prompt, those that the first half's worker has published
         self.prefill_tokens = 0  # of the first half, while that runs; 0: it is the request itself that runs
         self.prefilled_by: str | None = None  # the worker that had the first half
         self.refused_by: set[Worker] = set()  # since it was last asked around
@@ -86,6 +96,11 @@ class Flight:
         return bool(self._new_ids or self.request.num_generated or self._has_text)
 
     @property
+    def kind(self) -> str:
+        """What goes out now, in the record's word."""
+        return "prefill" if self.prefill_tokens else "continuation" if self.request.num_generated else "whole"
+
+    @property
     def can_be_resent(self) -> bool:
         """Whether somebody else may go on after a loss."""
         return self.num_losses <= MAX_RESENDS and not self._has_text
@@ -98,9 +113,54 @@ class Flight:
         first = replace(self.request, id=self.wire_id, token_ids=token_ids, sampling=_PREFILL_SAMPLING)
         return Submit(first, publishes=True)
 
-    def note(self, output: SequenceOutput) -> None:
+    @property
+    def sent_tokens(self) -> int:
+        """Of what goes out now, those whose KV is needed."""
+        return self.prefill_tokens or self.prompt.num_tokens
+
+    def decided(self, decision: Decision) -> None:
+        """It was placed so; the first leg bears the prediction."""
+        self.decision = decision
+        if self.sending is not None and decision.predicted_s:
+            self.sending.predicted_ns = round(decision.predicted_s * 1e9)
+
+    def sent_to(self, worker: Worker, held_tokens: int, now_ns: int) -> None:
+        """It went out, to a worker that is taken to hold so many tokens of its prompt."""
+        self.worker = worker
+        self.sending = Sending(worker, self.index, self.kind, self.reason, now_ns)
+        self.sending.handed_tokens = self.handed_tokens
+        self.sending.cached_tokens = max(held_tokens, self.handed_tokens)
+        self.stream.trail.sendings.append(self.sending)
+
+    def let_go(self, now_ns: int, outcome: str, report: SequenceReport | None = None) -> None:
+        """Its worker has nothing more to do with it; what goes out next is the request itself."""
+        if self.worker is not None:
+            self.worker.ended(self.wire_id)
+        if self.sending is not None:
+            self.sending.end(now_ns, outcome, report)
+        self.worker, self.sending, self.prefill_tokens = None, None, 0
+
+    def prefilled(self, worker_id: str, now_ns: int, output: SequenceOutput | None) -> None:
+        """Its first half has ended: well or badly, or (None) with its worker."""
+        end = None if output is None else output.end
+        outcome = LOST if end is None else OUTCOMES[end.reason]
+        self.prefilled_by = worker_id
+        self.reason = PREFILLED if outcome == "ok" else outcome
+        self.handed_tokens = self.prefill_tokens if outcome == "ok" else 0
+        if self.sending is not None and output is not None:
+            self.sending.found_tokens = output.cached_tokens or 0
+        self.let_go(now_ns, outcome, None if end is None else end.report)
+
+    def ended(self, now_ns: int) -> None:
+        """Nothing more comes of it."""
+        self.stream.trail.ends_ns[self.index] = now_ns
+
+    def note(self, output: SequenceOutput, now_ns: int) -> None:
         """Remember what was generated."""
         self.deadline_s = None
+        if self.sending is not None and not self.sending.first_ns:
+            self.sending.first_ns = now_ns
+            self.sending.found_tokens = output.cached_tokens or 0
         self._new_ids += output.token_ids
         self._has_text = self._has_text or output.text is not None
 

@@ -10,19 +10,25 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from tokenworks.contract.kv import Tier
-from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage
+from tokenworks.contract.record import PICO
+from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage, cost_details
 from tokenworks.gateway.choice import Choice, Piece
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.intake import Job
+from tokenworks.gateway.legs import Trail
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone, Stream
 
 
 async def run(service: Service, exchange: Exchange, job: Job) -> None:
     """Answer one completion or chat request; raises TokenworksError where it ends in an error."""
-    stream = service.dispatcher.submit(job.requests)
-    service.metrics.ingress.observe(time.monotonic() - exchange.started_s)
+    trail = Trail(time.monotonic_ns())
+    exchange.recording.placed(trail)
+    stream = service.dispatcher.submit(job.requests, trail)
+    service.metrics.ingress.observe((time.monotonic_ns() - exchange.started_ns) / 1e9)
     run = _Run(service, exchange, job, stream)
     watcher = exchange.watch(lambda: stream.fail(ClientGone("the client went away")))
     try:
@@ -30,22 +36,25 @@ async def run(service: Service, exchange: Exchange, job: Job) -> None:
     finally:
         watcher.cancel()
         service.dispatcher.close(stream)
-        run.record()
+        run.note()
 
 
 class _Run:
     """One job on its way."""
 
     def __init__(self, service: Service, exchange: Exchange, job: Job, stream: Stream) -> None:
+        self._service = service
         self._metrics = service.metrics
         self._dispatcher = service.dispatcher
         self._has_store = service.has_store()
         self._exchange = exchange
+        self._recording = exchange.recording
         self._job = job
         self._stream = stream
         self._by_id = dict(zip((request.id for request in job.requests), job.choices, strict=True))
         self._unfinished = len(job.choices)
-        self._ttft_s: float | None = None
+        self._ttft_ns: int | None = None
+        self._arrived_ns = 0  # monotonic time of the latest output
 
     async def answer_whole(self) -> None:
         """Collect everything, then send it."""
@@ -55,7 +64,9 @@ class _Run:
             self._note_first()
             for piece in pieces:
                 finished[piece.index].add(piece)
-        await self._exchange.respond(self._job.format.whole(finished, self._usage()))
+        answer = self._job.format.whole(finished, self._usage(is_last=True))
+        self._recording.writes()
+        await self._exchange.respond(answer)
 
     async def answer_as_stream(self) -> None:
         """Send every piece as it comes."""
@@ -63,44 +74,52 @@ class _Run:
         opened: set[int] = set()
         while self._unfinished:
             pieces = await self._next_pieces()
-            arrived_s = self._stream.arrived_s
             events = [self._events(piece, opened) for piece in pieces]
             if not self._unfinished:
-                events += [job.format.usage_event(self._usage()) if job.has_usage else b"", DONE_EVENT]
+                events += [job.format.usage_event(self._usage(is_last=True)) if job.has_usage else b"", DONE_EVENT]
+                self._recording.writes()
             await self._exchange.write_events(b"".join(events), is_last=not self._unfinished)
-            if self._ttft_s is None:
-                self._metrics.egress.observe(time.monotonic() - arrived_s)
             self._note_first()
 
-    def record(self) -> None:
-        """Count what the request came to, however it ended."""
-        job = self._job
-        output_tokens = sum(choice.num_tokens for choice in job.choices)
-        self._metrics.prompt_tokens.observe(job.prompt_tokens)
-        self._metrics.output_tokens.observe(output_tokens)
+    def note(self) -> None:
+        """Note what the request came to, however it ended."""
+        job, recording = self._job, self._recording
+        recording.asked_ns = self._stream.asked_ns
+        recording.output_tokens = sum(choice.num_tokens for choice in job.choices)
+        recording.cached_tokens = self._found_by_tier()
+        recording.finish_reasons = [choice.finish_reason for choice in job.choices if choice.finish_reason is not None]
+        recording.mean_logprob = _mean_logprob(job.choices)
+        recording.ttft_ns = self._ttft_ns
+        self._count()
+
+    def _count(self) -> None:
+        recording = self._recording
+        ttft_s = None if self._ttft_ns is None else self._ttft_ns / 1e9
+        self._metrics.prompt_tokens.observe(recording.prompt_tokens)
+        self._metrics.output_tokens.observe(recording.output_tokens)
         self._metrics.cached_tokens.inc(self._cached_tokens())
-        if self._ttft_s is not None:
-            self._metrics.ttft.observe(self._ttft_s)
+        if ttft_s is not None:
+            self._metrics.ttft.observe(ttft_s)
         self._exchange.notes |= {
-            "prompt_tokens": job.prompt_tokens,
-            "output_tokens": output_tokens,
-            "ttft_s": None if self._ttft_s is None else round(self._ttft_s, 6),
+            "prompt_tokens": recording.prompt_tokens,
+            "output_tokens": recording.output_tokens,
+            "ttft_s": None if ttft_s is None else round(ttft_s, 6),
         }
 
     async def _next_pieces(self) -> list[Piece]:
         """What arrived since the last call; at least one output, though maybe of a choice that has already ended."""
-        outputs = await self._stream.next_outputs()
         pieces = []
-        for output in outputs:
+        for output, at_ns in await self._stream.next_outputs():
+            self._arrived_ns = at_ns
             choice = self._by_id[output.request_id]
             if choice.finish_reason is not None:
                 continue
             piece = choice.take(output)
-            self._note_gap(choice.index)
+            self._note_gap(choice, at_ns)
             pieces.append(piece)
             if piece.finish_reason is not None:
                 self._unfinished -= 1
-                self._dispatcher.cancel(output.request_id)  # a stop string: the worker does not know yet
+                self._dispatcher.cancel(output.request_id, at_ns)  # a stop string: the worker does not know yet
         return pieces
 
     def _events(self, piece: Piece, opened: set[int]) -> bytes:
@@ -112,20 +131,34 @@ class _Run:
         return self._job.format.opening(piece.index) + event
 
     def _note_first(self) -> None:
-        if self._ttft_s is None:
-            self._ttft_s = time.monotonic() - self._exchange.started_s
+        """The first tokens have left for the client, or are put by for a whole answer."""
+        if self._ttft_ns is not None:
+            return
+        now_ns = time.monotonic_ns()
+        self._ttft_ns = now_ns - self._exchange.started_ns
+        if self._job.is_stream:
+            self._metrics.egress.observe((now_ns - self._arrived_ns) / 1e9)
 
-    def _note_gap(self, index: int) -> None:
-        choice = self._job.choices[index]
-        if choice.last_token_s:
-            self._metrics.itl.observe(self._stream.arrived_s - choice.last_token_s)
-        choice.last_token_s = self._stream.arrived_s
+    def _note_gap(self, choice: Choice, at_ns: int) -> None:
+        if choice.last_token_ns:
+            gap_ns = at_ns - choice.last_token_ns
+            self._recording.gap(gap_ns)
+            self._metrics.itl.observe(gap_ns / 1e9)
+        choice.last_token_ns = at_ns
 
-    def _usage(self) -> Usage:
+    def _usage(self, *, is_last: bool = False) -> Usage:
         completion_tokens = sum(choice.num_tokens for choice in self._job.choices)
         total = self._job.prompt_tokens + completion_tokens
         details = PromptTokensDetails(self._cached_tokens(), self._cached_by_tier() if self._has_store else None)
-        return Usage(self._job.prompt_tokens, completion_tokens, total, details)
+        usage = Usage(self._job.prompt_tokens, completion_tokens, total, details)
+        return self._with_cost(usage) if is_last and self._job.has_cost else usage
+
+    def _with_cost(self, usage: Usage) -> Usage:
+        recorder = self._service.recorder
+        costs = recorder.costs(self._recording)
+        if costs is None:
+            return replace(usage, cost=None, cost_details=None)
+        return replace(usage, cost=costs.total / PICO, cost_details=cost_details(costs, recorder.prices.currency))
 
     def _cached_by_tier(self) -> dict[Tier, int]:
         """The cached tokens by where they came from; what was fetched from nowhere was in the device's own memory."""
@@ -134,9 +167,19 @@ class _Run:
             fetched.update(choice.fetched_tokens)
         return {Tier.DEVICE: self._cached_tokens() - fetched.total(), **fetched}
 
+    def _found_by_tier(self) -> dict[Tier, int]:
+        """The same, without tiers that nothing came from."""
+        return {tier: tokens for tier, tokens in self._cached_by_tier().items() if tokens}
+
     def _cached_tokens(self) -> int:
         return sum(choice.cached_tokens for choice in self._first_choices())
 
     def _first_choices(self) -> Sequence[Choice]:
         """Of each prompt the first one: a prompt counts once, as that found it."""
         return self._job.choices[:: self._job.n]
+
+
+def _mean_logprob(choices: Sequence[Choice]) -> float | None:
+    """Of all output tokens; None where nobody asked."""
+    num = sum(choice.num_logprobs for choice in choices)
+    return sum(choice.logprob_sum for choice in choices) / num if num else None

@@ -14,20 +14,24 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.contract.request import SERVICE_TIERS, Request
+from tokenworks.contract.record import Stage
+from tokenworks.contract.request import AUTO_TIER, SERVICE_TIERS, Request, Scenario
 from tokenworks.gateway.answer import AnswerFormat, AnswerHead
 from tokenworks.gateway.bodies import ChatBody, CompletionBody, GenerationBody
 from tokenworks.gateway.chat_format import ChatFormat
 from tokenworks.gateway.choice import Choice
 from tokenworks.gateway.completion_format import CompletionFormat
 from tokenworks.gateway.prompts import output_budget
+from tokenworks.gateway.record import Recording
 from tokenworks.gateway.sampling import check_ranges, for_choice, sampling, stop_strings
 from tokenworks.gateway.service import Service
-from tokenworks.gateway.tenants import salt_for
+from tokenworks.gateway.tenants import Caller, salt_for
 
 DEFAULT_COMPLETION_TOKENS: Final = 16  # OpenAI's default; a chat answer may fill the window
 MAX_CHOICES: Final = 2048  # prompts times n
-MAX_METADATA_PAIRS: Final = 16
+MAX_METADATA_PAIRS: Final = 16  # as OpenAI has it, and the next two
+MAX_METADATA_KEY_CHARS: Final = 64
+MAX_METADATA_CHARS: Final = 512
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -41,43 +45,74 @@ class Job(msgspec.Struct, frozen=True):
     is_stream: bool
     has_usage: bool
     has_running_usage: bool
+    has_cost: bool  # in the usage
 
 
-async def completion_job(service: Service, body: CompletionBody, tenant: str) -> Job:
-    """The job of a completion request; raises InvalidRequest."""
-    stops = _check(service, body)
+async def completion_job(service: Service, body: CompletionBody, recording: Recording) -> Job:
+    """The job of a completion request; raises InvalidRequest. What is found out of it is noted in `recording`."""
+    stops = _check(service, body, recording)
+    recording.enter(Stage.TOKENISE)
     prompts = await service.reader.prompts(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+    recording.enter(Stage.ADMIT)
     budget = output_budget(prompts, body.max_tokens, DEFAULT_COMPLETION_TOKENS, service.window())
     head = _head("cmpl", service, body)
-    return _job(service, body, tenant, head, prompts, budget, stops)
+    return _job(service, body, recording, head, prompts, budget, stops)
 
 
-async def chat_job(service: Service, body: ChatBody, tenant: str) -> Job:
-    """The job of a chat request; raises InvalidRequest."""
-    stops = _check(service, body)
+async def chat_job(service: Service, body: ChatBody, recording: Recording) -> Job:
+    """The job of a chat request; raises InvalidRequest. What is found out of it is noted in `recording`."""
+    stops = _check(service, body, recording)
     limits = {limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("`max_tokens` and `max_completion_tokens` differ; give one", param="max_tokens")
+    recording.enter(Stage.TOKENISE)
     prompt = await service.reader.chat(body)
+    recording.enter(Stage.ADMIT)
     budget = output_budget([prompt], next(iter(limits), None), None, service.window())
     head = _head("chatcmpl", service, body)
-    return _job(service, body, tenant, head, [prompt], budget, stops)
+    return _job(service, body, recording, head, [prompt], budget, stops)
 
 
-def _check(service: Service, body: GenerationBody) -> list[str]:
+def _check(service: Service, body: GenerationBody, recording: Recording) -> list[str]:
     """What can be checked before the prompt is read; returns the stop strings."""
+    recording.scenario = _scenario(body.service_tier, recording.caller)
+    recording.tags = _tags(body.metadata)
     service.check_model(body.model)
     check_ranges(body)
-    if body.service_tier is not None and body.service_tier not in SERVICE_TIERS:
-        raise InvalidRequest(
-            f"`service_tier` is `{body.service_tier}`; use one of {', '.join(SERVICE_TIERS)}", param="service_tier"
-        )
-    if len(body.metadata or {}) > MAX_METADATA_PAIRS:
-        raise InvalidRequest(f"`metadata` has more than {MAX_METADATA_PAIRS} pairs; send fewer", param="metadata")
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("`stream_options` needs `stream` to be true", param="stream_options")
     service.tokenizer.check_ids(body.stop_token_ids or (), "stop_token_ids")
     return stop_strings(body)
+
+
+def _scenario(service_tier: str | None, caller: Caller) -> Scenario:
+    """Of the request: the one it names, or its key's."""
+    if service_tier in (None, AUTO_TIER):
+        return caller.scenario
+    if service_tier not in SERVICE_TIERS:
+        raise InvalidRequest(
+            f"`service_tier` is `{service_tier}`; use one of {', '.join(SERVICE_TIERS)}", param="service_tier"
+        )
+    return SERVICE_TIERS[service_tier]
+
+
+def _tags(metadata: dict[str, str] | None) -> dict[str, str]:
+    """The client's own words for the request, checked."""
+    tags = metadata or {}
+    if len(tags) > MAX_METADATA_PAIRS:
+        raise InvalidRequest(f"`metadata` has {len(tags)} pairs; send at most {MAX_METADATA_PAIRS}", param="metadata")
+    for key, value in tags.items():
+        if len(key) > MAX_METADATA_KEY_CHARS:
+            raise InvalidRequest(
+                f"`metadata` has a key of {len(key)} characters; give at most {MAX_METADATA_KEY_CHARS}",
+                param="metadata",
+            )
+        if len(value) > MAX_METADATA_CHARS:
+            raise InvalidRequest(
+                f"`metadata` has a value of {len(value)} characters; give at most {MAX_METADATA_CHARS}",
+                param="metadata",
+            )
+    return tags
 
 
 def _head(kind: str, service: Service, body: GenerationBody) -> AnswerHead:
@@ -87,7 +122,7 @@ def _head(kind: str, service: Service, body: GenerationBody) -> AnswerHead:
 def _job(
     service: Service,
     body: GenerationBody,
-    tenant: str,
+    recording: Recording,
     head: AnswerHead,
     prompts: Sequence[list[int]],
     budget: int,
@@ -96,12 +131,16 @@ def _job(
     n = body.n or 1
     if len(prompts) * n > MAX_CHOICES:
         raise InvalidRequest(f"{len(prompts)} prompts times n={n} is more than {MAX_CHOICES} choices", param="n")
+    tenant = recording.caller.tenant
     salt = salt_for(tenant, body.cache_salt, is_sharing=service.is_sharing_kv)
     first = sampling(body, service.tokenizer.files.generation, service.tokenizer.eos_token_ids, budget)
     indices = range(len(prompts) * n)
-    shared = Request("", head.model, [], first, SERVICE_TIERS[body.service_tier or "default"], tenant, salt)
+    shared = Request("", head.model, [], first, recording.scenario or Scenario.ONLINE, tenant, salt)
     options = body.stream_options
-    has_usage = options is not None and bool(options.include_usage)
+    has_cost = body.usage is not None and bool(body.usage.include)
+    has_usage = has_cost or (options is not None and bool(options.include_usage))
+    recording.num_sequences = len(indices)
+    recording.prompt_tokens = sum(map(len, prompts))
     is_chat = isinstance(body, ChatBody)
     return Job(
         requests=[
@@ -112,11 +151,12 @@ def _job(
         format=(ChatFormat if is_chat else CompletionFormat)(
             head, has_usage_field=has_usage, has_token_ids=bool(body.return_token_ids)
         ),
-        prompt_tokens=sum(map(len, prompts)),
+        prompt_tokens=recording.prompt_tokens,
         n=n,
         is_stream=bool(body.stream),
         has_usage=has_usage,
         has_running_usage=options is not None and bool(options.continuous_usage_stats),
+        has_cost=has_cost,
     )
 
 

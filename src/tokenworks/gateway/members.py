@@ -15,6 +15,7 @@ from typing import Final
 from tokenworks.contract import wire
 from tokenworks.gateway.counts import DispatchCounts
 from tokenworks.gateway.registry import StoreRegistry, Worker, WorkerRegistry
+from tokenworks.gateway.samples import Samples
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Members:
         self,
         lease_s: float,
         counts: DispatchCounts,
+        samples: Samples,
         send: Callable[[bytes, bytes], bool],
         on_joined: Callable[[], None],
         on_lost: Callable[[Worker], None],
@@ -38,6 +40,7 @@ class Members:
         self.stores = StoreRegistry()
         self._lease_s = lease_s
         self._counts = counts
+        self._samples = samples
         self._send = send
         self._on_joined = on_joined
         self._on_lost = on_lost
@@ -51,8 +54,10 @@ class Members:
             case wire.WorkerExited():
                 self.lose(message.worker_id, f"exited ({message.reason})")
             case wire.StoreStatus():
-                if self.stores.tell(message, time.monotonic()):
+                is_new = self.stores.tell(message, time.monotonic())
+                if is_new:
                     _log.info("store %s is there (pid %d)", message.store_id, message.pid)
+                self._samples.store_heard(message, is_new=is_new)
             case wire.Heartbeat() | wire.BlocksChanged() | wire.Leaving() | wire.Goodbye():
                 self._from_known(identity, message)
 
@@ -68,6 +73,7 @@ class Members:
             self.lose(worker.id, f"was silent for {self._lease_s:g} s")
         for store_id in self.stores.forget_silent_since(before_s):
             _log.warning("store %s was silent for %g s", store_id, self._lease_s)
+            self._samples.store_lost(store_id, f"was silent for {self._lease_s:g} s")
         self._rejoin_due_s = {name: due_s for name, due_s in self._rejoin_due_s.items() if due_s > before_s}
 
     def _hello(self, identity: bytes, hello: wire.Hello) -> None:
@@ -90,6 +96,7 @@ class Members:
             hello.max_context_tokens,
         )
         self._lost(previous, "restarted")
+        self._samples.worker_joined(worker)
         self._on_joined()
 
     def _from_known(self, identity: bytes, message: FromKnown) -> None:
@@ -102,6 +109,7 @@ class Members:
         match message:
             case wire.Heartbeat():
                 worker.heartbeat(message.load)
+                self._samples.worker_heard(worker)
             case wire.BlocksChanged():
                 worker.blocks_changed(message)
             case wire.Leaving():
@@ -124,4 +132,5 @@ class Members:
         if worker.open_ids:
             _log.error("worker %s %s with %d requests open", worker.id, how, len(worker.open_ids))
         self._counts.lost_workers += how != "left"
+        self._samples.worker_gone(worker, how)
         self._on_lost(worker)

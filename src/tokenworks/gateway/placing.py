@@ -46,11 +46,9 @@ class Placing:
             chosen = second_half(candidates, flight.prefilled_by)
         return None if chosen is None else self._workers.get(chosen)
 
-    def new_tokens(self, flight: Flight, worker: Worker) -> int:
-        """How many tokens the worker is taken to compute of what it is sent now."""
-        num_tokens = flight.prefill_tokens or flight.prompt.num_tokens
-        held_tokens = flight.prompt.held_tokens(worker) if len(self._workers) > 1 else 0
-        return max(1, num_tokens - held_tokens)
+    def held_tokens(self, flight: Flight, worker: Worker) -> int:
+        """How many of its prompt's tokens the worker is taken to hold."""
+        return flight.prompt.held_tokens(worker) if len(self._workers) > 1 else 0
 
     def _option(self, worker: Worker, prompt: PromptNames) -> Option:
         return Option(

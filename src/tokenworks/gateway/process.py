@@ -23,11 +23,19 @@ import uvloop
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import Draining, StartupError
+from tokenworks.contract.folders import state_folder
 from tokenworks.gateway.app import build_app
 from tokenworks.gateway.dispatch import Dispatcher
+from tokenworks.gateway.key_file import KeyFile
+from tokenworks.gateway.keys import keys_for
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
+from tokenworks.gateway.record import Recorder
+from tokenworks.gateway.samples import Samples
+from tokenworks.gateway.scribe import Scribe
 from tokenworks.gateway.service import Service
+from tokenworks.observe.journal import Journal
 from tokenworks.text.tokenizer import load_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -50,9 +58,19 @@ class _Server(uvicorn.Server):
 class Gateway:
     """A running gateway; lives inside one event loop."""
 
-    def __init__(self, service: Service, listener: socket.socket, executor: ThreadPoolExecutor, drain_s: float) -> None:
+    def __init__(
+        self,
+        service: Service,
+        samples: Samples,
+        scribe: Scribe,
+        listener: socket.socket,
+        executor: ThreadPoolExecutor,
+        drain_s: float,
+    ) -> None:
         self.service = service
         self.dispatcher = service.dispatcher
+        self._samples = samples
+        self._scribe = scribe
         self._listener = listener
         self._executor = executor
         self._drain_s = drain_s
@@ -60,6 +78,8 @@ class Gateway:
 
     async def serve(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Serve until `stop`, then drain until all is done, time is up, or `hurry`."""
+        name = self.service.recorder.gateway
+        self._samples.happened("gateway_started", name, f"pid {os.getpid()}")
         serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -69,7 +89,10 @@ class Gateway:
             stopping.cancel()
             self._server.should_exit = True
             await serving
+            await self.service.observer.close()
             await self.dispatcher.shut_down()
+            self._samples.happened("gateway_stopped", name)
+            self._scribe.close()
             self._executor.shutdown()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
@@ -94,18 +117,30 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     """Load the tokenizer, listen for workers, put the parts together. Call it on the event loop that will serve."""
     tokenizer = load_tokenizer(settings.model)
     own = settings.gateway
+    model_name = own.model_name or Path(settings.model).resolve().name
+    name = f"{socket.gethostname()}:{listener.getsockname()[1]}"
+    folder = state_folder(settings.ledger)
+    keys = keys_for(own, None if folder is None else KeyFile(folder))
+    scribe = Scribe(None if folder is None else Journal(folder / "journal", name, settings.ledger.flush_s))
+    samples = Samples(scribe.append)
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
-    dispatcher = Dispatcher(own.worker_address, own.lease_s)
+    dispatcher = Dispatcher(own.worker_address, own.lease_s, samples)
+    metrics = Metrics(dispatcher, settings.cost, settings.objectives, folder)
+    metrics.observer.dropped_frames = lambda: scribe.dropped_frames
+    keepers = [metrics.observe_record, *([scribe.append] if scribe.is_writing else [])]
     service = Service(
-        model_name=own.model_name or Path(settings.model).resolve().name,
+        model_name=model_name,
         tokenizer=tokenizer,
         reader=PromptReader(tokenizer, executor),
         dispatcher=dispatcher,
-        metrics=Metrics(dispatcher),
+        metrics=metrics,
+        keys=keys,
+        recorder=Recorder(name, model_name, settings.cost, keepers),
         max_body_bytes=own.max_body_bytes,
+        observer=ObserverClient(settings.ledger),
         is_sharing_kv=settings.kv.tenant_sharing,
     )
-    return Gateway(service, listener, executor, settings.fleet.drain_s)
+    return Gateway(service, samples, scribe, listener, executor, settings.fleet.drain_s)
 
 
 def run_gateway(settings: Settings, on_ready: Callable[[str, int], None] | None = None) -> None:

@@ -8,10 +8,13 @@ keeps the role that it was given at run time. A store is known while it tells of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from tokenworks.contract.kv import BlockName
 from tokenworks.contract.wire import BlocksChanged, Hello, Load, Role, StoreStatus
 from tokenworks.policy.placement import Candidate
+
+VERSION_CHARS: Final = 12  # of a fingerprint, in tables and records
 
 
 class Worker:
@@ -29,6 +32,11 @@ class Worker:
         self.open_ids: set[str] = set()  # sequences sent to it and not ended, by their ids on the wire
         self._queued_tokens: dict[str, int] = {}  # of those that have given no token yet: tokens to compute
         self._open_at_heartbeat = 0
+
+    @property
+    def version(self) -> str:
+        """Which weights it serves, in short; empty where it does not say."""
+        return "" if self.hello.kv is None else self.hello.kv.fingerprint[:VERSION_CHARS]
 
     def heartbeat(self, load: Load) -> None:
         """Note what the worker says of itself."""

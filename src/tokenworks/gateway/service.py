@@ -9,8 +9,12 @@ import time
 
 from tokenworks.contract.errors import Draining, ModelNotFound, Unavailable
 from tokenworks.gateway.dispatch import Dispatcher
+from tokenworks.gateway.exchange import Exchange
+from tokenworks.gateway.keys import Keys
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
+from tokenworks.gateway.record import Recorder
 from tokenworks.text.tokenizer import Tokenizer
 
 
@@ -24,8 +28,11 @@ class Service:
         reader: PromptReader,
         dispatcher: Dispatcher,
         metrics: Metrics,
+        keys: Keys,
+        recorder: Recorder,
         max_body_bytes: int,
         *,
+        observer: ObserverClient,
         is_sharing_kv: bool = False,
     ) -> None:
         self.model_name = model_name
@@ -33,11 +40,18 @@ class Service:
         self.reader = reader
         self.dispatcher = dispatcher
         self.metrics = metrics
+        self.keys = keys
+        self.recorder = recorder
         self.max_body_bytes = max_body_bytes
+        self.observer = observer
         self.is_sharing_kv = is_sharing_kv  # whether tenants may find each other's blocks
         self.created = int(time.time())
         self.is_draining = False
         self.num_open = 0  # requests that are being answered
+
+    def identify(self, exchange: Exchange) -> None:
+        """Find out who asks; raises Unauthorized."""
+        exchange.caller = self.keys.caller(exchange.authorization)
 
     def check_takes_work(self) -> None:
         """Raises Draining or Unavailable where a request cannot be run now."""

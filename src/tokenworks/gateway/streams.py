@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.wire import SequenceOutput
+from tokenworks.gateway.legs import Trail
 
 
 class ClientGone(TokenworksError):
@@ -21,20 +23,29 @@ class ClientGone(TokenworksError):
     code = "client_gone"
 
 
+class Arrival(NamedTuple):
+    """An output, and the monotonic time when it came."""
+
+    output: SequenceOutput
+    at_ns: int
+
+
 class Stream:
     """The mailbox of one HTTP request."""
 
-    def __init__(self, request_ids: Iterable[str]) -> None:
+    def __init__(self, request_ids: Iterable[str], trail: Trail) -> None:
         self.open_ids = set(request_ids)  # sequences that have not ended
-        self.arrived_s = 0.0  # monotonic time of the latest delivery
-        self._outputs: list[SequenceOutput] = []
+        self.trail = trail
+        self.asked_ns = (
+            0  # monotonic time of the latest look that did not have to wait: the reader was behind until then
+        )
+        self._outputs: list[Arrival] = []
         self._error: TokenworksError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def deliver(self, output: SequenceOutput) -> None:
-        """Hand over what one step produced."""
-        self._outputs.append(output)
-        self.arrived_s = time.monotonic()
+    def deliver(self, output: SequenceOutput, now_ns: int) -> None:
+        """Hand over what one step produced, and when it came."""
+        self._outputs.append(Arrival(output, now_ns))
         if output.end is not None:
             self.open_ids.discard(output.request_id)
         self._wake()
@@ -44,8 +55,10 @@ class Stream:
         self._error = self._error or error
         self._wake()
 
-    async def next_outputs(self) -> list[SequenceOutput]:
+    async def next_outputs(self) -> list[Arrival]:
         """All that has arrived since the last call, at least one; raises the error that ended the request."""
+        if self._outputs:
+            self.asked_ns = time.monotonic_ns()
         while not self._outputs and self._error is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter

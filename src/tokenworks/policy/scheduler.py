@@ -64,6 +64,7 @@ class NamedBlock:
     name: BlockName
     parent: BlockName
     index: int  # in its sequence: its first token's position, in blocks
+    request_id: str  # its sequence's
 
 
 class Scheduler:
@@ -257,7 +258,7 @@ class Scheduler:
         for index in range(start // self.limits.block_tokens, len(names)):
             if self.pool.give_name(sequence.block_table[index], names[index]):
                 parent = names[index - 1] if index else sequence.root
-                self.named.append(NamedBlock(names[index], parent, index))
+                self.named.append(NamedBlock(names[index], parent, index, sequence.request.id))
 
     def _run_ahead(self, speculator: Speculator, chunks: list[Chunk]) -> list[Chunk]:
         """Give drafts to chunks of one token; nobody makes way for a guess."""

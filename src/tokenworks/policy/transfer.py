@@ -178,6 +178,15 @@ class Fetch:
         since_s, until_s = self._times_s[-1], max(now_s - self.started_s, self._times_s[-1])
         self._times_s += [since_s + (until_s - since_s) * (at + 1) / count for at in range(count)]
 
+    def waited_s(self, now_s: float) -> dict[Tier, float]:
+        """What each tier was waited for, from the start until now: up to each arrival, its own, then the next one's."""
+        ends_s = [*self._times_s[1:], max(now_s - self.started_s, self._times_s[-1])]
+        waited: dict[Tier, float] = {}
+        for at, (since_s, until_s) in enumerate(pairwise([0.0, *ends_s])):
+            tier = self.plan.tiers[min(at, self.plan.count - 1)]
+            waited[tier] = waited.get(tier, 0.0) + until_s - since_s
+        return waited
+
     def observations(self, now_s: float) -> list[tuple[Tier, float, float]]:
         """(tier, predicted seconds, actual seconds) of what came, and of a wait that has outlasted its prediction."""
         seen: dict[Tier, list[float]] = {}

@@ -22,6 +22,7 @@ from tokenworks.contract.wire import Load, SequenceOutput
 from tokenworks.engine.engine import Engine
 from tokenworks.kv.client import KVClient, StoreEvent, StoreLost
 from tokenworks.kv.protocol import Found, Granted, Missing, Ready
+from tokenworks.policy.accounts import Wait
 from tokenworks.worker.kv_fetch import Fetcher
 from tokenworks.worker.kv_publish import Publisher
 from tokenworks.worker.kv_traffic import TrafficCounts
@@ -114,7 +115,16 @@ class KVExchange:
 
     def forget(self, request_id: str) -> None:
         """Nobody waits for this request any more."""
+        self._fetcher.forget(request_id)
         self._publisher.forget(request_id)
+
+    def take_waits(self) -> list[Wait]:
+        """For what, and how long, sequences were held back since the last call."""
+        return self._fetcher.take_waits()
+
+    def take_published(self) -> list[tuple[str, int]]:
+        """Blocks written to the store since the last call: who computed them, and their bytes."""
+        return self._publisher.take_written()
 
     def close(self) -> None:
         """Leave the store."""

@@ -12,7 +12,7 @@ to have come when it was predicted to, if that lies between: a long step is not 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +25,7 @@ from tokenworks.kv.convert import apply
 from tokenworks.kv.format import HEADER_BYTES, BadBlock, BlockFault, Header, block_bytes, verify
 from tokenworks.kv.negotiation import Refusal, negotiate
 from tokenworks.kv.protocol import Found, Missing, Place, Ready
+from tokenworks.policy.accounts import Wait
 from tokenworks.policy.arriving import Arrival
 from tokenworks.policy.transfer import Fetch, Prompt, TransferModel, plan_fetch
 from tokenworks.worker.kv_traffic import TrafficCounts
@@ -83,6 +84,7 @@ class Fetcher:
         self._converted = memoryview(bytearray(engine.spec.bytes_per_block))
         self._num_lookups = 0
         self._last_look_s = clock()
+        self._waits: list[Wait] = []
 
     @property
     def has_backlog(self) -> bool:
@@ -250,7 +252,32 @@ class Fetcher:
     def _end(self, incoming: Incoming) -> None:
         del self._incoming[incoming.request]
         if incoming.fetch is not None:
+            self._waits.append(self._wait(incoming, incoming.fetch))
             self._client.done(incoming.request)
+
+    def forget(self, request_id: str) -> None:
+        """Nobody waits for this request any more: what comes for it is not wanted."""
+        for incoming in list(self._incoming.values()):
+            if incoming.arrival.sequence.request.id == request_id:
+                self._end(incoming)
+
+    def take_waits(self) -> list[Wait]:
+        """For what, and how long, sequences were held back since the last call."""
+        waits, self._waits = self._waits, []
+        return waits
+
+    def _wait(self, incoming: Incoming, fetch: Fetch) -> Wait:
+        """The look-up, before it was plain what would come, counts as the first tier's."""
+        waited_s = fetch.waited_s(self._clock())
+        waited_s[fetch.plan.tiers[0]] += fetch.started_s - incoming.asked_s
+        blocks = Counter(fetch.plan.tiers[: fetch.num_arrived])
+        arrival = incoming.arrival
+        return Wait(
+            request_id=arrival.sequence.request.id,
+            by_tier_ns={tier: round(seconds * 1e9) for tier, seconds in waited_s.items()},
+            fetched_bytes={tier: count * block_bytes(self._engine.spec) for tier, count in blocks.items()},
+            held_blocks=arrival.first + len(arrival.blocks),
+        )
 
     def lost(self) -> None:
         """The store is gone: go on with what is there."""

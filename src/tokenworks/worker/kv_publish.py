@@ -59,7 +59,8 @@ class Publisher:
         self._client = client
         self._speed = speed
         self._counts = counts
-        self._offered: OrderedDict[BlockName, BlockName] = OrderedDict()  # name -> parent, the oldest first
+        self._offered: OrderedDict[BlockName, NamedBlock] = OrderedDict()  # the oldest first
+        self._written: list[tuple[str, int]] = []
         self._granted: deque[Place] = deque()  # to be written
         self._publishing: dict[str, Request] = {}  # those that run
         self._held: dict[str, HeldEnd] = {}  # those that have run
@@ -89,7 +90,7 @@ class Publisher:
         self._client.offer(
             [Offered(each.name, each.parent, size, self._speed.block_s(tokens, each.index)) for each in blocks]
         )
-        self._offered.update((block.name, block.parent) for block in blocks)
+        self._offered.update((block.name, block) for block in blocks)
         while len(self._offered) > MAX_OFFERED:
             self._offered.popitem(last=False)
 
@@ -113,18 +114,24 @@ class Publisher:
 
     def _write_one(self, place: Place) -> bool:
         """Copy a block into its place; False where that cannot be done (any more)."""
-        parent = self._offered.pop(place.name, None)
+        offered = self._offered.pop(place.name, None)
         block = self._engine.block_of(place.name)
-        if parent is None or block is None or place.num_bytes != block_bytes(self._engine.spec):
+        if offered is None or block is None or place.num_bytes != block_bytes(self._engine.spec):
             return False
         try:
             memory = self._client.memory(place)
         except TokenworksError:  # a place that is not in the arena, or an arena that is gone
             return False
         self._engine.memory.read_block(block, memory[HEADER_BYTES:])
-        seal(memory, self._engine.spec, place.name, parent)
+        seal(memory, self._engine.spec, place.name, offered.parent)
         self._counts.published(place.num_bytes)
+        self._written.append((offered.request_id, place.num_bytes))
         return True
+
+    def take_written(self) -> list[tuple[str, int]]:
+        """Blocks written since the last call: by which request, and their bytes."""
+        written, self._written = self._written, []
+        return written
 
     # Requests that publish
 
@@ -150,7 +157,8 @@ class Publisher:
         names = block_names(root, request.token_ids, spec.block_tokens)
         if not names or output.end.error is not None or not self._client.is_attached:
             return False
-        self._offer_held([NamedBlock(*pair, at) for at, pair in enumerate(zip(names, [root, *names], strict=False))])
+        chain = zip(names, [root, *names], strict=False)
+        self._offer_held([NamedBlock(*pair, at, request.id) for at, pair in enumerate(chain)])
         self._held[request.id] = held = HeldEnd(output, names, now_s + PUBLISH_S)
         self._ask(request.id, held)
         return True

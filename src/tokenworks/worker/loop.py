@@ -3,6 +3,8 @@
 With a KV store the turn before and after a step belongs to the exchange of blocks (see `kv_exchange`). While every
 sequence waits for blocks no step runs, and the loop sleeps until something comes or somebody's time is up.
 
+The loop tells the meter what its time went to; each sequence's end carries what it took, also where it was cancelled.
+
 Each request belongs to the gateway that submitted it and its outputs go there, one frame per step and gateway. The loop
 alone touches the engine. When draining, it says so, finishes what it has and leaves; a request that still comes in is
 refused with a reason the gateway can act on.
@@ -20,6 +22,7 @@ from typing import Final
 import zmq
 
 from tokenworks.contract.errors import TokenworksError
+from tokenworks.contract.record import SequenceReport
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import (
     BlocksChanged,
@@ -40,6 +43,7 @@ from tokenworks.engine.engine import Engine
 from tokenworks.worker.heartbeat import HeartbeatThread
 from tokenworks.worker.kv_exchange import KVExchange
 from tokenworks.worker.link import GatewayLink
+from tokenworks.worker.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +59,14 @@ class StepLoop:
         hello: Hello,
         links: Sequence[GatewayLink],
         heartbeat: HeartbeatThread,
+        meter: Meter,
         exchange: KVExchange | None = None,
     ) -> None:
         self._engine = engine
         self._hello = hello
         self._links = links
         self._heartbeat = heartbeat
+        self._meter = meter
         self._exchange = exchange
         self._gateway_of: dict[str, int] = {}
         self._is_draining = False
@@ -84,6 +90,7 @@ class StepLoop:
                 has_left = True
                 self._send_all(Leaving(self._hello.worker_id))
         self._take_in()
+        self._meter.turned(is_idle=True)
         self._send_all(Goodbye(self._hello.worker_id))
 
     @property
@@ -94,16 +101,30 @@ class StepLoop:
         self._heartbeat.came_round()
         if not self._is_busy:
             self._poller.poll(self._patience_ms())
+            self._meter.passed(is_idle=self._is_done)
         self._take_in()
         if self._exchange:
             self._exchange.before_step()
+            self._note_exchange(self._exchange)
+        has_stepped = self._step()
+        self._send_block_changes()
+        self._is_busy = has_stepped or (self._exchange is not None and self._exchange.has_backlog)
+        self._meter.turned(is_idle=self._is_done and not self._is_busy)
+
+    def _step(self) -> bool:
+        """Run one step, if there is one to run, and send what can be told; whether one was run."""
         steps = self._engine.steps
         outputs = self._engine.step()
+        has_stepped = self._engine.steps > steps
+        if has_stepped and self._engine.last_step is not None:
+            self._meter.stepped(self._engine.last_step, outputs)
         if self._exchange:
             outputs = self._exchange.after_step(outputs)
-        self._send_outputs(outputs)
-        self._send_block_changes()
-        self._is_busy = self._engine.steps > steps or (self._exchange is not None and self._exchange.has_backlog)
+        self._send_outputs(self._meter.with_reports(outputs))
+        return has_stepped
+
+    def _note_exchange(self, exchange: KVExchange) -> None:
+        self._meter.exchanged(exchange.take_waits(), exchange.take_published())
 
     def _patience_ms(self) -> int:
         if self._exchange is None:
@@ -126,27 +147,39 @@ class StepLoop:
                 self._rejoin(index)
 
     def _submit(self, index: int, request: Request, publishes: bool) -> None:
+        arrived_ns = self._meter.now_ns()
         try:
             if self._is_draining:
                 raise TokenworksError("this worker is leaving and takes no new requests")
             self._engine.add(request)
         except TokenworksError as error:
-            self._refuse(index, request, error)
+            self._refuse(index, request, error, arrived_ns)
         else:
             self._gateway_of[request.id] = index
+            self._meter.arrived(request, arrived_ns, publishes=publishes)
             if publishes and self._exchange:
                 self._exchange.publishes(request)
 
-    def _refuse(self, index: int, request: Request, error: TokenworksError) -> None:
+    def _refuse(self, index: int, request: Request, error: TokenworksError, arrived_ns: int) -> None:
         reason = EndReason.REFUSED if self._is_draining else EndReason.FAILED
-        end = End(reason=reason, error=error.message)
+        end = End(reason=reason, error=error.message, report=self._meter.refused(arrived_ns))
         self._links[index].send(StepOutput([SequenceOutput(request.id, end=end)]))
 
     def _cancel(self, request_id: str) -> None:
-        self._engine.cancel(request_id)
+        """Nobody waits for its tokens; what it took is told all the same. Unknown ids have been told their end."""
+        index = self._gateway_of.get(request_id)
+        if index is not None:
+            end = End(reason=EndReason.CANCELLED, report=self._drop(request_id))
+            self._links[index].send(StepOutput([SequenceOutput(request_id, end=end)]))
+
+    def _drop(self, request_id: str) -> SequenceReport | None:
+        """Forget a request that runs; what it took."""
         if self._exchange:
             self._exchange.forget(request_id)
-        self._gateway_of.pop(request_id, None)
+            self._note_exchange(self._exchange)
+        self._engine.cancel(request_id)
+        del self._gateway_of[request_id]
+        return self._meter.close(request_id)
 
     def _answer_rejoins(self) -> None:
         while True:
@@ -167,7 +200,7 @@ class StepLoop:
 
     def _drop_requests_of(self, index: int) -> None:
         for request_id in [key for key, owner in self._gateway_of.items() if owner == index]:
-            self._cancel(request_id)
+            self._drop(request_id)
 
     def _send_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
         by_gateway: dict[int, list[SequenceOutput]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Measures the card: a few seconds of real steps on the real engine, before the worker says hello.
+"""Measures the card: a few seconds of real steps on the real engine, and its peaks, before the worker says hello.
 
 Points are taken from cheap to dear and stop when the time is up, so that a slow model on a small machine still starts
 soon, with fewer points.
@@ -20,6 +20,7 @@ from tokenworks.contract.config import EngineSettings
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.engine import Engine
 from tokenworks.worker.fit import fitted_card
+from tokenworks.worker.peaks import measure_peaks
 
 BUDGET_S: Final = 3.0
 DECODE_STEPS: Final = 4  # per point; the median counts
@@ -94,6 +95,7 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
     """The worker's card."""
     measurement = CardMeasurement(engine)
     measurement.run()
+    peaks = measure_peaks(engine.model.dtype, threads)
     return fitted_card(
         measurement.prefill_points,
         measurement.decode_points,
@@ -107,6 +109,8 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
         kv_dtype=engine.spec.dtype,
         kv_bytes_per_token=engine.spec.bytes_per_token,
         kv_capacity_tokens=engine.load.total_blocks * engine.spec.block_tokens,
+        peak_flops=peaks.flops,
+        peak_bytes_per_s=peaks.bytes_per_s,
     )
 
 

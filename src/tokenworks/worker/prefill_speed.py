@@ -42,7 +42,8 @@ class PrefillSpeed:
         """A step that computed part of a prompt, perhaps beside others, shows how far off the card is by now."""
         chunks = step.plan.chunks
         rows = step.plan.num_tokens
-        if sum(chunk.num_tokens for chunk in chunks if not chunk.is_decode) < LEAST_TOKENS or step.seconds <= 0:
+        num_prefilled = sum(chunk.num_tokens for chunk in chunks if not chunk.is_decode)
+        if step.has_failed or num_prefilled < LEAST_TOKENS or step.seconds <= 0:
             return
         pairs = sum(chunk.num_tokens * (chunk.start + chunk.num_tokens / 2) for chunk in chunks)
         card = self._card

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import zmq
+from msgspec.structs import replace
 
 from tokenworks.contract.config import EngineSettings, Settings
 from tokenworks.contract.wire import PROTOCOL, Hello, Role
@@ -29,7 +30,9 @@ from tokenworks.worker.kinds import build_any
 from tokenworks.worker.kv_exchange import KVExchange
 from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
+from tokenworks.worker.machine import Machine
 from tokenworks.worker.measure import measure_card
+from tokenworks.worker.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +99,9 @@ def serve(engine: Engine, hello: Hello, gateways: Sequence[str], store_address: 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     links = [GatewayLink(context, address) for address in gateways]
     exchange = open_exchange(context, engine, hello, store_address) if store_address else None
-    heartbeat = HeartbeatThread(hello.worker_id, gateways, lambda: (exchange or engine).load)
-    loop = StepLoop(engine, hello, links, heartbeat, exchange)
+    meter = Meter(engine, hello.card, Machine(hello.card.threads))
+    heartbeat = HeartbeatThread(hello.worker_id, gateways, lambda: replace((exchange or engine).load, use=meter.use))
+    loop = StepLoop(engine, hello, links, heartbeat, meter, exchange)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.drain())
     heartbeat.start()

@@ -85,7 +85,7 @@ def test_drafts_change_no_token(references: Any, openvino_engine: Any, run_reque
     reference = references("qwen3-tied")
     prompt = PROMPTS["alone-31"] * 3
     engine = openvino_engine(reference, speculation="auto")
-    engine._clock = itertools.count().__next__  # every step takes as long, so that guessing ahead pays
+    engine._clock_ns = itertools.count().__next__  # every step takes as long, so that guessing ahead pays
     sampling = Sampling(max_tokens=100, temperature=0)
     found = tokens_of(run_requests(engine, {"r": (prompt, sampling)})["r"])
     assert found == reference.greedy(prompt, 100)

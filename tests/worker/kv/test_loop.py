@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,33 +11,33 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zmq
 
+from tests.worker.gateway_end import SOON_S, Gateway
 from tests.worker.kv.conftest import card
 from tokenworks.contract.config import Settings, WorkerGroup
-from tokenworks.contract.kv import Tier
+from tokenworks.contract.kv import KVSpec, Tier
+from tokenworks.contract.record import Stage
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import (
     PROTOCOL,
     Cancel,
+    EndReason,
     Hello,
-    Message,
     Role,
-    SequenceOutput,
-    StepOutput,
     Submit,
-    decode_to_gateway,
-    encode,
 )
 from tokenworks.engine.engine import Engine
+from tokenworks.kv.format import block_bytes
 from tokenworks.worker.heartbeat import HeartbeatThread
 from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
+from tokenworks.worker.machine import Machine
+from tokenworks.worker.meter import Meter
 from tokenworks.worker.process import open_exchange, role_of
 
 if TYPE_CHECKING:
     from tests.worker.kv.conftest import StoreProcess
 
 PROMPT = [random.Random(9).randrange(512) for _ in range(67)]
-SOON_S = 30.0  # never reached but by a test that fails
 
 
 class Worker(threading.Thread):
@@ -51,48 +50,14 @@ class Worker(threading.Thread):
         self._link = GatewayLink(self._context, gateway)
         self.exchange = open_exchange(self._context, engine, self._hello, store)
         heartbeat = HeartbeatThread(name, [gateway], lambda: self.exchange.load)
-        self.loop = StepLoop(engine, self._hello, [self._link], heartbeat, self.exchange)
+        self.meter = Meter(engine, self._hello.card, Machine(1))
+        self.loop = StepLoop(engine, self._hello, [self._link], heartbeat, self.meter, self.exchange)
 
     def run(self) -> None:
         self.loop.run()
         self.exchange.close()
         self._link.close()
         self._context.term()
-
-
-class Gateway:
-    """The other end of the workers' links."""
-
-    def __init__(self, address: str) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.bind(address)
-        self.identities: dict[str, bytes] = {}
-        self.outputs: list[SequenceOutput] = []
-
-    def take_until(self, is_done: Callable[[], bool]) -> None:
-        until_s = time.monotonic() + SOON_S
-        while not is_done():
-            assert time.monotonic() < until_s, "it does not happen"
-            if self._socket.poll(50):
-                identity, frame = self._socket.recv_multipart()
-                message = decode_to_gateway(frame)
-                if isinstance(message, Hello):
-                    self.identities[message.worker_id] = identity
-                elif isinstance(message, StepOutput):
-                    self.outputs += message.outputs
-
-    def send(self, worker: str, message: Message) -> None:
-        self._socket.send_multipart([self.identities[worker], encode(message)])
-
-    def has_ended(self, request_id: str) -> bool:
-        return any(output.request_id == request_id and output.end for output in self.outputs)
-
-    def of(self, request_id: str) -> list[SequenceOutput]:
-        return [output for output in self.outputs if output.request_id == request_id]
-
-    def close(self) -> None:
-        self._context.destroy(linger=0)
 
 
 @pytest.fixture
@@ -134,17 +99,34 @@ def test_a_prefill_for_somebody_else(start: Callable[..., Worker], gateway: Gate
     assert (outputs[0].cached_tokens, outputs[0].fetched_tokens) == (64, {Tier.HOST: 64})
     gateway.take_until(lambda: second.exchange.load.kv.fetched != {})
     assert first.exchange.load.kv.published_blocks == 8
+    check_reports(gateway, reference.engine().spec)
     assert second.exchange.load.kv.fetched[Tier.HOST].blocks == 8
 
 
-def test_a_cancelled_prefill_is_not_told(start: Callable[..., Worker], gateway: Gateway, references: Any) -> None:
+def check_reports(gateway: Gateway, spec: KVSpec) -> None:
+    """The first half was published by who computed it; the second was held back for it, and got it from the store."""
+    first, second = gateway.report("request.prefill"), gateway.report("request")
+    assert (first.published_bytes, first.fetched_bytes) == (8 * block_bytes(spec), {})
+    assert second.fetched_bytes == {Tier.HOST: 8 * block_bytes(spec)}
+    assert second.published_bytes in (0, block_bytes(spec))  # the one that it filled, if the store had room in time
+    assert first.stages_ns[Stage.PUBLISH] > 0
+    assert second.stages_ns[Stage.FETCH_HOST] > 0
+    assert (first.computed_tokens, second.computed_tokens) == (64, 3 + 8)
+    assert second.kv_byte_s > 0
+
+
+def test_a_cancelled_prefill_is_told_as_cancelled_and_is_not_held(
+    start: Callable[..., Worker], gateway: Gateway, references: Any
+) -> None:
     worker = start("first", references("qwen3-tied").engine())
     long = Request("long", "model", PROMPT[:64], Sampling(max_tokens=400, temperature=0))
     gateway.send("first", Submit(long, publishes=True))
     gateway.send("first", Cancel("long"))
     gateway.send("first", Submit(Request("short", "model", PROMPT[:5], Sampling(max_tokens=2, temperature=0))))
     gateway.take_until(lambda: gateway.has_ended("short"))
-    assert not gateway.has_ended("long")
+    end = gateway.of("long")[-1].end
+    assert end is not None
+    assert end.reason is EndReason.CANCELLED
     assert not worker.exchange.is_holding
 
 

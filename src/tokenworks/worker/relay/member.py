@@ -19,7 +19,10 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
 from tokenworks.contract.errors import TokenworksError
+from tokenworks.contract.record import SequenceReport
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import (
     BlocksChanged,
@@ -37,10 +40,12 @@ from tokenworks.contract.wire import (
 )
 from tokenworks.text.tokenizer import Tokenizer
 from tokenworks.worker.heartbeat import INTERVAL_S as BEAT_S
+from tokenworks.worker.machine import Machine
 from tokenworks.worker.relay.answer import AnswerReader
 from tokenworks.worker.relay.dialect import Dialect, completion_body
 from tokenworks.worker.relay.introduction import Introduction
 from tokenworks.worker.relay.links import GatewayLinks
+from tokenworks.worker.relay.meter import RelayMeter
 from tokenworks.worker.relay.prompt import upstream_prompt
 from tokenworks.worker.relay.upstream import Upstream, UpstreamBusy, UpstreamDown, UpstreamError, UpstreamRefusal
 
@@ -79,6 +84,8 @@ class Member:
         self._num_outputs = 0
         self._is_draining = False
         self._why_down = ""  # as it was last logged
+        self._meter = RelayMeter(time.time_ns(), time.perf_counter_ns())
+        self._machine = Machine(0)
         self._links: GatewayLinks
 
     async def serve(self, gateways: Sequence[str], stop: asyncio.Event) -> None:
@@ -114,6 +121,7 @@ class Member:
             self._links.give(gateway, refused(request.id, why))
             return
         assert self._known is not None
+        self._meter.begin(request.id, time.perf_counter_ns())
         task = asyncio.create_task(self._run(request, self._known.dialect))
         self._running[request.id] = _Running(gateway, task)
         task.add_done_callback(partial(self._forget, request.id))
@@ -151,9 +159,18 @@ class Member:
     def _give(self, request_id: str, outputs: Iterable[SequenceOutput]) -> None:
         running = self._running[request_id]
         for output in outputs:
+            if not running.has_output:
+                self._meter.first_output(request_id, time.perf_counter_ns())
             running.has_output = True
             self._num_outputs += 1
-            self._links.give(running.gateway, output)
+            self._tell(running.gateway, output)
+
+    def _tell(self, gateway: int, output: SequenceOutput) -> None:
+        """To the gateway; an end with what the request took."""
+        if output.end is not None:
+            report = self._meter.end(output.request_id, time.perf_counter_ns())
+            output = replace(output, end=replace(output.end, report=report))
+        self._links.give(gateway, output)
 
     async def _end_badly(self, request_id: str, error: UpstreamError) -> None:
         """Tell the gateway, unless the server turns out to be down: then it has been told of all requests at once."""
@@ -165,17 +182,26 @@ class Member:
         running = self._running.get(request_id)
         if running is not None:
             end = failed(request_id, error) if running.has_output else refused(request_id, error)
-            self._links.give(running.gateway, end)
+            self._tell(running.gateway, end)
 
     def _cancel(self, request_id: str) -> None:
-        """Cancelling the task closes its connection, by which the server knows."""
+        """Nobody waits for its text; what it took is told all the same. Unknown ids have been told their end."""
+        running = self._running.get(request_id)
+        report = self._drop(request_id)
+        if running is not None and report is not None:
+            end = End(EndReason.CANCELLED, report=report)
+            self._links.give(running.gateway, SequenceOutput(request_id, end=end))
+
+    def _drop(self, request_id: str) -> SequenceReport | None:
+        """Forget a request, and what it took. Cancelling the task closes its connection, by which the server knows."""
         running = self._running.pop(request_id, None)
         if running is not None:
             running.task.cancel()
+        return self._meter.end(request_id, time.perf_counter_ns())
 
     def _drop_requests_of(self, gateway: int) -> None:
         for request_id in [key for key, running in self._running.items() if running.gateway == gateway]:
-            self._cancel(request_id)
+            self._drop(request_id)
 
     def _introduce_to_all(self) -> None:
         for gateway in range(len(self._links)):
@@ -198,7 +224,8 @@ class Member:
     def _load(self) -> Load:
         """Waiting are those without an output: what the server does with them cannot be seen."""
         running = sum(each.has_output for each in self._running.values())
-        return Load(running, len(self._running) - running, 0, 0, self._num_outputs, 0, 0, 0)
+        use = replace(self._meter.use(time.perf_counter_ns()), **self._machine.use()._asdict())
+        return Load(running, len(self._running) - running, 0, 0, self._num_outputs, 0, 0, 0, use=use)
 
     async def _watch(self) -> None:
         """Look at the server every now and then."""
@@ -223,7 +250,7 @@ class Member:
         log.error("the server at %s is down: %s", self._upstream.url, reason)
         self._known = None
         for request_id in list(self._running):
-            self._cancel(request_id)
+            self._drop(request_id)
         self._links.send_all(Goodbye(self._worker_id))
 
     async def _come_back(self) -> None:

@@ -1,0 +1,194 @@
+"""Where the sequences of one HTTP request were, and what that says of where its time went.
+
+A `Sending` is a leg under way: one sequence at one worker. A `Trail` holds all sendings of a request. The stages of a
+sequence's way are a partition of the time from its placing to its last delivery: what lies between two sendings is
+`ROUTE`; a sending is what its worker reports, and the rest of its span `WIRE`, found by subtraction, since no two
+processes' clocks are compared. A sending that was lost or refused is `LOST`, whatever was reported. Without a report (a
+foreign server that tells none, a worker that never told) it is split at its first token: what came before counts as
+`PREFILL`, what came after as `DECODE`.
+
+A worker that is told to stop goes on until it hears of it, so that its report may cover more than the request waited
+for: the excess is taken from the end, decoding first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from tokenworks.contract.record import Leg, SequenceReport, Stage
+from tokenworks.contract.wire import EndReason
+from tokenworks.gateway.registry import Worker
+
+OUTCOMES: Final = {
+    EndReason.STOP: "ok",
+    EndReason.LENGTH: "ok",
+    EndReason.CANCELLED: "cancelled",
+    EndReason.FAILED: "failed",
+    EndReason.REFUSED: "refused",
+}
+LOST: Final = "lost"
+_IN_VAIN: Final = frozenset({LOST, OUTCOMES[EndReason.REFUSED]})
+_CUT_FIRST: Final = (
+    Stage.DECODE,
+    Stage.STALL,
+    Stage.PREEMPTED,
+    Stage.PUBLISH,
+    Stage.PREFILL,
+    Stage.FETCH_REMOTE,
+    Stage.FETCH_DISK,
+    Stage.FETCH_HOST,
+    Stage.QUEUE,
+)
+
+
+class Sending:
+    """One sequence at one worker. Times are monotonic nanoseconds."""
+
+    __slots__ = (
+        "cached_tokens",
+        "ended_ns",
+        "first_ns",
+        "found_tokens",
+        "handed_tokens",
+        "kind",
+        "left_ns",
+        "outcome",
+        "predicted_ns",
+        "reason",
+        "report",
+        "sent_ns",
+        "sequence",
+        "worker",
+    )
+
+    def __init__(self, worker: Worker, sequence: int, kind: str, reason: str, sent_ns: int) -> None:
+        self.worker = worker
+        self.sequence = sequence
+        self.kind = kind
+        self.reason = reason
+        self.sent_ns = sent_ns
+        self.cached_tokens = 0  # that the router expected to find there
+        self.handed_tokens = 0  # of the prompt, those that another worker has computed for this sending
+        self.found_tokens = 0  # that the worker did not compute
+        self.predicted_ns: int | None = None
+        self.first_ns = 0  # its first token came; 0: none did
+        self.left_ns = 0  # the request no longer waited for it; 0: it does
+        self.ended_ns = 0  # its last word, or its loss
+        self.outcome = "cancelled"  # unless it ends otherwise
+        self.report: SequenceReport | None = None
+
+    def end(self, now_ns: int, outcome: str, report: SequenceReport | None = None) -> None:
+        """The last that is heard of it."""
+        self.left_ns = self.left_ns or now_ns
+        self.ended_ns = now_ns
+        self.outcome = outcome
+        self.report = report
+
+    def stages(self) -> dict[Stage, int]:
+        """A partition of the time for which the request waited for it."""
+        span_ns = self.left_ns - self.sent_ns
+        if self.outcome in _IN_VAIN:
+            return {Stage.LOST: span_ns}
+        if self.report is None or not self.report.stages_ns:
+            return self._unreported(span_ns)
+        reported = self.report.stages_ns
+        reported_ns = sum(reported.values())
+        if reported_ns > span_ns:
+            wire_ns = max(0, self.ended_ns - self.sent_ns - reported_ns)
+            reported = _cut(reported, max(0, span_ns - wire_ns))
+            reported_ns = sum(reported.values())
+        if reported_ns > span_ns or Stage.WIRE in reported or min(reported.values()) < 0:
+            return self._unreported(span_ns)  # it cannot be: no worker of ours tells such a thing
+        return {**reported, Stage.WIRE: span_ns - reported_ns}
+
+    def _saved_ns(self) -> int:
+        """What the tokens that were found would have taken, by the card; those paid for elsewhere are none."""
+        found, handed = self.found_tokens, min(self.found_tokens, self.handed_tokens)
+        if found == handed:
+            return 0
+        card = self.worker.hello.card
+        pairs = (found**2 - handed**2) / 2
+        return round(1e9 * (card.prefill_per_token_s * (found - handed) + card.prefill_per_pair_s * pairs))
+
+    def _unreported(self, span_ns: int) -> dict[Stage, int]:
+        if not self.first_ns:
+            return {Stage.WIRE: span_ns}
+        prefill_ns = min(self.first_ns - self.sent_ns, span_ns)
+        return {Stage.PREFILL: prefill_ns, Stage.DECODE: span_ns - prefill_ns}
+
+    def leg(self, origin_ns: int) -> Leg:
+        """For the record, which starts at `origin_ns`."""
+        card = self.worker.hello.card
+        return Leg(
+            worker=self.worker.id,
+            sequence=self.sequence,
+            kind=self.kind,
+            reason=self.reason,
+            start_ns=self.sent_ns - origin_ns,
+            span_ns=self.ended_ns - self.sent_ns,
+            outcome=self.outcome,
+            cached_tokens=self.cached_tokens,
+            predicted_ns=self.predicted_ns,
+            saved_ns=self._saved_ns(),
+            report=self.report,
+            price_per_hour=card.price_per_hour,
+            watts=card.watts,
+        )
+
+
+class Trail:
+    """All sendings of one HTTP request."""
+
+    __slots__ = ("began_ns", "ends_ns", "num_untold", "on_told", "sendings")
+
+    def __init__(self, began_ns: int) -> None:
+        self.began_ns = began_ns  # from here on its sequences were placed
+        self.sendings: list[Sending] = []
+        self.ends_ns: dict[int, int] = {}  # of each sequence: its last delivery, or when it was given up
+        self.num_untold = 0  # sendings that were cancelled and whose worker has not yet said what they took
+        self.on_told: Callable[[], None] | None = None  # when there is none left
+
+    @property
+    def end_ns(self) -> int:
+        """When the last sequence ended."""
+        return max(self.ends_ns.values(), default=self.began_ns)
+
+    def told(self) -> None:
+        """One of those that were cancelled has told, or never will."""
+        self.num_untold -= 1
+        if not self.num_untold and self.on_told is not None:
+            self.on_told()
+
+    def stages(self) -> dict[Stage, int]:
+        """A partition of `began_ns` to `end_ns`: the way of the sequence that ended last."""
+        if not self.ends_ns:
+            return {}
+        last = max(self.ends_ns, key=self.ends_ns.__getitem__)
+        total: dict[Stage, int] = {Stage.ROUTE: 0}
+        now_ns = self.began_ns
+        for sending in self.sendings:
+            if sending.sequence == last:
+                total[Stage.ROUTE] += sending.sent_ns - now_ns
+                add_stages(total, sending.stages())
+                now_ns = sending.left_ns
+        total[Stage.ROUTE] += self.ends_ns[last] - now_ns
+        return total
+
+
+def add_stages(total: dict[Stage, int], stages: dict[Stage, int]) -> None:
+    """Add up."""
+    for stage, spent_ns in stages.items():
+        total[stage] = total.get(stage, 0) + spent_ns
+
+
+def _cut(stages: dict[Stage, int], most_ns: int) -> dict[Stage, int]:
+    """The stages without what is beyond `most_ns`, taken from the end."""
+    left = dict(stages)
+    excess_ns = sum(left.values()) - most_ns
+    for stage in _CUT_FIRST:
+        taken_ns = min(excess_ns, left.get(stage, 0))
+        if taken_ns > 0:
+            left[stage] -= taken_ns
+            excess_ns -= taken_ns
+    return left

@@ -1,0 +1,120 @@
+"""What is written down of workers and stores whether somebody asks or not: samples every few seconds, and incidents.
+
+A worker is sampled with the first heartbeat of each of its lives, then every `EVERY_S`, and once more when it is not
+registered any more; so that what its time went to is known to within `EVERY_S` even where it dies. A card, and the
+price on it, lasts for a life. Knows no journal: frames go to whoever is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Frame, Incident, StoreSample, WorkerSample, WorkerUse
+from tokenworks.contract.wire import StoreStatus, TierStatus
+from tokenworks.gateway.registry import Worker
+
+EVERY_S: Final = 5.0
+
+
+class Samples:
+    """Turns what members tell into frames."""
+
+    def __init__(self, append: Callable[[Frame], None]) -> None:
+        self._append = append
+        self._sampled_s: dict[Worker | str, float] = {}  # by worker or by store id: monotonic time of the latest sample
+
+    def happened(self, kind: str, subject: str, text: str = "") -> None:
+        """Write an incident down."""
+        self._append(Incident(time.time_ns(), kind, subject, text))
+
+    def worker_joined(self, worker: Worker) -> None:
+        """It said hello."""
+        self.happened("worker_joined", worker.id, f"{worker.role.value} on {worker.hello.card.device}")
+
+    def worker_heard(self, worker: Worker) -> None:
+        """It told of its load."""
+        if self._is_due(worker):
+            self._append(_worker_sample(worker))
+
+    def worker_gone(self, worker: Worker, how: str) -> None:
+        """It is no longer registered: it left, or was lost."""
+        self._sampled_s.pop(worker, None)
+        self._append(_worker_sample(worker, is_last=True))
+        has_left = how == "left"
+        self.happened("worker_left" if has_left else "worker_lost", worker.id, "" if has_left else how)
+
+    def role_changed(self, worker: Worker) -> None:
+        """Somebody changed what it is for."""
+        self.happened("role_changed", worker.id, worker.role.value)
+
+    def store_heard(self, status: StoreStatus, *, is_new: bool) -> None:
+        """A store told of itself."""
+        if is_new:
+            self.happened("store_joined", status.store_id)
+        if self._is_due(status.store_id):
+            self._append(_store_sample(status))
+
+    def store_lost(self, store_id: str, how: str) -> None:
+        """It fell silent."""
+        self._sampled_s.pop(store_id, None)
+        self.happened("store_lost", store_id, how)
+
+    def _is_due(self, key: Worker | str) -> bool:
+        now_s = time.monotonic()
+        due_s = self._sampled_s.get(key, -EVERY_S) + EVERY_S
+        if now_s < due_s:
+            return False
+        # On the beat of the first one, so that heartbeats a little off their second do not make every sixth count.
+        self._sampled_s[key] = due_s if now_s - due_s < EVERY_S else now_s
+        return True
+
+
+def _worker_sample(worker: Worker, *, is_last: bool = False) -> WorkerSample:
+    hello, load = worker.hello, worker.load
+    sample = WorkerSample(
+        time.time_ns(),
+        worker.id,
+        hello.model,
+        load.use if load is not None else WorkerUse(),
+        version=worker.version,
+        device=hello.card.device,
+        price_per_hour=hello.card.price_per_hour,
+        watts=hello.card.watts,
+        peak_flops=hello.card.peak_flops,
+        peak_bytes_per_s=hello.card.peak_bytes_per_s,
+        is_last=is_last,
+    )
+    if load is None:
+        return sample
+    return msgspec.structs.replace(
+        sample,
+        running=load.running,
+        waiting=load.waiting,
+        free_blocks=load.free_blocks,
+        total_blocks=load.total_blocks,
+        preemptions=load.preemptions,
+    )
+
+
+def _store_sample(status: StoreStatus) -> StoreSample:
+    tiers = status.tiers
+    return StoreSample(
+        time.time_ns(),
+        status.store_id,
+        {tier: each.used_bytes for tier, each in tiers.items()},
+        {tier: each.limit_bytes for tier, each in tiers.items()},
+        {tier: each.hits for tier, each in tiers.items()},
+        {tier: each.evictions for tier, each in tiers.items()},
+        _faults(tiers),
+        status.misses,
+    )
+
+
+def _faults(tiers: dict[Tier, TierStatus]) -> dict[str, int]:
+    """By tier and reason, such as "disk: checksum"."""
+    return {f"{tier.value}: {reason}": count for tier, each in tiers.items() for reason, count in each.faults.items()}

@@ -1,0 +1,50 @@
+"""The gateway's hand on the journal: takes frames on the event loop, and flushes them within `flush_s`.
+
+A timer runs only while something is unwritten, so that an idle gateway sleeps. Without a ledger frames go nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tokenworks.contract.record import Frame
+from tokenworks.observe.journal import Journal
+
+
+class Scribe:
+    """Call it on the event loop."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether there is a ledger at all."""
+        return self._journal is not None
+
+    @property
+    def dropped_frames(self) -> int:
+        """Frames that could not be written down, since the start."""
+        return 0 if self._journal is None else self._journal.dropped_frames
+
+    def append(self, frame: Frame) -> None:
+        """Write it down soon."""
+        if self._journal is None:
+            return
+        self._journal.append(frame)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s, self._flush)
+
+    def close(self) -> None:
+        """Write the rest down, and no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _flush(self) -> None:
+        self._timer = None
+        if self._journal is not None:
+            self._journal.flush()

@@ -1,0 +1,110 @@
+"""What is written down of workers and stores, asked or not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokenworks.contract import wire
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Frame, Incident, StoreSample, WorkerSample, WorkerUse
+from tokenworks.contract.wire import StoreStatus, TierStatus
+from tokenworks.gateway import samples
+from tokenworks.gateway.samples import Samples
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Rig, WaitUntil
+
+
+def of_kind(rig: Rig, kind: type) -> list[Frame]:
+    return [frame for frame in rig.frames() if isinstance(frame, kind)]
+
+
+def incidents(rig: Rig) -> list[tuple[str, str]]:
+    return [(frame.kind, frame.subject) for frame in rig.frames() if isinstance(frame, Incident)]
+
+
+def test_a_workers_life_from_its_first_heartbeat_to_its_last(recording_rig: Rig, wait_until: WaitUntil) -> None:
+    worker = recording_rig.add_worker(price_per_hour=2.5)
+    wait_until(lambda: of_kind(recording_rig, WorkerSample))
+    worker.load = {"use": WorkerUse(started_ns=5, wall_ns=7, idle_ns=7)}
+    registry = recording_rig.gateway.gateway.dispatcher.workers
+    wait_until(lambda: registry.get("w0").load.use.wall_ns == 7)
+    recording_rig.kill(worker)
+    wait_until(lambda: len(of_kind(recording_rig, WorkerSample)) == 2)
+    first, last = of_kind(recording_rig, WorkerSample)
+    assert (first.is_last, last.is_last) == (False, True)
+    assert last.use == WorkerUse(started_ns=5, wall_ns=7, idle_ns=7)
+    assert (first.worker, first.model, first.version) == ("w0", "tiny-echo", "scripted")
+    assert (first.device, first.price_per_hour) == ("cpu: scripted", 2.5)
+    assert (first.free_blocks, first.total_blocks, first.preemptions) == (90, 100, 3)
+    assert abs(time.time_ns() - first.at_ns) < 60e9
+
+
+def test_what_happens_to_the_system_is_written_down(recording_rig: Rig, wait_until: WaitUntil) -> None:
+    stays, leaves = recording_rig.add_worker("stays"), recording_rig.add_worker("leaves")
+    recording_rig.http.put("/admin/workers/stays", json={"role": "prefill"})
+    leaves.is_mute = True
+    leaves.send(wire.Goodbye("leaves"))
+    wait_until(lambda: ("worker_left", "leaves") in incidents(recording_rig))
+    recording_rig.kill(stays)
+    recording_rig.add_store(host=TierStatus(limit_bytes=1 << 20))
+    wait_until(lambda: ("store_lost", "kv0") in incidents(recording_rig))
+    name = recording_rig.gateway.gateway.service.recorder.gateway
+    recording_rig.gateway.begin_drain()
+    recording_rig.gateway.wait()
+    assert incidents(recording_rig) == [
+        ("gateway_started", name),
+        ("worker_joined", "stays"),
+        ("worker_joined", "leaves"),
+        ("role_changed", "stays"),
+        ("worker_left", "leaves"),
+        ("worker_lost", "stays"),
+        ("store_joined", "kv0"),
+        ("store_lost", "kv0"),
+        ("gateway_stopped", name),
+    ]
+    texts = {frame.kind: frame.text for frame in recording_rig.frames() if isinstance(frame, Incident)}
+    assert texts["role_changed"] == "prefill"
+    assert texts["worker_lost"] == "exited (killed by signal 9)"
+    assert texts["gateway_started"] == f"pid {os.getpid()}"
+
+
+def test_a_stores_sample_is_of_all_its_tiers(recording_rig: Rig, wait_until: WaitUntil) -> None:
+    recording_rig.add_store(
+        host=TierStatus(used_bytes=5, limit_bytes=9, hits=3),
+        disk=TierStatus(used_bytes=7, limit_bytes=8, evictions=2, faults={"checksum": 4}),
+    )
+    wait_until(lambda: of_kind(recording_rig, StoreSample))
+    [sample] = of_kind(recording_rig, StoreSample)
+    assert (sample.store, sample.misses) == ("kv0", 9)
+    assert sample.used_bytes == {Tier.HOST: 5, Tier.DISK: 7}
+    assert sample.limit_bytes == {Tier.HOST: 9, Tier.DISK: 8}
+    assert sample.hits == {Tier.HOST: 3, Tier.DISK: 0}
+    assert sample.evictions == {Tier.HOST: 0, Tier.DISK: 2}
+    assert sample.faults == {"disk: checksum": 4}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    now = [1000.0]
+    monkeypatch.setattr(samples.time, "monotonic", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, now[0] + seconds)
+
+
+def test_samples_keep_their_beat_and_make_up_for_nothing(clock: Callable[[float], None]) -> None:
+    """Told every 1.01 s: sampled every 5 s, not every sixth time; and once after a silence."""
+    written: list[Frame] = []
+    told = Samples(written.append)
+    for _ in range(100):
+        told.store_heard(StoreStatus("kv0", 1, {}), is_new=False)
+        clock(1.01)
+    assert len(written) == 20
+    clock(60)
+    for _ in range(3):
+        told.store_heard(StoreStatus("kv0", 1, {}), is_new=False)
+    assert len(written) == 21
