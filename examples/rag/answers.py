@@ -12,6 +12,7 @@ import httpx
 import telemetry
 from corpus import passages_of
 from openai import AsyncOpenAI, OpenAIError
+from openai.types import Model
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 from pages import Pages
 from ranking import Reranker, fuse
@@ -39,6 +40,7 @@ class Answers:
         self._reranker = Reranker(texts)
         self._pages = pages
         self._client = client
+        self._model: Model | None = None  # what the gateway serves; asked for once
 
     async def answer(self, question: str) -> dict[str, Any]:
         """The answer, its sources, and the trace that shows how it came about."""
@@ -62,7 +64,7 @@ class Answers:
 
     async def _generate(self, question: str, passages: Sequence[str]) -> str:
         """Ask the model. `traceparent` in the headers is all that joins the gateway's record to this trace."""
-        model = (await self._client.models.list()).data[0]
+        model = self._model = self._model or (await self._client.models.list()).data[0]
         room = int((getattr(model, "max_model_len", 2048) - MAX_TOKENS) * CHARS_PER_TOKEN) // (len(passages) or 1)
         context = PROMPT.format(passages="\n\n---\n\n".join(text[: room - 100] for text in passages))
         with self._tracer.start_as_current_span(f"chat {model.id}", kind=SpanKind.CLIENT) as span:

@@ -28,6 +28,7 @@ pytest.importorskip("usearch", reason=HOW)
 ROOT = Path(__file__).parent.parent.parent
 QUESTION = "Which server software can be a worker in the pool?"
 PASSAGES = 3
+PLACES = ["--zone", "zone-a", "--ledger-path"]
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,7 @@ def collector() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def system(serve: Callable[..., Any], folder: Path, collector: Receiver) -> Any:
-    places = ["--ledger-path", str(folder), "--zone", "zone-a", "--otlp-endpoint", collector.url]
+    places = [*PLACES, str(folder), "--otlp-endpoint", collector.url]
     return serve(*places, "--log-format", "json")
 
 
@@ -96,7 +97,7 @@ def ask(rag: str, question: str = QUESTION) -> dict[str, Any]:
 
 def chains(folder: Path, *arguments: str) -> Any:
     """What the command prints; None where it does not know (yet)."""
-    command = [sys.executable, "-m", "tokenworks", "chains", "--json", "--ledger-path", str(folder), *arguments]
+    command = [sys.executable, "-m", "tokenworks", "chains", "--json", *PLACES, str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else None
 
@@ -135,10 +136,8 @@ def test_the_breakdown_shows_hits_origin_zones_and_the_path(rag: str, folder: Pa
     wait_for(known, "the breakdown")
     rows = {(row["service"], row["name"]): row for row in found["rows"]}
     cache = rows["rag", "passage cache"]
-    assert (cache["count"], cache["hit_rate"]) == (
-        2 * PASSAGES,
-        0.5,
-    )  # the second question found what the first fetched
+    # The second question found what the first had fetched.
+    assert (cache["count"], cache["hit_rate"]) == (2 * PASSAGES, 0.5)
     assert cache["origin_p99_s"] > 0
     assert rows["rag", "GET"]["cross_zone_share"] == 1.0
     assert rows["documents", "GET /passages"]["count"] == PASSAGES

@@ -2,8 +2,9 @@
 
 `stand_in.py serve FOLDER WORKERS` supervises a stand-in gateway and workers, with the settings of a tokenworks.toml in
 FOLDER, if any. The gateway answers `/health/ready` and listens where workers dial in; a worker or a KV store
-says its name there once a tenth of a second. FOLDER steers them: a file `<name>.fails` is what that child says before
-it exits with code 3; while `<name>.silent` exists it does not say its name; while `hold` does, SIGTERM ends no gateway.
+says its name there once a tenth of a second; the observer waits for its end. FOLDER steers them: a file `<name>.fails`
+is what that child says before it exits with code 3; while `<name>.silent` exists it does not say its name; while `hold`
+does, SIGTERM ends no gateway.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import msgspec
 import zmq
 
 from tokenworks.cli.main import exit_code
-from tokenworks.contract.config import FleetSettings, GatewaySettings, Settings
+from tokenworks.contract.config import FleetSettings, GatewaySettings, LedgerSettings, Settings
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.loader import load_settings, read_settings
 from tokenworks.contract.wire import WireError, WorkerExited, decode_to_gateway
 from tokenworks.contract.worker_groups import own_group
-from tokenworks.fleet.events import GATEWAY, STORE
+from tokenworks.fleet.events import GATEWAY, OBSERVER, STORE
 from tokenworks.fleet.launch import SETTINGS_FILE, dial_address, group_index
 from tokenworks.fleet.lifeline import die_with
 from tokenworks.fleet.supervisor import serve
@@ -37,7 +38,7 @@ def run_supervisor(folder: Path, num_workers: int) -> None:
 
     def command_for(name: str, settings: Settings, run_dir: Path) -> list[str]:
         file, group = str(run_dir / SETTINGS_FILE), -1
-        if name not in (GATEWAY, STORE):
+        if name not in (GATEWAY, STORE, OBSERVER):
             group = group_index(settings, name)
         return [sys.executable, __file__, "child", name, str(folder), file, str(os.getpid()), str(group)]
 
@@ -56,6 +57,7 @@ def settings_for(folder: Path, num_workers: int) -> Settings:
         model=str(folder),
         gateway=GatewaySettings(port=int(os.environ.get("STAND_IN_PORT", "0")), model_name="stand-in"),
         fleet=FleetSettings(workers=num_workers, drain_s=60),
+        ledger=LedgerSettings(path=str(folder / "state")),
     )
 
 
@@ -70,6 +72,9 @@ def run_child(name: str, folder: Path, settings: Settings, group: int) -> None:
     elif name == STORE:
         print(f"store of {settings.kv.host_bytes} bytes at {settings.kv.store_address}", file=sys.stderr)
         say_my_name(name, folder, settings)
+    elif name == OBSERVER:
+        signal.sigwait({signal.SIGTERM})
+        print("all is taken in", file=sys.stderr)
     else:
         run_worker(name, folder, own_group(settings, group))
 

@@ -10,6 +10,7 @@ import pytest
 
 from tokenworks.fleet.events import (
     GATEWAY,
+    OBSERVER,
     STORE,
     Event,
     Exited,
@@ -46,9 +47,9 @@ def crash(name: str) -> Exited:
     return Exited(name, -11, "")
 
 
-def running(*worker_ids: str, has_store: bool = False) -> Lifecycle:
+def running(*worker_ids: str, has_store: bool = False, has_observer: bool = False) -> Lifecycle:
     """A fleet in which everything is ready since time 0."""
-    fleet = Lifecycle(list(worker_ids), DRAIN_S, has_store)
+    fleet = Lifecycle(list(worker_ids), DRAIN_S, has_store, has_observer)
     fleet.on(Started(), 0.0)
     for name in (GATEWAY, *worker_ids, *([STORE] if has_store else [])):
         fleet.on(Ready(name), 0.0)
@@ -262,6 +263,47 @@ def test_a_second_stop_kills_a_store_that_is_still_writing() -> None:
     assert fleet.on(StopAsked(), 1.0) == [Kill(STORE)]
 
 
+def test_the_observer_starts_with_the_others_and_is_not_waited_for() -> None:
+    fleet = Lifecycle(["w0"], DRAIN_S, has_observer=True)
+    assert fleet.on(Started(), 0.0) == [Spawn(GATEWAY), Spawn("w0"), Spawn(OBSERVER)]
+    assert fleet.awaited == [GATEWAY, "w0"]
+    fleet.on(Ready(GATEWAY), 1.0)
+    assert fleet.on(Ready("w0"), 2.0) == [ShowAddress()]
+
+
+def test_an_observer_that_never_starts_is_tried_again_and_stops_nobody() -> None:
+    fleet = Lifecycle(["w0"], DRAIN_S, has_observer=True)
+    fleet.on(Started(), 0.0)
+    now, delays = 0.1, []
+    for _ in range(8):
+        said = fleet.on(Exited(OBSERVER, 3, "no such folder"), now)
+        assert fleet.wake_at is not None
+        delays.append(fleet.wake_at - now)
+        assert said == [Say(f"{OBSERVER} exited with code 3; it restarts in {delays[-1]:g} s")]
+        now = fleet.wake_at
+        assert fleet.on(Tick(), now) == [Spawn(OBSERVER)]
+    assert delays == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, LAST_BACKOFF_S])
+    assert fleet.phase is Phase.RUNNING
+
+
+def test_the_observer_ends_after_the_gateway_whose_last_records_it_takes_in() -> None:
+    fleet = running("w0", has_store=True, has_observer=True)
+    assert fleet.on(StopAsked(), 0.0)[-1] == Terminate(GATEWAY)
+    assert fleet.on(Exited(GATEWAY, 0, ""), 1.0) == [Terminate("w0"), Terminate(OBSERVER)]
+    assert fleet.on(Exited("w0", 0, ""), 2.0) == []
+    assert fleet.on(Exited(OBSERVER, 0, ""), 3.0) == [Terminate(STORE)]
+    assert fleet.on(Exited(STORE, 0, ""), 4.0) == [Finish(EXIT_CLEAN, "")]
+
+
+def test_an_observer_that_dies_at_the_end_is_told_of_and_the_end_is_clean() -> None:
+    fleet = running("w0", has_observer=True)
+    fleet.on(StopAsked(), 0.0)
+    fleet.on(Exited(GATEWAY, 0, ""), 1.0)
+    [told] = fleet.on(crash(OBSERVER), 2.0)
+    assert told == Say(f"{OBSERVER} {describe_exit(-11)}; what it had not taken in yet is in the journal")
+    assert fleet.on(Exited("w0", 0, ""), 3.0) == [Finish(EXIT_CLEAN, "")]
+
+
 def test_an_exit_is_told_in_words() -> None:
     assert describe_exit(3) == "exited with code 3"
     assert describe_exit(-9) == "was killed by signal 9 (Killed; out of memory?)"
@@ -270,8 +312,8 @@ def test_an_exit_is_told_in_words() -> None:
 class World:
     """The processes that the instructions make, and what must hold of every instruction."""
 
-    def __init__(self, *worker_ids: str, has_store: bool = False) -> None:
-        self.fleet = Lifecycle(list(worker_ids), DRAIN_S, has_store)
+    def __init__(self, *worker_ids: str, has_store: bool = False, has_observer: bool = False) -> None:
+        self.fleet = Lifecycle(list(worker_ids), DRAIN_S, has_store, has_observer)
         self.now = 0.0
         self.up: set[str] = set()
         self.ready: set[str] = set()
@@ -284,7 +326,8 @@ class World:
         yield StopAsked()
         yield Tick()
         for name in sorted(self.up):
-            yield Ready(name)
+            if name != OBSERVER:  # nobody asks it
+                yield Ready(name)
             yield Exited(name, 0, "")
             yield Exited(name, -9, "")
 
@@ -303,7 +346,7 @@ class World:
         assert not (self.finishes and instructions)
         goes_on = self.fleet.phase in (Phase.RUNNING, Phase.DRAINING) and GATEWAY in self.up
         is_told = any(isinstance(instruction, ReportExit) for instruction in instructions)
-        assert is_told == (isinstance(event, Exited) and event.name not in (GATEWAY, STORE) and goes_on)
+        assert is_told == (isinstance(event, Exited) and event.name not in (GATEWAY, STORE, OBSERVER) and goes_on)
         for instruction in instructions:
             self.obey(instruction)
         self.check()
@@ -314,6 +357,8 @@ class World:
                 assert instruction.name not in self.up
                 assert not self.is_stopping
                 self.up.add(instruction.name)
+                if instruction.name == OBSERVER:
+                    self.ready.add(OBSERVER)
             case Terminate():
                 assert instruction.name in self.up
                 assert instruction.name == GATEWAY or GATEWAY not in self.up
@@ -325,7 +370,7 @@ class World:
             case ShowAddress():
                 assert not self.is_shown
                 assert GATEWAY in self.ready
-                assert self.ready - {GATEWAY, STORE}
+                assert self.ready - {GATEWAY, STORE, OBSERVER}
                 self.is_shown = True
             case Finish():
                 assert not self.up
@@ -349,9 +394,13 @@ class World:
         assert self.finishes == 1
 
 
-@pytest.mark.parametrize(("num_events", "has_store"), [(4, False), (3, True)])
-def test_every_sequence_of_events_keeps_the_invariants_and_ends_once(num_events: int, has_store: bool) -> None:
-    worlds = [World("w0", has_store=has_store)]
+@pytest.mark.parametrize(
+    ("num_events", "has_store", "has_observer"), [(4, False, False), (3, True, False), (3, False, True)]
+)
+def test_every_sequence_of_events_keeps_the_invariants_and_ends_once(
+    num_events: int, has_store: bool, has_observer: bool
+) -> None:
+    worlds = [World("w0", has_store=has_store, has_observer=has_observer)]
     for _ in range(num_events):
         following = []
         for world in worlds:
@@ -364,11 +413,11 @@ def test_every_sequence_of_events_keeps_the_invariants_and_ends_once(num_events:
         world.end()
 
 
-@pytest.mark.parametrize("has_store", [False, True])
-def test_long_random_runs_keep_the_invariants_and_end_once(has_store: bool) -> None:
+@pytest.mark.parametrize(("has_store", "has_observer"), [(False, False), (True, False), (True, True)])
+def test_long_random_runs_keep_the_invariants_and_end_once(has_store: bool, has_observer: bool) -> None:
     random = Random(0)
     for _ in range(300):
-        world = World("w0", "w1", has_store=has_store)
+        world = World("w0", "w1", has_store=has_store, has_observer=has_observer)
         for _ in range(random.randrange(60)):
             events = [event for event in world.events() if not isinstance(event, StopAsked) or random.random() < 0.02]
             if events:

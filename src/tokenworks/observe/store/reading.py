@@ -95,7 +95,8 @@ class Reading:
         of_cells = sa.select(sa.func.min(cells.c.start_s), sa.func.max(cells.c.start_s)).where(
             cells.c.tag_key == NO_TAG
         )
-        found = [self._connection.execute(of_cells.where(cells.c.level == level)).one() for level in LENGTH_NS]
+        exact = (Level.MINUTE, Level.HOUR)  # every day is of hours that are kept too
+        found = [self._connection.execute(of_cells.where(cells.c.level == level)).one() for level in exact]
         starts = [start_s * _SECOND_NS for start_s, _ in found if start_s is not None]
         if first is None:
             return Window(min(starts), max(end_s for _, end_s in found if end_s) * _SECOND_NS + 1) if starts else None
@@ -136,7 +137,9 @@ class Reading:
         """And, under "", all others: what is in the whole and in no group."""
         total = self.cells(window, None, where).get("", Cell())
         rest = less(total, merged(found.values()))
-        return {**found, "": rest} if rest.requests else found
+        if rest.requests:  # and those that have the tag, with nothing in it
+            found[""] = merged([found[""], rest]) if "" in found else rest
+        return found
 
     def _rows(self, piece: Piece, by: str | None, where: Where) -> Iterator[tuple[int, str, Cell]]:
         """When, the value of `by` ("" without), and what it came to."""

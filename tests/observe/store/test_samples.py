@@ -1,0 +1,124 @@
+"""Samples: what each life of a worker and of a store did in a window, whatever the clocks and the gateways did."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.observe.made import DAY_NS, HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, worker_sample
+from tests.observe.memory_ledger import MemoryLedger
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import StoreSample, Work, WorkerSample
+from tokenworks.observe.ledger import Window
+from tokenworks.observe.store import SqlLedger
+
+ALL = Window(0, 2 * NOON_NS)
+
+
+def life(start_ns: int, seconds: int, every_s: int = 5) -> list[WorkerSample]:
+    """Half busy, half idle."""
+    return [
+        worker_sample(
+            start_ns + second * SECOND_NS,
+            second * SECOND_NS // 2,
+            second * SECOND_NS // 2,
+            start_ns,
+            running=second % 3,
+            free_blocks=second % 100,
+        )
+        for second in range(every_s, seconds + 1, every_s)
+    ]
+
+
+def test_stretches_are_what_the_samples_in_a_window_say(ledger: SqlLedger) -> None:
+    samples = life(NOON_NS, 300) + life(NOON_NS + 400 * SECOND_NS, 200)
+    ledger.take_in(samples)
+    oracle = MemoryLedger(samples)
+    for start_s, end_s in ((0, 1000), (100, 200), (101, 104), (250, 450), (290, 420), (2000, 3000), (-10, 3)):
+        window = Window(NOON_NS + start_s * SECOND_NS, NOON_NS + end_s * SECOND_NS)
+        found, wanted = ledger.workers(window), oracle.workers(window)
+        assert [stretch.use for stretch in found] == [stretch.use for stretch in wanted]
+        for ours, theirs in zip(found, wanted, strict=True):
+            for name in ours.__struct_fields__:
+                value = getattr(theirs, name)
+                assert getattr(ours, name) == (pytest.approx(value) if isinstance(value, float) else value), name
+
+
+def test_windows_that_touch_add_up_to_the_whole(ledger: SqlLedger) -> None:
+    ledger.take_in(life(NOON_NS, 600))
+    edges = [NOON_NS + seconds * SECOND_NS for seconds in (0, 7, 60, 61, 333, 700)]
+    parts = [ledger.workers(Window(*pair)) for pair in zip(edges, edges[1:], strict=False)]
+    whole = ledger.workers(Window(edges[0], edges[-1]))
+    assert sum(part.use.wall_ns for found in parts for part in found) == whole[0].use.wall_ns == 600 * SECOND_NS
+    assert sum(part.use.step_ns[Work.DECODE] for found in parts for part in found) == 300 * SECOND_NS
+
+
+def test_a_clock_that_steps_back_makes_no_time_negative_and_loses_none(ledger: SqlLedger) -> None:
+    before, after = life(NOON_NS, 600)[:60], life(NOON_NS, 600)[60:]
+    stepped = [WorkerSample(**{**as_dict(sample), "at_ns": sample.at_ns - HOUR_NS}) for sample in after]
+    ledger.take_in(before)
+    ledger.take_in(stepped)
+    edges = [NOON_NS + minute * MINUTE_NS for minute in range(-61, 62)]
+    parts = [stretch for pair in zip(edges, edges[1:], strict=False) for stretch in ledger.workers(Window(*pair))]
+    assert all(part.use.wall_ns >= 0 and part.until_ns >= part.from_ns for part in parts)
+    assert sum(part.use.wall_ns for part in parts) == 600 * SECOND_NS
+
+
+def as_dict(sample: WorkerSample) -> dict[str, object]:
+    return {name: getattr(sample, name) for name in sample.__struct_fields__}
+
+
+def test_two_gateways_that_tell_of_one_worker_count_it_once(ledger: SqlLedger) -> None:
+    samples = life(NOON_NS, 600)
+    ledger.take_in(samples)
+    ledger.take_in([*samples[10:20], samples[-1]])
+    [stretch] = ledger.workers(ALL)
+    assert stretch.use.wall_ns == 600 * SECOND_NS
+
+
+def test_thinned_samples_say_the_same_of_whole_hours(ledger: SqlLedger) -> None:
+    samples = life(NOON_NS, 3 * 3600, every_s=30)
+    ledger.take_in(samples)
+    hours = [Window(NOON_NS + hour * HOUR_NS, NOON_NS + (hour + 1) * HOUR_NS) for hour in range(3)]
+    before = [[stretch.use for stretch in ledger.workers(hour)] for hour in hours]
+    size = len(stored(ledger))
+    for days in (2, 30):
+        while ledger.keep_up(NOON_NS + days * DAY_NS):
+            pass
+        assert [[stretch.use for stretch in ledger.workers(hour)] for hour in hours] == before
+        assert len(stored(ledger)) < size
+        size = len(stored(ledger))
+    assert size <= 4
+
+
+def stored(ledger: SqlLedger) -> list[int]:
+    with ledger._database.reading() as connection:
+        return list(connection.exec_driver_sql("SELECT at_ns FROM worker_samples").scalars())
+
+
+def store_sample(second: int, hits: int, used: int = 100) -> StoreSample:
+    at_ns = NOON_NS + second * SECOND_NS
+    return StoreSample(at_ns, "kv0", {Tier.HOST: used}, {Tier.HOST: 1000}, {Tier.HOST: hits}, misses=hits * 2)
+
+
+def test_a_store_that_restarts_counts_on_and_holds_nothing_between(ledger: SqlLedger) -> None:
+    ledger.take_in([store_sample(0, 5), store_sample(10, 7), store_sample(20, 1), store_sample(30, 4)])
+    [stretch] = ledger.stores(ALL)
+    assert stretch.hits == {Tier.HOST: 2 + 1 + 3}
+    assert stretch.misses == 12
+    assert stretch.byte_s == {Tier.HOST: pytest.approx(100 * 20)}
+    assert stretch.used_bytes == {Tier.HOST: 100}
+
+
+def test_a_store_s_windows_add_up(ledger: SqlLedger) -> None:
+    ledger.take_in([store_sample(second, second) for second in range(0, 100, 10)])
+    edges = [NOON_NS + seconds * SECOND_NS for seconds in (0, 35, 36, 70, 200)]
+    parts = [stretch for pair in zip(edges, edges[1:], strict=False) for stretch in ledger.stores(Window(*pair))]
+    assert sum(part.hits[Tier.HOST] for part in parts) == 90
+    assert ledger.stores(Window(NOON_NS + HOUR_NS, NOON_NS + 2 * HOUR_NS)) == []
+
+
+def test_a_store_whose_clock_steps_back_holds_no_negative_time(ledger: SqlLedger) -> None:
+    ledger.take_in([store_sample(100, 1), store_sample(0, 2), store_sample(10, 3), store_sample(120, 4)])
+    [stretch] = ledger.stores(ALL)
+    assert stretch.hits == {Tier.HOST: 3}
+    assert stretch.byte_s[Tier.HOST] == pytest.approx(100 * 20, rel=1e-6)
