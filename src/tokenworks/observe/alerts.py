@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRIFT_EVERY_S: Final = 600
+FIRST_LOOK_S: Final = 3.0  # after the start: there is a ledger by then
 _NS: Final = 10**9
 _NS_PER_HOUR: Final = 3600 * _NS
 
@@ -102,6 +103,7 @@ def _receiver(alerts: AlertSettings) -> Receiver | None:
 
 
 async def _every(lookout: Lookout, interval_s: float, delivery: Delivery | None) -> None:
+    await asyncio.sleep(min(interval_s, FIRST_LOOK_S))
     while True:
         try:
             notices = await asyncio.to_thread(lookout.look, time.time_ns())
