@@ -321,7 +321,7 @@ function drawTable(answer) {
     return;
   }
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
-    h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
+    h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
   const body = h("tbody", {}, rows.map((row) => h("tr", {},
     h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
     answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
@@ -439,7 +439,7 @@ function workerCard(worker, window) {
     h("dl", { class: "facts" },
       fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
       fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
-      fact("CPU", isNumber(worker.cpu_cores) ? `${number(worker.cpu_cores)} cores` : NONE), fact("memory", bytes(worker.rss_bytes)),
+      fact("CPU cores", number(worker.cpu_cores)), fact("memory", bytes(worker.rss_bytes)),
       fact("price", isNumber(worker.price_per_hour) ? `${money(worker.price_per_hour)}/h` : "not stated", "Set with --price-per-hour"),
       fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_power_measured ? "Measured" : "Of the card")));
 }
