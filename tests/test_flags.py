@@ -57,10 +57,12 @@ FROZEN = {
     """,
     "explain": """REQUEST_ID --last --slowest --since --json --ledger-path --ledger-database --cost-currency --config
         --settings""",
-    "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency {OBJECTIVES}
-        --config --settings""",
+    "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency
+        {OBJECTIVES} --config --settings""",
     "doctor": "",
-    "drift": f"--since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings",
+    "drift": """
+        --since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings
+    """,
     "alerts list": f"--json --ledger-path --ledger-database {OBJECTIVES} {ALERTS} --config --settings",
     "alerts test": f"{ALERTS} --config --settings",
     "role": "WORKER ROLE --url",
