@@ -24,6 +24,7 @@ const state = {
   limit: 12, // requests shown
   isPaused: false,
   currency: "USD",
+  incidents: [],
 };
 
 function remember() {
@@ -223,6 +224,7 @@ class Chart {
         svg("line", { class: "grid", x1: this.left, x2: width, y1: y(value), y2: y(value) }),
         svg("text", { x: this.left - 8, y: y(value) + 4, "text-anchor": "end" }, text)]),
       this.times(x, height),
+      this.incidents(x, height - bottom),
       this.lines.map((line) => this.line(line, x, y)),
       this.cross(x, y, height - bottom));
     this.caption();
@@ -233,6 +235,16 @@ class Chart {
     const last = this.points.length - 1;
     return [[0, "start"], [last >> 1, "middle"], [last, "end"]].map(([index, anchor]) =>
       svg("text", { x: x(index), y: height - 3, "text-anchor": anchor }, tick(this.points[index].at_s)));
+  }
+
+  /** Where something happened to the system: a worker lost, a gateway started. */
+  incidents(x, bottom) {
+    if (this.points.length < 2) return [];
+    const [from_s, step_s] = [this.points[0].at_s, this.points[1].at_s - this.points[0].at_s];
+    const last = this.points.length - 1;
+    return state.incidents.map((each) => [each, (each.at_s - from_s) / step_s]).filter(([, index]) => index >= 0 && index <= last)
+      .map(([each, index]) => svg("line", { class: isLoss(each) ? "mark loss" : "mark", x1: x(index), x2: x(index), y1: 8, y2: bottom },
+        svg("title", {}, `${clock(each.at_s)} ${each.kind} ${each.subject}`)));
   }
 
   line(line, x, y) {
@@ -270,6 +282,8 @@ class Chart {
     this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
   }
 }
+
+const isLoss = (incident) => /lost|damaged/.test(incident.kind);
 
 function niceTop(value) {
   if (value <= 0) return 1;
@@ -522,7 +536,7 @@ function finding(found) {
   const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["gain", found.gain],
     ["evidence", h("ul", {}, found.evidence.map(evidence))]];
   return h("article", { class: "panel finding", "data-severity": found.severity },
-    h("div", { class: "head" }, h("h3", {}, found.rule), chip(found.severity, SEVERITIES[found.severity]),
+    h("div", { class: "head" }, h("h3", {}, found.rule.replaceAll("_", " ")), chip(found.severity, SEVERITIES[found.severity]),
       found.subject && chip(`${found.kind} ${found.subject}`), h("span", { class: "note" }, `${count(found.requests)} requests`)),
     h("dl", {}, facts.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])));
 }
@@ -543,7 +557,7 @@ function drawDrift({ features }) {
 }
 
 function drawStatus(status) {
-  state.currency = status.currency;
+  [state.currency, state.incidents] = [status.currency, status.incidents];
   byId("model").textContent = status.models.join(", ");
   fill(byId("notices"), status.gaps.map((gap) =>
     h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
@@ -551,7 +565,7 @@ function drawStatus(status) {
   const rows = status.incidents.toReversed();
   fill(byId("incident-rows"), rows.length
     ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: "text" }, each.kind), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
+        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: isLoss(each) ? "text bad" : "text" }, each.kind.replaceAll("_", " ")), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
     : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
 }
 
