@@ -27,7 +27,7 @@ from tokenworks.contract.folders import state_folder
 from tokenworks.gateway.app import build_app
 from tokenworks.gateway.dispatch import Dispatcher
 from tokenworks.gateway.key_file import KeyFile
-from tokenworks.gateway.keys import keys_for
+from tokenworks.gateway.keys import Keys
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.prompts import PromptReader
 from tokenworks.gateway.record import Recorder
@@ -118,7 +118,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     model_name = own.model_name or Path(settings.model).resolve().name
     name = f"{socket.gethostname()}:{listener.getsockname()[1]}"
     folder = state_folder(settings.ledger)
-    keys = keys_for(own, None if folder is None else KeyFile(folder))
+    keys = Keys(None if folder is None else KeyFile(folder), own)
     scribe = Scribe(None if folder is None else Journal(folder / "journal", name, settings.ledger.flush_s))
     samples = Samples(scribe.append)
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")

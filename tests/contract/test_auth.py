@@ -1,0 +1,20 @@
+"""Who needs an API key."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenworks.contract.auth import is_loopback, needs_key
+from tokenworks.contract.config import GatewaySettings
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("::1", True), ("127.8.8.8", True), ("localhost", True)]
+    + [(host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "my-host", "")],
+)
+def test_what_is_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+    assert needs_key(GatewaySettings(host=host)) is not expected
+    assert needs_key(GatewaySettings(host=host, auth="required"))
+    assert not needs_key(GatewaySettings(host=host, auth="off"))
