@@ -38,6 +38,10 @@ class HeartbeatThread(threading.Thread):
         """The step loop says that it is not stuck."""
         self._last_round = time.monotonic()
 
+    def beat(self) -> Heartbeat:
+        """What this worker is at now."""
+        return Heartbeat(self._worker_id, self._load())
+
     def stop(self) -> None:
         """End the thread, soon."""
         self._stopped.set()
@@ -53,7 +57,7 @@ class HeartbeatThread(threading.Thread):
         context.term()
 
     def _beat(self, links: Sequence[GatewayLink]) -> None:
-        beat = Heartbeat(self._worker_id, self._load())
+        beat = self.beat()
         for index, link in enumerate(links):
             link.send(beat)
             if any(isinstance(message, Rejoin) for message in link.receive()):

@@ -101,6 +101,8 @@ class Member:
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
+        if self._known is not None:
+            self._links.send_all(Heartbeat(self._worker_id, self._load()))
         self._links.send_all(Goodbye(self._worker_id))
         self._links.close()
 
