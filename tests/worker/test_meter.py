@@ -175,7 +175,7 @@ def test_idle_time_is_time_without_requests(start: Callable[[Engine], Worker], g
 
 
 def test_the_heartbeat_tells_of_it_while_it_works(start: Callable[[Engine], Worker], gateway: Gateway) -> None:
-    worker = start(make_engine())
+    start(make_engine())
     gateway.send("w", Submit(request("a", 20, 1400)))
     gateway.take_until(lambda: len(gateway.beats) > 1)
     for use in (beat.load.use for beat in gateway.beats):
@@ -183,7 +183,17 @@ def test_the_heartbeat_tells_of_it_while_it_works(start: Callable[[Engine], Work
         assert use.started_ns > 1.7e18
         assert use.rss_bytes > 0
         assert use.cpu_s > 0
-    assert gateway.beats[0].load.use.wall_ns < gateway.beats[1].load.use.wall_ns <= worker.leave().wall_ns
+    assert gateway.beats[0].load.use.wall_ns < gateway.beats[1].load.use.wall_ns
+
+
+def test_a_worker_that_leaves_has_told_all_of_its_life(start: Callable[[Engine], Worker], gateway: Gateway) -> None:
+    worker = start(make_engine())
+    send_all(gateway, [request("a", 20, 30)])
+    use = worker.leave()
+    gateway.take_until(lambda: gateway.has_left)
+    told = gateway.beats[-1].load.use
+    assert (told.wall_ns, told.step_ns, told.idle_ns) == (use.wall_ns, use.step_ns, use.idle_ns)
+    check_sums([gateway.report("a")], told)
 
 
 def test_guesses_are_charged_to_who_guessed(
