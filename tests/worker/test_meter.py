@@ -226,6 +226,34 @@ def test_a_cancelled_sequence_says_what_it_took(start: Callable[[Engine], Worker
     check_sums([gateway.report(name) for name in "ab"], worker.leave())
 
 
+def test_what_came_during_a_step_was_queueing_and_not_on_the_wire(
+    start: Callable[[Engine], Worker], gateway: Gateway
+) -> None:
+    engine = make_engine()
+    model, goes_on, has_begun = engine.model, threading.Event(), threading.Event()
+
+    class Held:
+        config, step_bytes = model.config, staticmethod(model.step_bytes)
+
+        def __call__(self, *arguments: Any) -> Any:
+            has_begun.set()
+            goes_on.wait(SOON_S)
+            return model(*arguments)
+
+    start(engine)
+    for name in ("first", "second", "third"):  # by which the way is known
+        gateway.send("w", Submit(request(name, 9, 1), sent_ns=time.monotonic_ns()))
+        gateway.take_until(lambda name=name: gateway.has_ended(name))  # type: ignore[misc]
+    engine.model = Held()  # type: ignore[assignment]
+    gateway.send("w", Submit(request("slow", 9, 1), sent_ns=time.monotonic_ns()))
+    assert has_begun.wait(SOON_S)
+    gateway.send("w", Submit(request("late", 9, 1), sent_ns=time.monotonic_ns()))
+    time.sleep(1)
+    goes_on.set()
+    gateway.take_until(lambda: gateway.has_ended("late"))
+    assert gateway.report("late").stages_ns[Stage.QUEUE] > 5 * 10**8
+
+
 def test_a_step_that_fails_is_paid_by_who_was_in_it(start: Callable[[Engine], Worker], gateway: Gateway) -> None:
     engine = make_engine()
     model = engine.model
