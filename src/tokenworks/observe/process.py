@@ -58,7 +58,8 @@ def run_observer(settings: Settings, tasks: Sequence[Task] = TASKS) -> None:
 
 async def _main(settings: Settings, folder: Path, lock: int, tasks: Sequence[Task]) -> None:
     intake = Intake(settings, folder)
-    context = ObserverContext(settings, folder, partial(open_ledger, settings.ledger), intake.tell)
+    opener = partial(open_ledger, settings.ledger, cost=settings.cost, objectives=settings.objectives)
+    context = ObserverContext(settings, folder, opener, intake.tell, intake.listeners)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, context.stopping.set)
     if not await _alone(lock, folder, context.stopping):
