@@ -88,20 +88,17 @@ def test_a_request_that_ends_well(recording_rig: Rig, stream: bool) -> None:
     assert gateways <= record.stages_ns.keys()
 
 
-def test_the_official_client_and_its_clock(recording_rig: Rig) -> None:
-    """Stages sum to what a client measures, but for what its own side and the loopback take."""
+def test_a_worker_that_takes_its_time(recording_rig: Rig) -> None:
+    """20 tokens with 20 ms before each; `tests/e2e/test_records.py` holds a record against a client's clock."""
     worker = recording_rig.add_worker()
     worker.answer = slowly(worker.answer)
     with OpenAI(base_url=f"{recording_rig.gateway.url}/v1", api_key="none", http_client=httpx.Client()) as client:
         client.completions.create(model="tiny-echo", prompt="warm", max_tokens=1)
-        began_s = time.perf_counter()
         answer = client.completions.with_raw_response.create(model="tiny-echo", prompt="the dog", max_tokens=20)
-        outside_s = time.perf_counter() - began_s
     by_id = {record.id: record for record in recording_rig.records(2)}
     record = by_id[answer.headers["x-request-id"]]
     check(record)
-    assert record.e2e_ns / 1e9 < outside_s
-    assert record.stages_ns[Stage.PREFILL] + record.stages_ns[Stage.DECODE] > 0.5 * record.e2e_ns
+    assert record.stages_ns[Stage.PREFILL] + record.stages_ns[Stage.DECODE] == record.legs[0].span_ns > 0.4e9
 
 
 def short(request: Request) -> Iterator[SequenceOutput]:
