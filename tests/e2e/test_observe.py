@@ -103,7 +103,7 @@ def test_a_request_is_explained_with_the_application_around_it(
 
 
 def test_every_question_is_answered(observed: Served) -> None:
-    for question in ("status", "series", "requests", "workers", "tiers", "diagnose", "drift"):
+    for question in ("status", "series", "requests", "workers", "tiers", "diagnose", "drift", "chains"):
         answer = httpx.get(f"{observed.url}/observe/{question}", timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["window"]

@@ -42,24 +42,24 @@ async def test_who_asks_the_same_at_the_same_time_gets_one_answer(answers: Fresh
     assert await answers.get("b", compute) == 2
 
 
-async def test_an_answer_is_kept_for_a_second_and_one_that_took_longer_for_as_long() -> None:
+async def test_an_answer_is_kept_for_a_second_and_one_that_took_much_for_longer() -> None:
     now_s = 0.0
+    efforts = iter([0.0, 0.5, 0.5, 0.6, 0.6, 0.6])  # before and after each computation
     compute = Counting()
+    compute.go.set()
     with ThreadPoolExecutor(1) as executor:
-        answers = FreshAnswers[int](executor, lambda: now_s)
-        asking = asyncio.create_task(answers.get("a", compute))
-        await asyncio.sleep(0)
-        now_s = 3.0  # it took three seconds
-        compute.go.set()
-        assert await asking == 1
-        now_s = 5.9
-        assert await answers.get("a", compute) == 1
-        now_s = 6.0
-        assert await answers.get("a", compute) == 2  # at once
-        now_s = 6.9
-        assert await answers.get("a", compute) == 2
-        now_s = 7.0
-        assert await answers.get("a", compute) == 3
+        answers = FreshAnswers[int](executor, lambda: now_s, efforts.__next__)
+
+        async def at(moment_s: float) -> int:
+            nonlocal now_s
+            now_s = moment_s
+            return await answers.get("a", compute)
+
+        assert await at(0.0) == 1  # it took half a second
+        assert await at(4.4) == 1
+        assert await at(4.5) == 2  # a tenth
+        assert await at(5.4) == 2
+        assert await at(5.5) == 3
 
 
 async def test_an_error_is_an_answer_too(answers: FreshAnswers[int]) -> None:

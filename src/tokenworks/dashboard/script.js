@@ -556,6 +556,23 @@ function drawDrift({ features }) {
       h("td", { class: "text" }, feature.before), h("td", { class: "text" }, feature.after))))));
 }
 
+function drawChains({ breakdown }) {
+  if (!breakdown.rows.length) {
+    fill(byId("dependencies"), empty("No application has told of itself", "Send spans by OpenTelemetry to this address, and retrieval, caches and tools are shown with the model call:",
+      `OTEL_EXPORTER_OTLP_ENDPOINT=${location.origin}`));
+    return;
+  }
+  const headings = [["service", "text"], ["step", "text"], ["count", ""], ["errors", ""], ["P50", ""], ["P99", ""], ["of the slowest traces", ""], ["hits", ""], ["origin P50", ""], ["cross-zone", ""]];
+  const optional = (value) => (isNumber(value) ? percent(value) : NONE);
+  fill(byId("dependencies"), h("table", {},
+    h("thead", {}, h("tr", {}, headings.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
+    h("tbody", {}, breakdown.rows.map((row) => h("tr", {},
+      h("th", { scope: "row", title: row.service }, row.service), h("td", { class: "text name", title: row.name }, row.name),
+      h("td", {}, count(row.count)), h("td", { class: row.error_rate > 0 ? "bad" : "" }, share(row.error_rate)),
+      h("td", {}, seconds(row.p50_s)), h("td", {}, seconds(row.p99_s)), h("td", {}, share(row.tail_share)),
+      h("td", {}, optional(row.hit_rate)), h("td", {}, seconds(row.origin_p50_s)), h("td", {}, optional(row.cross_zone_share)))))));
+}
+
 function drawStatus(status) {
   [state.currency, state.incidents] = [status.currency, status.incidents];
   byId("model").textContent = status.models.join(", ");
@@ -671,6 +688,7 @@ const SECTIONS = [
   { path: () => asking("tiers", {}, false), draw: drawTiers, into: "tier-cards" },
   { path: () => asking("cost", {}, false), draw: drawCost, into: "bill" },
   { path: () => asking("diagnose", {}, false), draw: drawFindings, into: "findings", every: SLOW_POLL_MS },
+  { path: () => asking("chains", {}, false), draw: drawChains, into: "dependencies", every: SLOW_POLL_MS },
   { path: () => asking("drift", {}, false), draw: drawDrift, into: "features", every: SLOW_POLL_MS },
 ];
 
