@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from tokenworks.contract.config import CostSettings, ObjectiveSettings
@@ -39,8 +39,8 @@ class MemoryLedger:
 
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
         found = []
-        for start_ns in range(window.start_ns, window.end_ns, step_ns):
-            step = Window(start_ns, min(start_ns + step_ns, window.end_ns))
+        for start_ns in range(window.start_ns - window.start_ns % step_ns, window.end_ns, step_ns):
+            step = Window(max(start_ns, window.start_ns), min(start_ns + step_ns, window.end_ns))
             found.append((start_ns, self.cells(step, None, where).get("", Cell())))
         return found
 
@@ -83,6 +83,9 @@ class MemoryLedger:
 
     def spans(self, trace_id: str) -> list[Span]:
         return [span for span in self.told if span.trace_id == trace_id]
+
+    def spans_of(self, trace_ids: Sequence[str]) -> dict[str, list[Span]]:
+        return {trace_id: found for trace_id in trace_ids if (found := self.spans(trace_id))}
 
     def extent(self) -> Window | None:
         ends = [end_of(frame) for frame in self.frames if isinstance(frame, Record)]

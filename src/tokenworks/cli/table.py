@@ -19,6 +19,7 @@ from tokenworks.contract.errors import InvalidRequest
 from tokenworks.observe.columns import COLUMNS, PRESETS
 from tokenworks.observe.comparison import Comparison, Side, compare, parse_against
 from tokenworks.observe.table import EVERYTHING, Table, build_table
+from tokenworks.observe.terms import with_terms
 from tokenworks.observe.when import parse_window
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def table(as_json: bool, as_csv: bool, watch: bool, where: tuple[str, ...], colu
         raise click.UsageError("--watch needs a terminal; ask again and again with --json instead")
     names = tuple(name.strip() for name in columns.split(",") if name.strip())
     question = _Question(where=_pairs(where), columns=names, **{key: options.pop(key) for key in _ASKED})
-    settings = settings_from(options)
+    settings = with_terms(settings_from(options))
     with _opened(settings) as ledger:
         try:
             _print(ledger, settings, question, "json" if as_json else "csv" if as_csv else "watch" if watch else "page")

@@ -8,7 +8,7 @@ const POLL_MS = 2000;
 const SLOW_POLL_MS = 10000; // of what walks the whole window: diagnosis and drift
 const WINDOWS = ["5m", "15m", "1h", "6h", "24h", "7d"];
 const DIMENSIONS = ["scenario", "tenant", "model", "version", "worker"];
-const PRESETS = ["online", "offline", "realtime"];
+const PRESETS = ["overview", "online", "offline", "realtime"];
 const ORDERS = ["latest", "slowest"];
 
 // ---------------------------------------------------------------------------------------------------------------- state
@@ -18,12 +18,13 @@ const known = (name, values, otherwise) => (values.includes(query.get(name)) ? q
 const state = {
   since: known("since", WINDOWS, "15m"),
   by: known("by", DIMENSIONS, "scenario"),
-  preset: known("preset", PRESETS, "online"),
+  preset: known("preset", PRESETS, "overview"),
   order: known("order", ORDERS, "latest"),
   where: query.getAll("where").filter((condition) => condition.includes("=")),
   limit: 12, // requests shown
   isPaused: false,
   currency: "USD",
+  incidents: [],
 };
 
 function remember() {
@@ -101,9 +102,12 @@ function choice(container, values, name, onChange) {
 }
 
 const chip = (text, kind = "") => h("span", { class: `chip ${kind}` }, text);
-const stacked = (parts, label) =>
-  h("div", { class: "stack", role: "img", "aria-label": label },
-    parts.map(([kind, share]) => h("i", { "data-kind": kind, style: { "flex-grow": share, "flex-basis": 0 } })));
+/** Parts of a whole, side by side: [kind, size] each, of whatever unit. */
+function stacked(parts, label) {
+  const whole = parts.reduce((sum, [, size]) => sum + size, 0) || 1; // flex-grow must sum to 1 or more to fill the bar
+  return h("div", { class: "stack", role: "img", "aria-label": label },
+    parts.map(([kind, size]) => h("i", { "data-kind": kind, style: { flex: `${size / whole} 0 0px` } })));
+}
 const legend = (kinds) => kinds.map(([kind, label]) => h("span", { "data-kind": kind }, label));
 
 // -------------------------------------------------------------------------------------------------------------- figures
@@ -141,6 +145,7 @@ function scaled(value, unit, base, names) {
 const bytes = (value) => scaled(value, "B", 1024, ["", "Ki", "Mi", "Gi", "Ti"]);
 const count = (value) => (isNumber(value) ? value.toLocaleString("en", { maximumFractionDigits: 0 }) : NONE);
 const percent = (value) => (isNumber(value) ? `${digits(value * 100)} %` : NONE);
+const share = (value) => (isNumber(value) && value > 0 && value < 0.001 ? "<0.1 %" : percent(isNumber(value) ? Math.round(value * 1000) / 1000 : value));
 const number = (value) => (isNumber(value) ? digits(value) : NONE);
 
 function money(value) {
@@ -153,8 +158,12 @@ function money(value) {
   }
 }
 
-const clock = (at_s, withDay) =>
-  new Date(at_s * 1000).toLocaleString([], { ...(withDay && { month: "short", day: "numeric" }), hour: "2-digit", minute: "2-digit", ...(!withDay && { second: "2-digit" }) });
+const HOUR = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const clock = (at_s) => new Date(at_s * 1000).toLocaleTimeString("en", { ...HOUR, second: "2-digit" });
+const moment = (at_s) => new Date(at_s * 1000).toLocaleString("en", { day: "numeric", month: "short", ...HOUR });
+/** On an axis, and in a list of what lies in the window: no more than tells two moments apart. */
+const when = (at_s) => (isLongWindow() ? moment(at_s) : clock(at_s));
+const tick = (at_s) => (isLongWindow() ? moment(at_s) : new Date(at_s * 1000).toLocaleTimeString("en", HOUR));
 const isLongWindow = () => ["24h", "7d"].includes(state.since);
 
 // --------------------------------------------------------------------------------------------------------------- charts
@@ -167,8 +176,8 @@ class Chart {
     this.when = h("span", { class: "when" });
     this.plot = svg("svg", { role: "img", tabindex: "0" });
     this.figure = h("figure", { class: "panel chart" },
-      h("figcaption", {}, h("h3", {}, title),
-        lines.map((line, index) => h("span", { class: `key ${line.kind}` }, `${line.label} `, this.keys[index])), this.when),
+      h("figcaption", {}, h("div", { class: "title" }, h("h3", {}, title), this.when),
+        h("div", {}, lines.map((line, index) => h("span", { class: `key ${line.kind}` }, `${line.label} `, this.keys[index])))),
       this.plot);
     this.plot.addEventListener("pointermove", (event) => this.point(event.offsetX));
     this.plot.addEventListener("pointerleave", () => this.show(null));
@@ -215,6 +224,7 @@ class Chart {
         svg("line", { class: "grid", x1: this.left, x2: width, y1: y(value), y2: y(value) }),
         svg("text", { x: this.left - 8, y: y(value) + 4, "text-anchor": "end" }, text)]),
       this.times(x, height),
+      this.incidents(x, height - bottom),
       this.lines.map((line) => this.line(line, x, y)),
       this.cross(x, y, height - bottom));
     this.caption();
@@ -224,7 +234,17 @@ class Chart {
     if (!this.points.length) return [];
     const last = this.points.length - 1;
     return [[0, "start"], [last >> 1, "middle"], [last, "end"]].map(([index, anchor]) =>
-      svg("text", { x: x(index), y: height - 3, "text-anchor": anchor }, clock(this.points[index].at_s, isLongWindow())));
+      svg("text", { x: x(index), y: height - 3, "text-anchor": anchor }, tick(this.points[index].at_s)));
+  }
+
+  /** Where something happened to the system: a worker lost, a gateway started. */
+  incidents(x, bottom) {
+    if (this.points.length < 2) return [];
+    const [from_s, step_s] = [this.points[0].at_s, this.points[1].at_s - this.points[0].at_s];
+    const last = this.points.length - 1;
+    return state.incidents.map((each) => [each, (each.at_s - from_s) / step_s]).filter(([, index]) => index >= 0 && index <= last)
+      .map(([each, index]) => svg("line", { class: isLoss(each) ? "mark loss" : "mark", x1: x(index), x2: x(index), y1: 8, y2: bottom },
+        svg("title", {}, `${clock(each.at_s)} ${each.kind} ${each.subject}`)));
   }
 
   line(line, x, y) {
@@ -257,11 +277,13 @@ class Chart {
     const point = this.points[this.at ?? -1];
     const texts = this.lines.map((line) => this.format(point ? point[line.key] : latest(line.key)));
     this.lines.forEach((line, index) => { this.keys[index].textContent = texts[index]; });
-    this.when.textContent = point ? clock(point.at_s, isLongWindow()) : "";
+    this.when.textContent = point ? when(point.at_s) : "";
     const words = this.lines.map((line, index) => `${line.label} ${texts[index]}`).join(", ");
     this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
   }
 }
+
+const isLoss = (incident) => /lost|damaged/.test(incident.kind);
 
 function niceTop(value) {
   if (value <= 0) return 1;
@@ -281,13 +303,11 @@ const CHARTS = [
 const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": bytes, currency: money, requests: count, tokens: count };
 const UNITS_IN_HEAD = ["1/s", "tokens/s", "bytes/s", "J", "cores"]; // of the others each figure says its own
 
-function cellText(value, unit) {
-  if (value === null || value === undefined || value === "") return NONE;
-  if (!isNumber(value)) return String(value);
-  return (FORMATS[unit] ?? number)(value);
+/** A figure of the table as people read it, with the figure as it came beside it. */
+function figure(value, unit, key) {
+  if (!isNumber(value)) return NONE;
+  return h("data", { value, "data-figure": key }, (FORMATS[unit] ?? number)(value));
 }
-
-const isText = (column, rows) => rows.some((row) => typeof row[column.key] === "string");
 
 const TILES = [
   ["Requests", "requests", (row) => `${number(row.concurrency)} at a time`],
@@ -304,7 +324,7 @@ function drawTiles({ rows, columns }) {
   const row = rows[0] ?? {};
   const units = Object.fromEntries(columns.map((column) => [column.key, column.unit]));
   fill(byId("tiles"), TILES.map(([title, key, beside]) =>
-    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", { "data-figure": key }, cellText(row[key], units[key])), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
+    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", {}, figure(row[key], units[key], key)), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
 }
 
 function drawTable(answer) {
@@ -315,19 +335,17 @@ function drawTable(answer) {
     return;
   }
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
-    h("th", { scope: "col", title: column.help, class: isText(column, rows) ? "text" : "" }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
-  const body = h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column, index) => {
-    const text = cellText(row[column.key], column.unit);
-    if (index) return h("td", { class: isText(column, rows) ? "text" : "" }, text);
-    return h("th", { scope: "row", title: text }, filterButton(text));
-  }))));
+    h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
+  const body = h("tbody", {}, rows.map((row) => h("tr", {},
+    h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
+    answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   fill(byId("rows"), h("table", {}, head, body), hidden);
 }
 
 function filterButton(value) {
   const condition = `${state.by}=${value}`;
-  return h("button", { class: "link", "data-key": condition, title: `Show ${condition} alone`, onclick: () => filterBy(condition) }, value);
+  return h("button", { class: "link", "data-key": condition, title: `Show ${condition} alone`, onclick: () => filterBy(condition) }, value || NONE);
 }
 
 function filterBy(condition) {
@@ -374,7 +392,7 @@ function drawRequests(answer) {
     return;
   }
   const longest_s = Math.max(...requests.map((request) => request.e2e_s));
-  const headings = [["ended", ""], ["request", "text"], ["tenant", "text"], ["scenario", "text"], ["outcome", "text"], ["worker", "text"], ["where the time went", "text"], ["first token", ""], ["E2E", ""], ["in", ""], ["out", ""], ["cost", ""]];
+  const headings = [["ended", ""], ["request", "text"], ["tenant", "text wide"], ["scenario", "text wide"], ["outcome", "text"], ["worker", "text wide"], ["where the time went", "text"], ["first token", "wide"], ["E2E", ""], ["tokens in", "wide"], ["out", "wide"], ["cost", "wide"]];
   fill(container, h("table", {},
     h("thead", {}, h("tr", {}, headings.map(([heading, kind]) => h("th", { scope: "col", class: kind }, heading)))),
     h("tbody", {}, requests.map((request) => requestRow(request, longest_s)))),
@@ -385,16 +403,16 @@ function drawRequests(answer) {
 function requestRow(request, longest_s) {
   const open = () => openExplain(request.id);
   return h("tr", { class: "open", onclick: open },
-    h("td", {}, clock(request.ended_s, isLongWindow())),
-    h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 12))),
-    h("td", { class: "text name", title: request.tenant }, request.tenant || NONE),
-    h("td", { class: "text" }, request.scenario),
+    h("td", {}, when(request.ended_s)),
+    h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 8))),
+    h("td", { class: "text name wide", title: request.tenant }, request.tenant || NONE),
+    h("td", { class: "text wide" }, request.scenario),
     h("td", { class: "text" }, chip(request.outcome, request.outcome === "ok" ? "good" : "bad")),
-    h("td", { class: "text name" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
-    h("td", { class: "text" }, stageBar(request, longest_s)),
-    h("td", {}, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
-    h("td", { title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", {}, count(request.output_tokens)),
-    h("td", {}, money(request.cost)));
+    h("td", { class: "text name wide" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
+    h("td", { class: "text bar-cell" }, stageBar(request, longest_s)),
+    h("td", { class: "wide" }, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
+    h("td", { class: "wide", title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", { class: "wide" }, count(request.output_tokens)),
+    h("td", { class: "wide" }, money(request.cost)));
 }
 
 function stageBar(request, longest_s) {
@@ -402,7 +420,7 @@ function stageBar(request, longest_s) {
   const words = parts.map(([, value, label]) => `${label} ${seconds(value)}`).join(", ");
   const bar = stacked(parts, words || "no stages");
   bar.title = words;
-  bar.style.setProperty("width", `${Math.max(2, (160 * request.e2e_s) / longest_s)}px`);
+  bar.style.setProperty("width", `${Math.max(1.5, (100 * request.e2e_s) / longest_s)}%`);
   bar.style.setProperty("min-width", "0");
   return bar;
 }
@@ -411,8 +429,8 @@ function stageBar(request, longest_s) {
 
 const fact = (term, value, title) => h("div", { title }, h("dt", {}, term), h("dd", {}, value));
 
-function meter(label, value, share, kind) {
-  const parts = isNumber(share) ? [[kind, share], ["idle", Math.max(0, 1 - share)]] : [["idle", 1]];
+function meter(label, value, part, kind) {
+  const parts = isNumber(part) ? [[kind, part], ["idle", Math.max(0, 1 - part)]] : [["idle", 1]];
   return h("div", { class: "meter" }, h("div", {}, label, h("b", {}, value)), stacked(parts, `${label}: ${value}`));
 }
 
@@ -429,13 +447,13 @@ function workerCard(worker, window) {
   return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
     h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), isGone(worker, window) && chip("gone", "warn")),
     h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`].filter(Boolean).join(" · ")),
-    stacked(shares, shares.map(([kind, share]) => `${kind} ${percent(share)}`).join(", ")),
-    h("div", { class: "legend" }, legend(shares.filter(([, share]) => share > 0).map(([kind, share]) => [kind, `${kind} ${percent(share)}`]))),
-    meter("KV in use, mean", percent(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
+    stacked(shares, shares.map(([kind, part]) => `${kind} ${share(part)}`).join(", ")),
+    h("div", { class: "legend" }, legend(shares.filter(([, part]) => part > 0).map(([kind, part]) => [kind, `${kind} ${share(part)}`]))),
+    meter("KV in use, mean", share(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
     h("dl", { class: "facts" },
       fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
       fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
-      fact("CPU", isNumber(worker.cpu_cores) ? `${number(worker.cpu_cores)} cores` : NONE), fact("memory", bytes(worker.rss_bytes)),
+      fact("CPU cores", number(worker.cpu_cores)), fact("memory", bytes(worker.rss_bytes)),
       fact("price", isNumber(worker.price_per_hour) ? `${money(worker.price_per_hour)}/h` : "not stated", "Set with --price-per-hour"),
       fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_power_measured ? "Measured" : "Of the card")));
 }
@@ -476,7 +494,7 @@ function drawCost(bill) {
   const most = Math.max(...bill.lines.map((line) => Math.abs(line.amount)));
   fill(byId("bill"), h("div", { class: "bill" },
     bill.lines.map((line) => billLine(lineLabel(line), line, most, bill.total)),
-    h("span", { class: "who total" }, "bill"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(bill.total))),
+    billTotal("bill", bill.total)),
     h("p", { class: "legend" }, billNotes(bill).map((note) => h("span", { class: "plain" }, note))));
 }
 
@@ -484,7 +502,12 @@ const billLine = (label, line, most, total) => [
   h("span", { class: "who" }, label),
   h("span", { class: "track", "aria-hidden": "true" },
     h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
-  h("span", { class: "amount" }, money(line.amount), h("span", { class: "soft part" }, percent(total ? line.amount / total : 0))),
+  h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount))),
+  h("span", { class: "soft amount part" }, share(total ? line.amount / total : 0)),
+];
+
+const billTotal = (label, amount) => [
+  h("span", { class: "who total" }, label), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(amount)), h("span", { class: "total part" }, "\u00a0"),
 ];
 
 function billNotes(bill) {
@@ -513,7 +536,7 @@ function finding(found) {
   const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["gain", found.gain],
     ["evidence", h("ul", {}, found.evidence.map(evidence))]];
   return h("article", { class: "panel finding", "data-severity": found.severity },
-    h("div", { class: "head" }, h("h3", {}, found.rule), chip(found.severity, SEVERITIES[found.severity]),
+    h("div", { class: "head" }, h("h3", {}, found.rule.replaceAll("_", " ")), chip(found.severity, SEVERITIES[found.severity]),
       found.subject && chip(`${found.kind} ${found.subject}`), h("span", { class: "note" }, `${count(found.requests)} requests`)),
     h("dl", {}, facts.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])));
 }
@@ -533,16 +556,33 @@ function drawDrift({ features }) {
       h("td", { class: "text" }, feature.before), h("td", { class: "text" }, feature.after))))));
 }
 
+function drawChains({ breakdown }) {
+  if (!breakdown.rows.length) {
+    fill(byId("dependencies"), empty("No application has told of itself", "Send spans by OpenTelemetry to this address, and retrieval, caches and tools are shown with the model call:",
+      `OTEL_EXPORTER_OTLP_ENDPOINT=${location.origin}`));
+    return;
+  }
+  const headings = [["service", "text"], ["step", "text"], ["count", ""], ["errors", ""], ["P50", ""], ["P99", ""], ["of the slowest traces", ""], ["hits", ""], ["origin P50", ""], ["cross-zone", ""]];
+  const optional = (value) => (isNumber(value) ? percent(value) : NONE);
+  fill(byId("dependencies"), h("table", {},
+    h("thead", {}, h("tr", {}, headings.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
+    h("tbody", {}, breakdown.rows.map((row) => h("tr", {},
+      h("th", { scope: "row", title: row.service }, row.service), h("td", { class: "text name", title: row.name }, row.name),
+      h("td", {}, count(row.count)), h("td", { class: row.error_rate > 0 ? "bad" : "" }, share(row.error_rate)),
+      h("td", {}, seconds(row.p50_s)), h("td", {}, seconds(row.p99_s)), h("td", {}, share(row.tail_share)),
+      h("td", {}, optional(row.hit_rate)), h("td", {}, seconds(row.origin_p50_s)), h("td", {}, optional(row.cross_zone_share)))))));
+}
+
 function drawStatus(status) {
-  state.currency = status.currency;
+  [state.currency, state.incidents] = [status.currency, status.incidents];
   byId("model").textContent = status.models.join(", ");
   fill(byId("notices"), status.gaps.map((gap) =>
     h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
-      h("span", {}, `between ${clock(gap.from_s, true)} and ${clock(gap.until_s, true)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
+      h("span", {}, `between ${moment(gap.from_s)} and ${moment(gap.until_s)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
   const rows = status.incidents.toReversed();
   fill(byId("incident-rows"), rows.length
     ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, clock(each.at_s, true)), h("td", { class: "text" }, each.kind), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
+        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: isLoss(each) ? "text bad" : "text" }, each.kind.replaceAll("_", " ")), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
     : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
 }
 
@@ -568,11 +608,11 @@ function drawExplanation(told) {
   fill(byId("explain-body"),
     h("div", {}, h("p", { class: "sentence" }, told.story), told.advice && h("p", { class: "sentence soft" }, told.advice)),
     h("dl", { class: "facts" }, requestFacts(told)),
+    told.trace_id && h("p", { class: "soft" }, "trace ", h("span", { class: "mono" }, told.trace_id)),
     part("Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
     told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
     told.spans?.length > 0 && part("The application around it", spanFall(told)),
-    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, told.costs[0].amount, told.cost)),
-      h("span", { class: "who total" }, "request"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(told.cost)))),
+    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, Math.max(...told.costs.map((each) => each.amount)), told.cost)), billTotal("request", told.cost))),
     Object.keys(told.tags).length > 0 && part("Tags", h("p", { class: "head" }, Object.entries(told.tags).map(([key, value]) => chip(`${key}: ${value}`)))));
 }
 
@@ -588,7 +628,6 @@ function requestFacts(told) {
     told.saved > 0 && fact("saved by cache", money(told.saved)),
     told.retries > 0 && fact("retries", count(told.retries)), told.migrations > 0 && fact("migrations", count(told.migrations)),
     told.preemptions > 0 && fact("preemptions", count(told.preemptions)),
-    told.trace_id && fact("trace", h("span", { class: "mono" }, told.trace_id)),
   ];
 }
 
@@ -607,24 +646,36 @@ function waterfall(bars, whole) {
     h("span", { class: bar.isOnPath ? "label on-path" : "label", title: bar.title }, bar.label),
     h("span", { class: "lane", title: bar.title }, h("i", { "data-kind": bar.kind, style: { left: `${(100 * bar.start) / whole}%`, width: `${(100 * bar.span) / whole}%` } })),
     h("span", { class: "number" }, ns(bar.span)),
-    h("span", { class: "soft share number" }, isNumber(bar.share) ? percent(bar.share) : "")]));
+    h("span", { class: "soft share number" }, isNumber(bar.share) ? share(bar.share) : "")]));
 }
+
+const spanKind = (span) => (span.is_error ? "lost" : span.is_this ? "prefill" : span.is_critical ? "decode" : "gateway");
 
 function spanFall(told) {
   const start = Math.min(0, ...told.spans.map((span) => span.start_ns));
   const end = Math.max(told.e2e_ns, ...told.spans.map((span) => span.start_ns + span.ns));
-  return waterfall(told.spans.map((span) => ({ label: `${span.service} ${span.name}`, kind: span.is_error ? "lost" : "fetch", start: span.start_ns - start, span: span.ns, isOnPath: span.is_critical, title: span.is_critical ? "on the critical path" : "" })), end - start);
+  return waterfall(told.spans.map((span) => ({ label: `${span.service} ${span.name}`, kind: spanKind(span), start: span.start_ns - start, span: span.ns, isOnPath: span.is_critical, title: span.is_critical ? "on the critical path" : "" })), end - start);
 }
 
 // ------------------------------------------------------------------------------------------------------------- the loop
 
-/** The answer of the observer; raises Error with its own words, or with what to do where there is none. */
+/** What went wrong with a question; `isDown`: nobody was there to answer it. */
+class Unanswered extends Error {
+  constructor(words, isDown) {
+    super(words);
+    this.isDown = isDown;
+  }
+}
+
+/** The answer of the observer; raises Unanswered with its own words, or with what to do where there is none. */
 async function ask(path, signal) {
-  const response = await fetch(path, { signal, headers: { accept: "application/json" } });
+  const response = await fetch(path, { signal }).catch((error) => {
+    throw error.name === "AbortError" ? error : new Unanswered("The gateway does not answer; is `tokenworks serve` running?", true);
+  });
   const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(answer?.error?.message ?? `The gateway answered ${response.status}.`);
-  if (answer === null) throw new Error("The gateway's answer is not JSON.");
-  return answer;
+  if (response.ok && answer !== null) return answer;
+  const told = answer?.error;
+  throw new Unanswered(told?.message ?? `The gateway answered ${response.status}.`, told?.code === "observer_unavailable");
 }
 
 const SECTIONS = [
@@ -637,6 +688,7 @@ const SECTIONS = [
   { path: () => asking("tiers", {}, false), draw: drawTiers, into: "tier-cards" },
   { path: () => asking("cost", {}, false), draw: drawCost, into: "bill" },
   { path: () => asking("diagnose", {}, false), draw: drawFindings, into: "findings", every: SLOW_POLL_MS },
+  { path: () => asking("chains", {}, false), draw: drawChains, into: "dependencies", every: SLOW_POLL_MS },
   { path: () => asking("drift", {}, false), draw: drawDrift, into: "features", every: SLOW_POLL_MS },
 ];
 
@@ -646,10 +698,11 @@ const live = { round: 0, timer: 0, aborter: new AbortController() };
 async function poll() {
   clearTimeout(live.timer);
   const round = (live.round += 1);
-  const results = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
-  if (round !== live.round) return;
-  const failures = results.filter(Boolean);
-  showLiveness(failures.length === SECTIONS.length || failures.some((failure) => failure.name === "TypeError") ? "down" : "live");
+  const errors = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
+  if (round !== live.round || state.isPaused) return;
+  const down = errors.find((error) => error?.isDown);
+  showLiveness(down ? "down" : "live");
+  if (down) fill(byId("notices"), h("p", { class: "notice bad" }, h("strong", { class: "bad" }, "No answer"), h("span", {}, down.message)));
   schedule();
 }
 
@@ -657,20 +710,19 @@ async function poll() {
 async function refresh(section, signal) {
   const path = section.path();
   const now = performance.now();
-  if (section.path_drawn === path && now - section.drawn_at < (section.every ?? 0)) return null;
+  if (section.asked === path && now - section.drawnAt < (section.every ?? 0)) return null;
   try {
     const answer = await ask(path, signal);
-    if (signal.aborted) return null;
-    section.draw(answer);
-    [section.path_drawn, section.drawn_at] = [path, now];
-    return null;
+    if (!signal.aborted) section.draw(answer);
+    [section.asked, section.drawnAt] = [path, now];
   } catch (error) {
     if (error.name === "AbortError") return null;
-    const words = error.name === "TypeError" && navigator.onLine !== undefined && /fetch/i.test(error.message) ? "The gateway does not answer." : error.message;
-    if (section.into) fill(byId(section.into), h("p", { class: "pad bad" }, words));
-    section.path_drawn = null;
+    if (!(error instanceof Unanswered)) throw error; // a bug of this page: let the console tell
+    if (section.into && !error.isDown) fill(byId(section.into), h("p", { class: "pad bad" }, error.message));
+    section.asked = null;
     return error;
   }
+  return null;
 }
 
 function schedule() {
@@ -700,6 +752,19 @@ function switchTheme() {
   localStorage.setItem("theme", document.documentElement.dataset.theme);
 }
 
+/** Mark in the navigation where the reader is. */
+function followReader() {
+  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const watch = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      for (const link of links.values()) link.removeAttribute("aria-current");
+      links.get(entry.target.id).setAttribute("aria-current", "true");
+    }
+  }, { rootMargin: "-15% 0px -75% 0px" });
+  for (const id of links.keys()) watch.observe(byId(id));
+}
+
 function begin() {
   const theme = localStorage.getItem("theme");
   if (theme) document.documentElement.dataset.theme = theme;
@@ -710,14 +775,15 @@ function begin() {
   fill(byId("stages-legend"), legend(GROUPS));
   fill(byId("charts"), CHARTS.map((chart) => chart.figure));
   drawFilters();
+  followReader();
   byId("theme").addEventListener("click", switchTheme);
   byId("explain-close").addEventListener("click", () => byId("explain").close());
   byId("explain").addEventListener("click", (event) => { if (event.target === byId("explain")) byId("explain").close(); });
   byId("live").addEventListener("click", () => {
     state.isPaused = !state.isPaused;
-    if (state.isPaused) showLiveness("paused");
+    showLiveness(state.isPaused ? "paused" : "live");
+    if (state.isPaused) schedule();
     else poll();
-    schedule();
   });
   document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : state.isPaused || poll()));
   poll();

@@ -7,7 +7,6 @@ status; whatever ends the exchange (finished, failed, client gone), no sequence 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -19,6 +18,7 @@ from tokenworks.gateway.choice import Choice, Piece
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.intake import Job
 from tokenworks.gateway.legs import Trail
+from tokenworks.gateway.record import LONGEST_GAP_US
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone, Stream
 
@@ -86,9 +86,10 @@ class _Run:
         job, recording = self._job, self._recording
         recording.asked_ns = self._stream.asked_ns
         recording.output_tokens = sum(choice.num_tokens for choice in job.choices)
-        recording.cached_tokens = self._found_by_tier()
+        recording.cached_tokens = {tier: tokens for tier, tokens in self._cached_by_tier().items() if tokens}
         recording.finish_reasons = [choice.finish_reason for choice in job.choices if choice.finish_reason is not None]
-        recording.mean_logprob = _mean_logprob(job.choices)
+        if job.choices[0].num_logprobs:
+            recording.mean_logprob = _mean_logprob(job.choices)
         recording.ttft_ns = self._ttft_ns
         self._count()
 
@@ -142,7 +143,8 @@ class _Run:
     def _note_gap(self, choice: Choice, at_ns: int) -> None:
         if choice.last_token_ns:
             gap_ns = at_ns - choice.last_token_ns
-            self._recording.gap(gap_ns)
+            gap_us = gap_ns // 1000
+            self._recording.gaps_us.append(gap_us if gap_us < LONGEST_GAP_US else LONGEST_GAP_US)
             self._metrics.itl.observe(gap_ns / 1e9)
         choice.last_token_ns = at_ns
 
@@ -162,14 +164,13 @@ class _Run:
 
     def _cached_by_tier(self) -> dict[Tier, int]:
         """The cached tokens by where they came from; what was fetched from nowhere was in the device's own memory."""
-        fetched: Counter[Tier] = Counter()
+        found = {Tier.DEVICE: 0}
         for choice in self._first_choices():
-            fetched.update(choice.fetched_tokens)
-        return {Tier.DEVICE: self._cached_tokens() - fetched.total(), **fetched}
-
-    def _found_by_tier(self) -> dict[Tier, int]:
-        """The same, without tiers that nothing came from."""
-        return {tier: tokens for tier, tokens in self._cached_by_tier().items() if tokens}
+            found[Tier.DEVICE] += choice.cached_tokens
+            for tier, tokens in choice.fetched_tokens.items():
+                found[Tier.DEVICE] -= tokens
+                found[tier] = found.get(tier, 0) + tokens
+        return found
 
     def _cached_tokens(self) -> int:
         return sum(choice.cached_tokens for choice in self._first_choices())
@@ -179,7 +180,6 @@ class _Run:
         return self._job.choices[:: self._job.n]
 
 
-def _mean_logprob(choices: Sequence[Choice]) -> float | None:
-    """Of all output tokens; None where nobody asked."""
-    num = sum(choice.num_logprobs for choice in choices)
-    return sum(choice.logprob_sum for choice in choices) / num if num else None
+def _mean_logprob(choices: Sequence[Choice]) -> float:
+    """Of all output tokens."""
+    return sum(choice.logprob_sum for choice in choices) / sum(choice.num_logprobs for choice in choices)

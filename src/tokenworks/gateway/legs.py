@@ -85,22 +85,28 @@ class Sending:
         self.outcome = outcome
         self.report = report
 
-    def stages(self) -> dict[Stage, int]:
-        """A partition of the time for which the request waited for it."""
+    def add_stages(self, total: dict[Stage, int]) -> None:
+        """Add a partition of the time for which the request waited for it."""
         span_ns = self.left_ns - self.sent_ns
         if self.outcome in _IN_VAIN:
-            return {Stage.LOST: span_ns}
-        if self.report is None or not self.report.stages_ns:
-            return self._unreported(span_ns)
-        reported = self.report.stages_ns
+            add(total, Stage.LOST, span_ns)
+        elif self.report is None or not self.report.stages_ns:
+            self._add_unreported(total, span_ns)
+        else:
+            self._add_reported(total, self.report.stages_ns, span_ns)
+
+    def _add_reported(self, total: dict[Stage, int], reported: dict[Stage, int], span_ns: int) -> None:
         reported_ns = sum(reported.values())
         if reported_ns > span_ns:
             wire_ns = max(0, self.ended_ns - self.sent_ns - reported_ns)
             reported = _cut(reported, max(0, span_ns - wire_ns))
             reported_ns = sum(reported.values())
-        if reported_ns > span_ns or Stage.WIRE in reported or min(reported.values()) < 0:
-            return self._unreported(span_ns)  # it cannot be: no worker of ours tells such a thing
-        return {**reported, Stage.WIRE: span_ns - reported_ns}
+        if reported_ns > span_ns or min(reported.values()) < 0:
+            self._add_unreported(total, span_ns)  # it cannot be: no worker of ours tells such a thing
+            return
+        for stage, spent_ns in reported.items():
+            add(total, stage, spent_ns)
+        add(total, Stage.WIRE, span_ns - reported_ns)
 
     def _saved_ns(self) -> int:
         """What the tokens that were found would have taken, by the card; those paid for elsewhere are none."""
@@ -111,11 +117,13 @@ class Sending:
         pairs = (found**2 - handed**2) / 2
         return round(1e9 * (card.prefill_per_token_s * (found - handed) + card.prefill_per_pair_s * pairs))
 
-    def _unreported(self, span_ns: int) -> dict[Stage, int]:
+    def _add_unreported(self, total: dict[Stage, int], span_ns: int) -> None:
         if not self.first_ns:
-            return {Stage.WIRE: span_ns}
+            add(total, Stage.WIRE, span_ns)
+            return
         prefill_ns = min(self.first_ns - self.sent_ns, span_ns)
-        return {Stage.PREFILL: prefill_ns, Stage.DECODE: span_ns - prefill_ns}
+        add(total, Stage.PREFILL, prefill_ns)
+        add(total, Stage.DECODE, span_ns - prefill_ns)
 
     def leg(self, origin_ns: int) -> Leg:
         """For the record, which starts at `origin_ns`."""
@@ -160,25 +168,23 @@ class Trail:
         if not self.num_untold and self.on_told is not None:
             self.on_told()
 
-    def stages(self) -> dict[Stage, int]:
-        """A partition of `began_ns` to `end_ns`: the way of the sequence that ended last."""
+    def add_stages(self, total: dict[Stage, int]) -> None:
+        """Add a partition of `began_ns` to `end_ns`: the way of the sequence that ended last."""
         if not self.ends_ns:
-            return {}
+            return
         last = max(self.ends_ns, key=self.ends_ns.__getitem__)
-        total: dict[Stage, int] = {Stage.ROUTE: 0}
         now_ns = self.began_ns
         for sending in self.sendings:
             if sending.sequence == last:
-                total[Stage.ROUTE] += sending.sent_ns - now_ns
-                add_stages(total, sending.stages())
+                add(total, Stage.ROUTE, sending.sent_ns - now_ns)
+                sending.add_stages(total)
                 now_ns = sending.left_ns
-        total[Stage.ROUTE] += self.ends_ns[last] - now_ns
-        return total
+        add(total, Stage.ROUTE, self.ends_ns[last] - now_ns)
 
 
-def add_stages(total: dict[Stage, int], stages: dict[Stage, int]) -> None:
-    """Add up."""
-    for stage, spent_ns in stages.items():
+def add(total: dict[Stage, int], stage: Stage, spent_ns: int) -> None:
+    """More time for a stage; none leaves it out."""
+    if spent_ns:
         total[stage] = total.get(stage, 0) + spent_ns
 
 

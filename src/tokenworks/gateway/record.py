@@ -23,18 +23,38 @@ from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Record, Stage
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway.legs import Trail, add_stages
+from tokenworks.gateway.legs import Trail, add
 from tokenworks.gateway.tenants import UNKNOWN, Caller
 from tokenworks.gateway.traces import Trace
 from tokenworks.observe.cost import costs_of
 
 MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
-_LONGEST_GAP_US: Final = (1 << 32) - 1
+LONGEST_GAP_US: Final = (1 << 32) - 1
 
 
 class Recording:
-    """What is known of one request while it is answered. Times are monotonic nanoseconds, but `started_at_ns`."""
+    """What is known of one request while it is answered. Times are monotonic nanoseconds, but `started_at_ns`.
+
+    What nobody has set is the class's: most requests set a third of it, and there are a thousand of them a second.
+    """
+
+    is_understood = False
+    caller: Caller = UNKNOWN
+    scenario: Scenario | None = None  # None: nothing is said of it
+    answer_id = ""
+    tags: dict[str, str] = {}  # replaced, never changed, as are the others here
+    is_stream = False
+    num_sequences = 1
+    prompt_tokens = 0
+    output_tokens = 0
+    cached_tokens: dict[Tier, int] = {}
+    finish_reasons: list[str] = []
+    mean_logprob: float | None = None
+    ttft_ns: int | None = None
+    trail: Trail | None = None  # None: it was not placed
+    asked_ns = 0  # until then the client was taking what had come before
+    write_ns = 0  # when the last bytes began to be written; 0: none were
 
     def __init__(self, request_id: str, endpoint: str, trace: Trace, started_ns: int) -> None:
         self.id = request_id
@@ -42,22 +62,7 @@ class Recording:
         self.trace = trace
         self.started_ns = started_ns
         self.started_at_ns = time.time_ns()
-        self.is_understood = False
-        self.caller: Caller = UNKNOWN
-        self.scenario: Scenario | None = None  # None: nothing is said of it
-        self.tags: dict[str, str] = {}
-        self.is_stream = False
-        self.num_sequences = 1
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.cached_tokens: dict[Tier, int] = {}
-        self.finish_reasons: list[str] = []
-        self.mean_logprob: float | None = None
-        self.ttft_ns: int | None = None
-        self.trail: Trail | None = None  # None: it was not placed
-        self.asked_ns = 0  # until then the client was taking what had come before
-        self.write_ns = 0  # when the last bytes began to be written; 0: none were
-        self._gaps_us = array("I")
+        self.gaps_us = array("I")  # between the token events of each sequence
         self._stages_ns: dict[Stage, int] = {}
         self._stage = Stage.RECEIVE
         self._since_ns = started_ns
@@ -79,11 +84,6 @@ class Recording:
         else:
             self.write_ns = time.monotonic_ns()
 
-    def gap(self, gap_ns: int) -> None:
-        """Between two token events of a sequence."""
-        if len(self._gaps_us) < MAX_GAPS:
-            self._gaps_us.append(min(gap_ns // 1000, _LONGEST_GAP_US))
-
     def record(self, gateway: str, model: str, outcome: str, status: int, ended_ns: int) -> Record:
         """As it stands, ended at that time."""
         trail, caller, trace = self.trail, self.caller, self.trace
@@ -98,6 +98,7 @@ class Recording:
             outcome=outcome,
             status=status,
             gateway=gateway,
+            answer_id=self.answer_id,
             key=caller.key,
             version="" if trail is None or not trail.sendings else trail.sendings[-1].worker.version,
             endpoint=self.endpoint,
@@ -113,30 +114,28 @@ class Recording:
             finish_reasons=self.finish_reasons,
             mean_logprob=self.mean_logprob,
             ttft_ns=self.ttft_ns,
-            gaps_us=_little_endian(self._gaps_us),
+            gaps_us=_little_endian(self.gaps_us[:MAX_GAPS]),
             stages_ns=self._stages(ended_ns),
             legs=legs,
         )
 
     def _close_stage(self, now_ns: int) -> None:
-        self._stages_ns[self._stage] = self._stages_ns.get(self._stage, 0) + now_ns - self._since_ns
+        add(self._stages_ns, self._stage, now_ns - self._since_ns)
         self._since_ns = now_ns
 
     def _stages(self, ended_ns: int) -> dict[Stage, int]:
-        """A partition of all of it; stages that took no time are left out."""
-        stages = dict(self._stages_ns)
+        """A partition of all of it."""
+        total = dict(self._stages_ns)
         if self.trail is None:
-            add_stages(stages, {self._stage: ended_ns - self._since_ns})
-        else:
-            add_stages(stages, self.trail.stages())
-            add_stages(stages, self._last_stages(min(self.trail.end_ns, ended_ns), ended_ns))
-        return {stage: spent_ns for stage, spent_ns in stages.items() if spent_ns}
-
-    def _last_stages(self, since_ns: int, ended_ns: int) -> dict[Stage, int]:
-        """From the last delivery to the end."""
+            add(total, self._stage, ended_ns - self._since_ns)
+            return total
+        self.trail.add_stages(total)
+        since_ns = self.trail.end_ns
         free_ns = max(since_ns, self.asked_ns)
         write_ns = max(free_ns, self.write_ns or ended_ns)
-        return {Stage.WRITE: free_ns - since_ns + ended_ns - write_ns, Stage.DETOKENISE: write_ns - free_ns}
+        add(total, Stage.WRITE, free_ns - since_ns + ended_ns - write_ns)
+        add(total, Stage.DETOKENISE, write_ns - free_ns)
+        return total
 
 
 class Recorder:
@@ -154,11 +153,10 @@ class Recorder:
         """A request has ended; its record follows at once, or when its workers have told."""
         if not recording.is_understood or not self._keepers:
             return
-        write = partial(self._write, recording, outcome, status, ended_ns)
         if recording.trail is not None and recording.trail.num_untold:
-            recording.trail.on_told = write
+            recording.trail.on_told = partial(self._write, recording, outcome, status, ended_ns)
         else:
-            write()
+            self._write(recording, outcome, status, ended_ns)
 
     def costs(self, recording: Recording) -> Costs | None:
         """What a request whose sequences have ended came to; None where a worker has yet to tell."""
@@ -175,6 +173,5 @@ class Recorder:
 
 def _little_endian(values: array[int]) -> bytes:
     if sys.byteorder == "big":
-        values = values[:]
         values.byteswap()
     return values.tobytes()

@@ -1,8 +1,8 @@
 """What is written down of workers and stores whether somebody asks or not: samples every few seconds, and incidents.
 
 A worker is sampled with the first heartbeat of each of its lives, then every `EVERY_S`, and once more when it is not
-registered any more; so that what its time went to is known to within `EVERY_S` even where it dies. A card, and the
-price on it, lasts for a life. Knows no journal: frames go to whoever is given.
+registered any more, or the gateway leaves; so that what its time went to is known to within `EVERY_S` even where it
+dies. A card, and the price on it, lasts for a life. Knows no journal: frames go to whoever is given.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import Frame, Incident, StoreSample, WorkerSample, WorkerUse
-from tokenworks.contract.wire import StoreStatus, TierStatus
+from tokenworks.contract.record import Frame, Incident, StoreSample, WorkerSample
+from tokenworks.contract.wire import Load, StoreStatus, TierStatus
 from tokenworks.gateway.registry import Worker
 
 EVERY_S: Final = 5.0
@@ -38,15 +36,21 @@ class Samples:
 
     def worker_heard(self, worker: Worker) -> None:
         """It told of its load."""
-        if self._is_due(worker):
-            self._append(_worker_sample(worker))
+        if worker.load is not None and self._is_due(worker):
+            self._append(_worker_sample(worker, worker.load))
 
     def worker_gone(self, worker: Worker, how: str) -> None:
         """It is no longer registered: it left, or was lost."""
         self._sampled_s.pop(worker, None)
-        self._append(_worker_sample(worker, is_last=True))
+        if worker.load is not None:  # else it has not said which life this was
+            self._append(_worker_sample(worker, worker.load, is_last=True))
         has_left = how == "left"
         self.happened("worker_left" if has_left else "worker_lost", worker.id, "" if has_left else how)
+
+    def worker_left_behind(self, worker: Worker) -> None:
+        """The gateway leaves first."""
+        if worker.load is not None:
+            self._append(_worker_sample(worker, worker.load))
 
     def role_changed(self, worker: Worker) -> None:
         """Somebody changed what it is for."""
@@ -74,25 +78,20 @@ class Samples:
         return True
 
 
-def _worker_sample(worker: Worker, *, is_last: bool = False) -> WorkerSample:
-    hello, load = worker.hello, worker.load
-    sample = WorkerSample(
+def _worker_sample(worker: Worker, load: Load, *, is_last: bool = False) -> WorkerSample:
+    card = worker.hello.card
+    return WorkerSample(
         time.time_ns(),
         worker.id,
-        hello.model,
-        load.use if load is not None else WorkerUse(),
+        worker.hello.model,
+        load.use,
         version=worker.version,
-        device=hello.card.device,
-        price_per_hour=hello.card.price_per_hour,
-        watts=hello.card.watts,
-        peak_flops=hello.card.peak_flops,
-        peak_bytes_per_s=hello.card.peak_bytes_per_s,
+        device=card.device,
+        price_per_hour=card.price_per_hour,
+        watts=card.watts,
+        peak_flops=card.peak_flops,
+        peak_bytes_per_s=card.peak_bytes_per_s,
         is_last=is_last,
-    )
-    if load is None:
-        return sample
-    return msgspec.structs.replace(
-        sample,
         running=load.running,
         waiting=load.waiting,
         free_blocks=load.free_blocks,

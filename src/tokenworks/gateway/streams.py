@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TypeAlias
 
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.wire import SequenceOutput
@@ -23,11 +23,8 @@ class ClientGone(TokenworksError):
     code = "client_gone"
 
 
-class Arrival(NamedTuple):
-    """An output, and the monotonic time when it came."""
-
-    output: SequenceOutput
-    at_ns: int
+Arrival: TypeAlias = tuple[SequenceOutput, int]
+"""An output, and the monotonic time when it came."""
 
 
 class Stream:
@@ -45,7 +42,7 @@ class Stream:
 
     def deliver(self, output: SequenceOutput, now_ns: int) -> None:
         """Hand over what one step produced, and when it came."""
-        self._outputs.append(Arrival(output, now_ns))
+        self._outputs.append((output, now_ns))
         if output.end is not None:
             self.open_ids.discard(output.request_id)
         self._wake()

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from tokenworks.contract.record import Record
 from tokenworks.observe.chain import held_ns
 from tokenworks.observe.critical_path import Tree, critical_path, end_ns, tree_of
 from tokenworks.observe.ledger import Attribute, Ledger, Span, Window
@@ -22,7 +23,7 @@ from tokenworks.observe.sketch import Sketch
 
 TAIL: Final = 0.01
 """The slowest share of traces, whose mean path is shown beside P99."""
-MAX_TRACES: Final = 5000
+MAX_TRACES: Final = 2000
 MAX_ROWS: Final = 200  # names of spans are a stranger's: beyond the weightiest ones they share a row
 OTHERS: Final = "(others)"
 _HITS: Final = ("tokenworks.cache.hit", "cache.hit")
@@ -61,15 +62,20 @@ class Breakdown(msgspec.Struct, frozen=True):
 
 
 def breakdown(ledger: Ledger, window: Window, zone: str = "", limit: int = MAX_TRACES) -> Breakdown:
-    """The latest `limit` requests' traces, as far as others sent spans for them. Raises LedgerError."""
-    trace_ids = [ended.record.trace_id for ended in ledger.records(window, limit=limit)]
+    """The latest `limit` requests' traces, as far as others sent spans for them. Raises LedgerError.
+
+    A model call that ended before the window counts as the time of the span that called it.
+    """
+    records = [ended.record for ended in ledger.records(window, limit=limit)]
+    calls: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.trace_id:
+            calls[record.trace_id].append(record)
     chains = _Chains()
-    for trace_id in dict.fromkeys(filter(None, trace_ids)):
-        others = ledger.spans(trace_id)
-        if others:
-            own = [span for ended in ledger.trace(trace_id) for span in spans_of(ended.record, zone)]
-            chains.add(tree_of([*others, *own]))
-    return chains.result(len(trace_ids))
+    for trace_id, others in ledger.spans_of(list(calls)).items():
+        own = [span for record in calls[trace_id] for span in spans_of(record, zone)]
+        chains.add(tree_of([*others, *own]))
+    return chains.result(len(records))
 
 
 _Key = tuple[str, str]  # service and name

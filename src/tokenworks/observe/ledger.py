@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -124,6 +124,9 @@ class Ledger(Protocol):
 
     def spans(self, trace_id: str) -> list[Span]:
         """Spans of others in this trace."""
+
+    def spans_of(self, trace_ids: Sequence[str]) -> dict[str, list[Span]]:
+        """The same for many traces at once; a trace without any is left out."""
 
     def extent(self) -> Window | None:
         """From the first to the last record; None: there is none."""
