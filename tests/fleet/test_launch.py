@@ -96,6 +96,13 @@ def test_usage_is_ready_to_paste() -> None:
     assert "http://[::1]:8000/v1" in usage(Settings(gateway=GatewaySettings(host="::")))
 
 
+def test_usage_says_when_a_key_is_needed() -> None:
+    text = usage(Settings(gateway=GatewaySettings(host="0.0.0.0")))
+    assert '\\\n    -H "Authorization: Bearer $TOKENWORKS_API_KEY" \\\n    -d ' in text
+    assert "tokenworks key add" in text
+    assert "key" not in usage(Settings())
+
+
 class Answers(HTTPServer):
     """A gateway's health as this test likes it."""
 

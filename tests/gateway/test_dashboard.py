@@ -72,7 +72,14 @@ def shown(show: Callable[[MemoryLedger], Shown]) -> Shown:
 def is_drawn(browser: Browser) -> bool:
     """Whether every section has its answer."""
     filled = ("#tiles data", "#rows tbody tr", "#request-rows tbody tr", "#worker-cards article", "#bill data")
-    later = ("#tier-cards article", "#findings > *", "#features > *", "#incident-rows tbody tr", "#charts .path")
+    later = (
+        "#tier-cards article",
+        "#findings > *",
+        "#features > *",
+        "#dependencies > *",
+        "#incident-rows tbody tr",
+        "#charts .path",
+    )
     return all(browser.js("!!document.querySelector(arguments[0])", selector) for selector in (*filled, *later))
 
 

@@ -17,13 +17,15 @@ from tokenworks.contract.errors import ConfigError, Unauthorized
 from tokenworks.contract.request import Scenario
 from tokenworks.gateway import keys
 from tokenworks.gateway.key_file import MAX_NAME_CHARS, MAX_NOTE_CHARS, KeyFile
-from tokenworks.gateway.keys import Keys, is_loopback, keys_for
+from tokenworks.gateway.keys import Keys
 from tokenworks.gateway.tenants import UNKNOWN, Caller, caller_of
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, WaitUntil
 
 BODY = {"prompt": [100, 110], "max_tokens": 1}
+LOCAL, PUBLIC = GatewaySettings(), GatewaySettings(host="0.0.0.0")
+REQUIRED, OPEN = GatewaySettings(auth="required"), GatewaySettings(host="0.0.0.0", auth="off")
 HOSTILE = [
     "'; DROP TABLE records; --",
     "<script>alert(1)</script>",
@@ -47,7 +49,7 @@ def test_a_key_names_its_tenant_and_is_nowhere(file: KeyFile) -> None:
     assert secret.startswith("tw-")
     assert len(bytes.fromhex(secret.removeprefix("tw-"))) == 32
     assert secret.removeprefix("tw-") not in file.path.read_text()
-    assert Keys(file, "required", is_public=False).caller(bearer(secret)) == Caller("team-a", key.id, Scenario.OFFLINE)
+    assert Keys(file, REQUIRED).caller(bearer(secret)) == Caller("team-a", key.id, Scenario.OFFLINE)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
 
@@ -55,7 +57,7 @@ def test_a_key_names_its_tenant_and_is_nowhere(file: KeyFile) -> None:
 @pytest.mark.parametrize("tenant", HOSTILE)
 def test_a_tenants_name_is_data(file: KeyFile, tenant: str) -> None:
     _, secret = file.add(tenant, Scenario.ONLINE, tenant)
-    assert Keys(file, "auto", is_public=True).caller(bearer(secret)).tenant == tenant
+    assert Keys(file, PUBLIC).caller(bearer(secret)).tenant == tenant
     assert [key.tenant for key in file.read()] == [tenant]
 
 
@@ -74,9 +76,9 @@ def test_a_revoked_key_stays_known_as_revoked(file: KeyFile) -> None:
     assert revoked.revoked_s is not None
     assert file.revoke(key.id) == revoked
     assert file.read() == [revoked]
-    for auth in ("auto", "required"):
+    for settings in (LOCAL, PUBLIC, REQUIRED):
         with pytest.raises(Unauthorized):
-            Keys(file, auth, is_public=False).caller(bearer(secret))
+            Keys(file, settings).caller(bearer(secret))
     with pytest.raises(ConfigError, match="key list"):
         file.revoke("nobody")
 
@@ -97,7 +99,7 @@ def test_a_damaged_file_says_what_to_do_and_is_left_alone(file: KeyFile, content
     with pytest.raises(ConfigError, match="is damaged"):
         file.add("b", Scenario.ONLINE, "")
     with pytest.raises(ConfigError, match="is damaged"):
-        Keys(file, "auto", is_public=False)
+        Keys(file, LOCAL)
     assert file.path.read_bytes() == content
 
 
@@ -110,22 +112,22 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 AUTH = [
-    # auth, public, keys exist: without a key, with an unknown one
-    ("auto", False, False, "anonymous", "digest"),
-    ("auto", False, True, "anonymous", "refused"),
-    ("auto", True, False, "refused", "refused"),
-    ("auto", True, True, "refused", "refused"),
-    ("required", False, False, "refused", "refused"),
-    ("required", False, True, "refused", "refused"),
-    ("off", True, False, "anonymous", "digest"),
-    ("off", True, True, "anonymous", "digest"),
+    # settings, whether keys exist: without a key, with an unknown one
+    (LOCAL, False, "anonymous", "digest"),
+    (LOCAL, True, "anonymous", "refused"),
+    (PUBLIC, False, "refused", "refused"),
+    (PUBLIC, True, "refused", "refused"),
+    (REQUIRED, False, "refused", "refused"),
+    (REQUIRED, True, "refused", "refused"),
+    (OPEN, False, "anonymous", "digest"),
+    (OPEN, True, "anonymous", "digest"),
 ]
 
 
-@pytest.mark.parametrize(("auth", "is_public", "has_keys", "without", "unknown"), AUTH)
-def test_who_needs_a_key(file: KeyFile, auth: str, is_public: bool, has_keys: bool, without: str, unknown: str) -> None:
+@pytest.mark.parametrize(("settings", "has_keys", "without", "unknown"), AUTH)
+def test_who_needs_a_key(file: KeyFile, settings: GatewaySettings, has_keys: bool, without: str, unknown: str) -> None:
     secret = file.add("a", Scenario.ONLINE, "")[1] if has_keys else None
-    gate = Keys(file, auth, is_public=is_public)
+    gate = Keys(file, settings)
     for header, expected in ((None, without), (b"Bearer none", without), (b"Bearer junk", unknown)):
         if expected == "refused":
             with pytest.raises(Unauthorized, match="tokenworks key add"):
@@ -136,26 +138,15 @@ def test_who_needs_a_key(file: KeyFile, auth: str, is_public: bool, has_keys: bo
         assert gate.caller(bearer(secret)).tenant == "a"
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("127.0.0.1", True), ("::1", True), ("127.8.8.8", True), ("localhost", True)]
-    + [(host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "my-host", "")],
-)
-def test_what_is_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
-
-
-def test_a_public_gateway_without_a_folder_for_keys_does_not_start() -> None:
-    with pytest.raises(ConfigError, match=r"ledger.path"):
-        keys_for(GatewaySettings(host="0.0.0.0"), None)
-    assert keys_for(GatewaySettings(), None).caller(None) == UNKNOWN
-    assert keys_for(GatewaySettings(host="0.0.0.0", auth="off"), None).caller(b"Bearer x") == caller_of("x")
+def test_without_a_folder_nobody_has_a_managed_key() -> None:
+    assert Keys(None, LOCAL).caller(None) == UNKNOWN
+    assert Keys(None, OPEN).caller(b"Bearer x") == caller_of("x")
 
 
 def test_a_change_counts_from_the_next_look_on(
     file: KeyFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = Keys(file, "required", is_public=False)
+    gate = Keys(file, REQUIRED)
     assert "no API key exists" in caplog.text
     monkeypatch.setattr(keys, "LOOK_EVERY_S", 0.0)
     key, secret = file.add("a", Scenario.ONLINE, "")
@@ -172,7 +163,7 @@ def test_a_change_counts_from_the_next_look_on(
 
 
 def test_a_look_is_taken_once_a_second_at_most(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Keys(file, "auto", is_public=False)
+    gate = Keys(file, LOCAL)
     looks: list[object] = []
     monkeypatch.setattr(file, "version", lambda: looks.append(None) or ())
     for _ in range(100):

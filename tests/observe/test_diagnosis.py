@@ -9,10 +9,10 @@ import pytest
 
 from tests.observe.made import MINUTE_NS
 from tests.observe.scenes import BEFORE, NO_PROMISES, NOW, Scene
-from tokenworks.contract.config import Settings
-from tokenworks.contract.record import Gap, Stage, Work, WorkerSample
+from tokenworks.contract.config import ObjectiveSettings, Settings
+from tokenworks.contract.record import Gap, Record, Stage, Work, WorkerSample
 from tokenworks.contract.request import Scenario
-from tokenworks.observe.diagnosis import Finding, diagnose
+from tokenworks.observe.diagnosis import Finding, diagnose, diagnosis
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.rules import own_rules
 
@@ -150,6 +150,50 @@ def test_a_fault_is_found(rule: str) -> None:
     [finding] = [finding for finding in findings if finding.rule == rule][:1]
     assert "unknown" not in finding.signal + finding.cause + finding.action
     assert finding.evidence
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in own_rules().rules if rule.min_requests])
+def test_a_fault_of_a_few_requests_is_no_finding(rule: str) -> None:
+    scene = FAULTS[rule]()
+    late = [frame for frame in scene.frames if isinstance(frame, Record) and frame.started_ns >= NOW.start_ns]
+    gone = {record.id for record in late[5:]}
+    scene.frames = [frame for frame in scene.frames if not (isinstance(frame, Record) and frame.id in gone)]
+    assert rule not in names(found(scene))
+
+
+COMPARED = [rule for rule in FAULTS if rule.startswith(("late_by", "cost_by", "cache_"))] + ["jitter", "disk_stall"]
+
+
+@pytest.mark.parametrize("rule", COMPARED)
+def test_what_was_so_before_is_no_finding_where_nothing_was_promised(rule: str) -> None:
+    told = diagnosis(FAULTS[rule]().ledger(), NOW, SETTINGS, baseline=NOW)
+    assert rule not in names(told.findings)
+
+
+@pytest.mark.parametrize("rule", ["late_by_queue", "late_by_prompt", "late_by_preemption"])
+def test_a_missed_objective_is_a_finding_whatever_was_before(rule: str) -> None:
+    promised = Settings(objectives=ObjectiveSettings(online_ttft_s=0.5, online_tpot_s=0.03))
+    told = diagnosis(FAULTS[rule]().ledger(), NOW, promised, baseline=NOW)
+    assert rule in names(told.findings)
+
+
+def test_findings_are_worst_first_and_say_what_they_rest_on() -> None:
+    findings = found(with_loss(3).usual(NOW, 50, outcome="no_worker", worker=""))
+    assert [finding.severity for finding in findings] == sorted(
+        (finding.severity for finding in findings), key=["critical", "warning", "notice"].index
+    )
+    assert findings[0].rule == "restart_loop"
+    assert findings[0].window == NOW
+    assert findings[0].baseline.end_ns == NOW.start_ns
+
+
+def test_a_gain_is_told_with_its_arithmetic() -> None:
+    [finding] = found(FAULTS["slow_client"]())
+    assert finding.gain_value == pytest.approx(0.4, rel=0.1)
+    assert finding.arithmetic.startswith("write_s + receive_s = ")
+    assert finding.arithmetic.endswith(f" = {finding.gain.split('up to ')[1].removesuffix(' a request')}")
+    [write] = [each for each in finding.evidence if each.name == "write_s"]
+    assert write.before
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -150,7 +150,7 @@ async def test_what_we_export_our_own_ingest_takes_in_unchanged() -> None:
     with running(receiver.traces) as url:
         async with exporting(url, zone="zone-a") as exporter:
             exporter.offer([record(1), made(), record(2)])
-            await until(lambda: exporter.counts.sent == 2)
+            await until(lambda: exporter.counts.exported_requests == 2)
     wanted = [span for number in (1, 2) for span in spans_of(record(number), "zone-a")]
     version = {"service.version": tokenworks.__version__}
     assert receiver.spans == [replace(span, attributes=span.attributes | version) for span in wanted]
@@ -164,8 +164,8 @@ async def test_a_collector_that_is_busy_is_asked_again_and_gets_the_same() -> No
     with running(receiver.traces) as url:
         async with exporting(url) as exporter:
             exporter.offer([record(1)])
-            await until(lambda: exporter.counts.sent == 1)
-    assert (exporter.counts.retries, exporter.counts.dropped) == (2, 0)
+            await until(lambda: exporter.counts.exported_requests == 1)
+    assert (exporter.num_retries, exporter.counts.dropped_requests) == (2, 0)
     assert len(receiver.spans) == 3
     assert {gzip.decompress(body) for body in receiver.bodies} == {encoded([record(1)]).SerializeToString()}
 
@@ -176,10 +176,10 @@ async def test_what_a_collector_refuses_is_dropped_at_once_and_the_next_is_sent(
     with running(receiver.traces) as url:
         async with exporting(url) as exporter:
             exporter.offer([record(1)])
-            await until(lambda: exporter.counts.dropped == 1)
+            await until(lambda: exporter.counts.dropped_requests == 1)
             exporter.offer([record(2)])
-            await until(lambda: exporter.counts.sent == 1)
-    assert exporter.counts.retries == 0
+            await until(lambda: exporter.counts.exported_requests == 1)
+    assert exporter.num_retries == 0
 
 
 async def test_a_collector_that_is_dead_costs_its_batches_and_comes_back() -> None:
@@ -188,25 +188,25 @@ async def test_a_collector_that_is_dead_costs_its_batches_and_comes_back() -> No
     receiver = Receiver()
     async with exporting(f"http://127.0.0.1:{port}") as exporter:
         exporter.offer([record(1)])
-        await until(lambda: exporter.counts.dropped == 1)
-        assert exporter.counts.retries == otlp_export.MAX_TRIES - 1
+        await until(lambda: exporter.counts.dropped_requests == 1)
+        assert exporter.num_retries == otlp_export.MAX_TRIES - 1
         with running(receiver.traces, port):
             exporter.offer([record(2)])
-            await until(lambda: exporter.counts.sent == 1)
+            await until(lambda: exporter.counts.exported_requests == 1)
     assert {span.trace_id for span in receiver.spans} == {record(2).trace_id}
 
 
 async def test_while_nobody_sends_the_queue_keeps_the_newest() -> None:
     exporter = SpanExporter(Target("http://127.0.0.1:1/v1/traces"))
     exporter.offer(record(number) for number in range(MAX_QUEUED + 10))
-    assert (exporter.num_queued, exporter.counts.dropped) == (MAX_QUEUED, 10)
+    assert (exporter.num_queued, exporter.counts.dropped_requests) == (MAX_QUEUED, 10)
 
 
 async def test_a_header_that_cannot_be_sent_ends_nothing() -> None:
     exporter = SpanExporter(Target("http://127.0.0.1:1/v1/traces", {"x": "a\nb"}), wait=lambda s: 0.001)
     task = asyncio.create_task(exporter.run())
     exporter.offer([record(1)])
-    await until(lambda: exporter.counts.dropped == 1)
+    await until(lambda: exporter.counts.dropped_requests == 1)
     assert not task.done()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -133,6 +133,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     outcome: str  # "ok", or the code of the error that ended it: see docs/reference/errors.md; "client_gone"
     status: int  # of HTTP; 0: nothing was sent
     gateway: str = ""
+    answer_id: str = ""  # the `id` in the answer's body
     key: str = ""  # id of the API key; empty: none
     version: str = ""  # fingerprint of the weights, short
     endpoint: str = ""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.status import Status
 
+from tokenworks.contract.auth import needs_key
 from tokenworks.contract.config import Settings
 from tokenworks.contract.folders import state_folder
 from tokenworks.fleet.health import reachable_host
@@ -79,12 +80,22 @@ def usage(settings: Settings) -> str:
 Tokenworks serves {settings.gateway.model_name} at {base}/v1
 
   curl {base}/v1/chat/completions \\
-    -H 'Content-Type: application/json' \\
+    -H 'Content-Type: application/json' \\{_key_header(settings)}
     -d '{body}'
 
-{_ledger(settings)}
+{_key_advice(settings)}{_ledger(settings)}
 Stop with Ctrl-C: open requests finish first; a second Ctrl-C stops at once.
 """
+
+
+def _key_header(settings: Settings) -> str:
+    return '\n    -H "Authorization: Bearer $TOKENWORKS_API_KEY" \\' if needs_key(settings.gateway) else ""
+
+
+def _key_advice(settings: Settings) -> str:
+    return (
+        "Each request needs an API key: `tokenworks key add TENANT` makes one.\n" if needs_key(settings.gateway) else ""
+    )
 
 
 def _ledger(settings: Settings) -> str:

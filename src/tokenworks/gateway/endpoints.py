@@ -13,7 +13,7 @@ from tokenworks.gateway.bodies import ChatBody, CompletionBody, DetokenizeBody, 
 from tokenworks.gateway.decoding import NoObject, decode_body
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.generation import run
-from tokenworks.gateway.intake import chat_job, completion_job
+from tokenworks.gateway.intake import chat_job, completion_job, note_kind
 from tokenworks.gateway.service import Service
 
 G = TypeVar("G", bound=GenerationBody)
@@ -47,8 +47,7 @@ async def _understood(service: Service, exchange: Exchange, kind: type[G], decod
     except TokenworksError as error:
         recording.is_understood = not isinstance(error, NoObject)
         raise
-    recording.is_understood = True
-    recording.is_stream = bool(body.stream)
+    note_kind(body, recording)
     service.check_takes_work()
     return body
 

@@ -48,9 +48,17 @@ class Job(msgspec.Struct, frozen=True):
     has_cost: bool  # in the usage
 
 
+def note_kind(body: GenerationBody, recording: Recording) -> None:
+    """Note which kind of traffic a request is, whatever becomes of it; raises InvalidRequest."""
+    recording.is_understood = True
+    recording.is_stream = bool(body.stream)
+    recording.scenario = _scenario(body.service_tier, recording.caller)
+    recording.tags = _tags(body.metadata)
+
+
 async def completion_job(service: Service, body: CompletionBody, recording: Recording) -> Job:
     """The job of a completion request; raises InvalidRequest. What is found out of it is noted in `recording`."""
-    stops = _check(service, body, recording)
+    stops = _check(service, body)
     recording.enter(Stage.TOKENISE)
     prompts = await service.reader.prompts(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     recording.enter(Stage.ADMIT)
@@ -61,7 +69,7 @@ async def completion_job(service: Service, body: CompletionBody, recording: Reco
 
 async def chat_job(service: Service, body: ChatBody, recording: Recording) -> Job:
     """The job of a chat request; raises InvalidRequest. What is found out of it is noted in `recording`."""
-    stops = _check(service, body, recording)
+    stops = _check(service, body)
     limits = {limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("`max_tokens` and `max_completion_tokens` differ; give one", param="max_tokens")
@@ -73,10 +81,8 @@ async def chat_job(service: Service, body: ChatBody, recording: Recording) -> Jo
     return _job(service, body, recording, head, [prompt], budget, stops)
 
 
-def _check(service: Service, body: GenerationBody, recording: Recording) -> list[str]:
+def _check(service: Service, body: GenerationBody) -> list[str]:
     """What can be checked before the prompt is read; returns the stop strings."""
-    recording.scenario = _scenario(body.service_tier, recording.caller)
-    recording.tags = _tags(body.metadata)
     service.check_model(body.model)
     check_ranges(body)
     if body.stream_options is not None and not body.stream:
@@ -139,6 +145,7 @@ def _job(
     options = body.stream_options
     has_cost = body.usage is not None and bool(body.usage.include)
     has_usage = has_cost or (options is not None and bool(options.include_usage))
+    recording.answer_id = head.id
     recording.num_sequences = len(indices)
     recording.prompt_tokens = sum(map(len, prompts))
     is_chat = isinstance(body, ChatBody)

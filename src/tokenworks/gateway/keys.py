@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import time
-from ipaddress import ip_address
 from typing import Final
 
+from tokenworks.contract.auth import needs_key
 from tokenworks.contract.config import GatewaySettings
 from tokenworks.contract.errors import ConfigError, Unauthorized
 from tokenworks.gateway.key_file import Key, KeyFile, digest
@@ -30,17 +30,14 @@ _WRONG: Final = "this API key is not known here, or was revoked; `tokenworks key
 class Keys:
     """One gateway's."""
 
-    def __init__(self, file: KeyFile | None, auth: str, *, is_public: bool) -> None:
+    def __init__(self, file: KeyFile | None, settings: GatewaySettings) -> None:
+        """`file` is None where there is no folder for keys. Raises ConfigError where they cannot be read."""
         self._file = file
-        self._is_off = auth == "off"
-        self._is_required = auth == "required" or (auth == "auto" and is_public)
+        self._is_off = settings.auth == "off"
+        self._is_required = needs_key(settings)
         self._by_digest: dict[str, Caller | None] = {}  # None: revoked
         self._version: tuple[int, ...] = ()
         self._look_s = 0.0
-        if self._is_required and file is None:
-            raise ConfigError(
-                "there is no folder for API keys (ledger.path is off): set ledger.path, or gateway.auth off"
-            )
         if file is not None:
             self._load(file)
         if self._is_required and not any(self._by_digest.values()):
@@ -77,19 +74,6 @@ class Keys:
     def _load(self, file: KeyFile) -> None:
         self._version = file.version()  # before reading: a change in between is found by the next look
         self._by_digest = {key.digest: _caller(key) for key in file.read()}
-
-
-def keys_for(settings: GatewaySettings, file: KeyFile | None) -> Keys:
-    """The keys that a gateway's settings ask for; raises ConfigError."""
-    return Keys(file, settings.auth, is_public=not is_loopback(settings.host))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name, which may be resolved to anything
 
 
 def _caller(key: Key) -> Caller | None:

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tokenworks.observe.figures import Figures, read_figures
+from tokenworks.observe.figures import Figures, SpanFigures, read_figures
 
 STALE_S: Final = 120.0
 
@@ -44,6 +44,7 @@ class ObserverMetrics(Collector):
         )
         yield from (up, missing)
         yield from _drift(figures)
+        yield from _spans(figures)
         yield _alerts(figures)
 
     def _fresh(self) -> Figures | None:
@@ -62,6 +63,23 @@ def _drift(figures: Figures | None) -> Iterable[Metric]:
         noise.add_metric([feature.feature], feature.noise)
         moved.add_metric([feature.feature], feature.moved)
     return [psi, noise, moved]
+
+
+def _spans(figures: Figures | None) -> Iterable[Metric]:
+    told = CounterMetricFamily(
+        "tokenworks_spans_received", "Spans of applications, by what became of them.", labels=["outcome"]
+    )
+    sent = CounterMetricFamily(
+        "tokenworks_requests_exported", "Requests whose spans went to a collector, or did not.", labels=["outcome"]
+    )
+    spans = figures.spans if figures is not None else SpanFigures()
+    if spans.accepted or spans.rejected:
+        for outcome, count in (("kept", spans.accepted - spans.cut), ("cut", spans.cut), ("rejected", spans.rejected)):
+            told.add_metric([outcome], count)
+    if spans.exported_requests or spans.dropped_requests:
+        sent.add_metric(["sent"], spans.exported_requests)
+        sent.add_metric(["dropped"], spans.dropped_requests)
+    return [told, sent]
 
 
 def _alerts(figures: Figures | None) -> Metric:

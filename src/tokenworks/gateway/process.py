@@ -21,13 +21,14 @@ from typing import Final
 import uvicorn
 import uvloop
 
+from tokenworks.contract.auth import check_keys_have_a_place
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import Draining, StartupError
 from tokenworks.contract.folders import state_folder
 from tokenworks.gateway.app import build_app
 from tokenworks.gateway.dispatch import Dispatcher
 from tokenworks.gateway.key_file import KeyFile
-from tokenworks.gateway.keys import keys_for
+from tokenworks.gateway.keys import Keys
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
@@ -44,6 +45,7 @@ TOKENIZER_THREADS: Final = 2
 SWITCH_INTERVAL_S: Final = 0.001  # a thread that renders a template may hold up the event loop's streams for this long
 KEEP_ALIVE_S: Final = 75  # longer than common clients and proxies keep a connection, so that they close it, not we
 _POLL_S: Final = 0.05
+_SETTLE_S: Final = 2  # two heartbeats
 _LAST_WORDS_S: Final = 5  # for the error events of streams that did not finish in time
 
 
@@ -89,6 +91,7 @@ class Gateway:
             stopping.cancel()
             self._server.should_exit = True
             await serving
+            await self._settle(hurry)
             await self.service.observer.close()
             await self.dispatcher.shut_down()
             self._samples.happened("gateway_stopped", name)
@@ -108,6 +111,16 @@ class Gateway:
                 async with asyncio.timeout(_LAST_WORDS_S):
                     await self._idle(asyncio.Event())
 
+    async def _settle(self, hurry: asyncio.Event) -> None:
+        """Wait for the next heartbeat of who worked lately: the bill wants all that the records have."""
+        workers = self.dispatcher.workers
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                while not hurry.is_set() and not all(worker.is_accounted for worker in workers):
+                    await asyncio.sleep(_POLL_S)
+        for worker in workers:
+            self._samples.worker_left_behind(worker)
+
     async def _idle(self, hurry: asyncio.Event) -> None:
         while self.service.num_open and not hurry.is_set():
             await asyncio.sleep(_POLL_S)
@@ -119,8 +132,9 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     own = settings.gateway
     model_name = own.model_name or Path(settings.model).resolve().name
     name = f"{socket.gethostname()}:{listener.getsockname()[1]}"
+    check_keys_have_a_place(own, settings.ledger)
     folder = state_folder(settings.ledger)
-    keys = keys_for(own, None if folder is None else KeyFile(folder))
+    keys = Keys(None if folder is None else KeyFile(folder), own)
     scribe = Scribe(None if folder is None else Journal(folder / "journal", name, settings.ledger.flush_s))
     samples = Samples(scribe.append)
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")

@@ -42,6 +42,7 @@ class Recording:
     is_understood = False
     caller: Caller = UNKNOWN
     scenario: Scenario | None = None  # None: nothing is said of it
+    answer_id = ""
     tags: dict[str, str] = {}  # replaced, never changed, as are the others here
     is_stream = False
     num_sequences = 1
@@ -97,6 +98,7 @@ class Recording:
             outcome=outcome,
             status=status,
             gateway=gateway,
+            answer_id=self.answer_id,
             key=caller.key,
             version="" if trail is None or not trail.sendings else trail.sendings[-1].worker.version,
             endpoint=self.endpoint,

@@ -21,7 +21,7 @@ from tokenworks.observe.alert_book import AlertBook, Notice
 from tokenworks.observe.alert_rules import GAP_WINDOW_S, CellsByLength, firing
 from tokenworks.observe.delivery import Delivery
 from tokenworks.observe.drift import drift
-from tokenworks.observe.figures import FeatureFigure, Figures, read_figures, write_figures
+from tokenworks.observe.figures import FeatureFigure, Figures, SpanFigures, read_figures, write_figures
 from tokenworks.observe.ledger import Ledger, Window
 from tokenworks.observe.notices import Receiver
 from tokenworks.observe.receiver import receiver_of
@@ -40,7 +40,10 @@ _NS_PER_HOUR: Final = 3600 * _NS
 class Lookout:
     """What was found so far; its `look` reads the ledger, and so takes a while."""
 
-    def __init__(self, open_ledger: Callable[[], Ledger], settings: Settings, folder: Path) -> None:
+    def __init__(
+        self, open_ledger: Callable[[], Ledger], settings: Settings, folder: Path, spans: SpanFigures | None = None
+    ) -> None:
+        self._spans = spans or SpanFigures()
         self._open_ledger = open_ledger
         self._ledger: Ledger | None = None  # opened when it is first needed, and anew after it has failed
         self._settings = settings
@@ -68,7 +71,7 @@ class Lookout:
         notices = self._book.update(alerts, now_ns)
         gaps = ledger.gaps(Window(now_ns - GAP_WINDOW_S * _NS, now_ns))
         missing = sum(gap.frames for gap in gaps)
-        write_figures(self._folder, Figures(now_ns, missing, self._book.figures(), self._drift))
+        write_figures(self._folder, Figures(now_ns, missing, self._book.figures(), self._drift, self._spans))
         return notices
 
 
@@ -82,7 +85,7 @@ def drift_figures(ledger: Ledger, alerts: AlertSettings, now_ns: int) -> list[Fe
 
 async def look_out(context: ObserverContext) -> None:
     """The observer's task, until cancelled."""
-    lookout = Lookout(context.open_ledger, context.settings, context.folder)
+    lookout = Lookout(context.open_ledger, context.settings, context.folder, context.spans)
     interval_s = context.settings.alerts.interval_s
     receiver = _receiver(context.settings.alerts)
     if receiver is None:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from tokenworks.contract.config import Settings
 from tokenworks.contract.record import PICO, Stage
 from tokenworks.observe.bill import bill
+from tokenworks.observe.breakdown import breakdown
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.columns import COLUMNS
 from tokenworks.observe.diagnosis import diagnose
@@ -25,6 +26,14 @@ from tokenworks.observe.table import build_table
 Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
 
 MAX_INCIDENTS: Final = 50
+MAX_SINGLES: Final = 1500
+"""Requests that are read one by one for a chart at most: half a second of processor time."""
+STEPS_S: Final = tuple(
+    unit_s * times
+    for unit_s, most in ((1, 60), (60, 60), (3600, 24), (86400, 28))
+    for times in range(1, most)
+    if most % times == 0
+)
 _OF_COLUMN: Final = ("key", "heading", "unit", "better", "help")
 CHARTED: Final = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "input_tokens_per_s", "output_tokens_per_s")
 """The table's columns that `series` gives for each step."""
@@ -69,15 +78,26 @@ def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 
 def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
-    """`GET /observe/series`: the window in `points` steps, or one more: a ledger's steps begin where it likes."""
+    """`GET /observe/series`: the window in some `points` steps; of the first and the last a part may lie in it."""
     window = question.window
-    step_ns = max(10**9, -(-(window.end_ns - window.start_ns) // question.points))
+    num_requests = ledger.cells(window, None, question.where).get("", Cell()).requests
+    step_ns = series_step_ns(window, question.points, num_requests)
     found = ledger.series(window, step_ns, question.where)
     return {
         "window": _window(window),
         "step_s": step_ns / 1e9,
         "points": [{"at_s": at_ns / 1e9, **_point(cell, _within(window, at_ns, step_ns))} for at_ns, cell in found],
     }
+
+
+def series_step_ns(window: Window, points: int, num_requests: int) -> int:
+    """The smallest handy step that gives no more than `points`.
+
+    Below a minute a ledger has to read every request, so that there such steps are for few of them; above, steps are
+    whole minutes, hours or days, for which it has the sums.
+    """
+    least_s = max(window.seconds / points, 60 if num_requests > MAX_SINGLES else 1)
+    return next((step_s for step_s in STEPS_S if step_s >= least_s), STEPS_S[-1]) * 10**9
 
 
 def _within(window: Window, at_ns: int, step_ns: int) -> float:
@@ -112,6 +132,12 @@ def cost(ledger: Ledger, question: Question, settings: Settings) -> Any:
 def diagnosis(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/diagnose`: what `tokenworks diagnose` finds."""
     return {"window": _window(question.window), "findings": diagnose(ledger, question.window, settings)}
+
+
+def chains(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/chains`: what `tokenworks chains` prints of the applications around the model call."""
+    found = breakdown(ledger, question.window, settings.export.zone)
+    return {"window": _window(question.window), "breakdown": found}
 
 
 def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:

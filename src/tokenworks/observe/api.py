@@ -1,7 +1,7 @@
 """The observer's HTTP API: what the ledger answers, on a private socket; gateways pass it on, dashboards draw it.
 
-One thread reads the ledger, through a connection of its own, so that neither taking in the journal nor other answers
-wait for a question about a long window. Every error has the OpenAI error body that the gateway's clients know.
+The ledger is read in threads of their own, so that neither taking in the journal nor the event loop waits for a
+question about a long window. Every error has the OpenAI error body that the gateway's clients know.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -24,13 +23,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tokenworks.contract.config import Settings
-from tokenworks.contract.errors import LedgerError, MethodNotAllowed, NotFound, TokenworksError
+from tokenworks.contract.errors import MethodNotAllowed, NotFound, TokenworksError
 from tokenworks.observe import answers
 from tokenworks.observe.address import listen
 from tokenworks.observe.answers import Answer
 from tokenworks.observe.explain import explain
-from tokenworks.observe.fresh import FreshAnswers
 from tokenworks.observe.ledger import Ledger, OpenLedger
+from tokenworks.observe.ledger_reader import LedgerReader
 from tokenworks.observe.question import read_question
 from tokenworks.observe.span_tasks import traces_route
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-REOPENED_S: Final = 10.0
 ANSWERS: Final[dict[str, Answer]] = {
     "status": answers.status,
     "table": answers.table,
@@ -48,9 +46,13 @@ ANSWERS: Final[dict[str, Answer]] = {
     "workers": answers.workers,
     "tiers": answers.tiers,
     "cost": answers.cost,
+}
+THOROUGH: Final[dict[str, Answer]] = {
     "diagnose": answers.diagnosis,
     "drift": answers.drifted,
+    "chains": answers.chains,
 }
+"""Those that walk through single requests: they have a thread of their own, so that the others need not wait."""
 
 
 class ObserverApi:
@@ -58,29 +60,30 @@ class ObserverApi:
 
     def __init__(self, settings: Settings, open_ledger: Callable[[], OpenLedger]) -> None:
         self._settings = settings
-        self._open_ledger = open_ledger
-        self._ledger: OpenLedger | None = None
-        self._opened_s = 0.0
-        self._executor = ThreadPoolExecutor(1, "answers")
-        self._fresh: FreshAnswers[bytes] = FreshAnswers(self._executor)
+        self._quick = LedgerReader(open_ledger, "answers")
+        self._thorough = LedgerReader(open_ledger, "thorough-answers")
 
     def app(self, *more: BaseRoute) -> Starlette:
         """The application; `more` are the routes of others."""
-        routes = [Route(f"/observe/{name}", self._endpoint(answer)) for name, answer in ANSWERS.items()]
+        routes: list[BaseRoute] = [
+            Route(f"/observe/{name}", self._endpoint(answer, reader))
+            for found, reader in ((ANSWERS, self._quick), (THOROUGH, self._thorough))
+            for name, answer in found.items()
+        ]
         explaining = Route("/observe/explain/{id:path}", self._explain)
         handlers = {TokenworksError: _on_error, HTTPException: _on_no_route, Exception: _on_bug}
         return Starlette(routes=[*routes, explaining, *more], exception_handlers=handlers)
 
     def close(self) -> None:
         """Let go of the ledger, once what is being computed is done."""
-        self._executor.submit(self._let_go)
-        self._executor.shutdown()
+        self._quick.close()
+        self._thorough.close()
 
-    def _endpoint(self, answer: Answer) -> Callable[[HttpRequest], Any]:
+    def _endpoint(self, answer: Answer, reader: LedgerReader) -> Callable[[HttpRequest], Any]:
         async def respond(request: HttpRequest) -> Response:
             parameters = request.query_params.multi_items()
             read_question(parameters, time.time_ns())  # what is wrong with it costs no thread's time
-            return await self._answered(request, lambda ledger: self._compute(answer, ledger, parameters))
+            return await _answered(request, reader, lambda ledger: self._compute(answer, ledger, parameters))
 
         return respond
 
@@ -89,33 +92,12 @@ class ObserverApi:
 
     async def _explain(self, request: HttpRequest) -> Response:
         request_id = request.path_params["id"]
-        return await self._answered(request, lambda ledger: explain(ledger, request_id))
+        return await _answered(request, self._quick, lambda ledger: explain(ledger, request_id))
 
-    async def _answered(self, request: HttpRequest, compute: Callable[[Ledger], Any]) -> Response:
-        words = f"{request.url.path}?{request.url.query}"
-        body = await self._fresh.get(words, lambda: self._encoded(compute))
-        return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
-    def _encoded(self, compute: Callable[[Ledger], Any]) -> bytes:
-        try:
-            return msgspec.json.encode(compute(self._reader()))
-        except LedgerError:
-            self._let_go()
-            raise
-
-    def _reader(self) -> Ledger:
-        """The ledger, in the thread that reads it; opened again now and then, since a damaged one is put aside."""
-        now_s = time.monotonic()
-        if now_s - self._opened_s > REOPENED_S:
-            self._let_go()
-        if self._ledger is None:
-            self._ledger, self._opened_s = self._open_ledger(), now_s
-        return self._ledger
-
-    def _let_go(self) -> None:
-        ledger, self._ledger = self._ledger, None
-        if ledger is not None:
-            ledger.close()
+async def _answered(request: HttpRequest, reader: LedgerReader, compute: Callable[[Ledger], Any]) -> Response:
+    body = await reader.ask(f"{request.url.path}?{request.url.query}", compute)
+    return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
 
 async def answer_questions(context: ObserverContext) -> None:
@@ -158,7 +140,7 @@ async def _on_no_route(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == MethodNotAllowed.status:
         return await _on_error(request, MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
-    names = ", ".join(f"/observe/{name}" for name in [*ANSWERS, "explain/REQUEST_ID"])
+    names = ", ".join(f"/observe/{name}" for name in [*ANSWERS, *THOROUGH, "explain/REQUEST_ID"])
     return await _on_error(request, NotFound(f"there is no {request.url.path} here; there are {names}"))
 
 

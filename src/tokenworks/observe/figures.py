@@ -37,6 +37,16 @@ class AlertFigure(msgspec.Struct, frozen=True):
     told_ns: int = 0  # when somebody was last told of it
 
 
+class SpanFigures(msgspec.Struct):
+    """What became of spans since the observer's start; counted on its event loop."""
+
+    accepted: int = 0  # others', into the ledger
+    rejected: int = 0
+    cut: int = 0  # accepted, but not with all that they carried
+    exported_requests: int = 0  # ours, to a collector
+    dropped_requests: int = 0  # no room in the queue, refused, or not taken after all tries
+
+
 class Figures(msgspec.Struct, frozen=True):
     """All of it."""
 
@@ -44,6 +54,7 @@ class Figures(msgspec.Struct, frozen=True):
     missing_frames: int = 0  # frames that the ledger lacks, of the last hour
     alerts: list[AlertFigure] = []
     drift: list[FeatureFigure] = []
+    spans: SpanFigures = msgspec.field(default_factory=SpanFigures)
 
 
 _decode: Final = msgspec.json.Decoder(Figures).decode

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import aiohttp
-import msgspec
 
 from tokenworks.contract.record import Record
+from tokenworks.observe.figures import SpanFigures
 from tokenworks.observe.otlp_encode import encoded
 from tokenworks.observe.otlp_target import Target
 
@@ -34,19 +34,18 @@ GATHER_S: Final = 0.5  # so that a batch is more than one request's
 _log = logging.getLogger(__name__)
 
 
-class ExportCounts(msgspec.Struct):
-    """What became of all records since the start."""
-
-    sent: int = 0
-    dropped: int = 0  # no room in the queue, refused, or not taken after all tries
-    retries: int = 0
-
-
 class SpanExporter:
     """One collector's queue. `offer` from anywhere on the event loop; `run` for as long as it is to be sent."""
 
-    def __init__(self, target: Target, zone: str = "", wait: Callable[[float], float] | None = None) -> None:
-        self.counts = ExportCounts()
+    def __init__(
+        self,
+        target: Target,
+        zone: str = "",
+        counts: SpanFigures | None = None,
+        wait: Callable[[float], float] | None = None,
+    ) -> None:
+        self.counts = counts or SpanFigures()
+        self.num_retries = 0
         self._target = target
         self._zone = zone
         self._wait = wait or (lambda wait_s: wait_s * random.uniform(0.5, 1.0))  # so that not all come back at once
@@ -60,7 +59,7 @@ class SpanExporter:
                 continue
             if len(self._queue) >= MAX_QUEUED:
                 self._queue.popleft()  # the newest say more about what is wrong now
-                self.counts.dropped += 1
+                self.counts.dropped_requests += 1
             self._queue.append(record)
         if self._queue:
             self._has_some.set()
@@ -86,13 +85,13 @@ class SpanExporter:
         for attempt in range(MAX_TRIES):
             complaint, wait_s = await self._post(session, body)
             if not complaint:
-                self.counts.sent += len(batch)
+                self.counts.exported_requests += len(batch)
                 return
             if wait_s is None or attempt + 1 == MAX_TRIES:
                 break
-            self.counts.retries += 1
+            self.num_retries += 1
             await asyncio.sleep(wait_s or self._wait(min(MAX_WAIT_S, FIRST_WAIT_S * 2**attempt)))
-        self.counts.dropped += len(batch)
+        self.counts.dropped_requests += len(batch)
         _log.warning("spans of %d requests were dropped: %s: %s", len(batch), self._target.url, complaint)
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[str, float | None]:

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
-import msgspec
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.rpc import code_pb2
@@ -25,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tokenworks.contract.errors import InvalidRequest, PayloadTooLarge, TokenworksError
+from tokenworks.observe.figures import SpanFigures
 from tokenworks.observe.ledger import Span
 from tokenworks.observe.otlp import decode_json, decode_protobuf, spans_in
 
@@ -48,20 +48,13 @@ class UnsupportedEncoding(InvalidRequest):
     code = "unsupported_encoding"
 
 
-class SpanCounts(msgspec.Struct):
-    """What became of all spans since the start."""
-
-    accepted: int = 0
-    rejected: int = 0
-    cut: int = 0  # accepted, but not with all that they carried
-    refused_bodies: int = 0
-
-
 class SpanIntake:
     """The endpoint, and what it counted."""
 
-    def __init__(self, take_in: TakeIn, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        self.counts = SpanCounts()
+    def __init__(
+        self, take_in: TakeIn, counts: SpanFigures | None = None, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
+        self.counts = counts or SpanFigures()
         self._take_in = take_in
         self._max_body_bytes = max_body_bytes
 
@@ -73,7 +66,6 @@ class SpanIntake:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except TokenworksError as error:
-            self.counts.refused_bodies += 1
             return _refusal(error, encoding)
 
     async def _accept(self, request: Request) -> ExportTraceServiceResponse:

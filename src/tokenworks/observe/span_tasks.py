@@ -28,7 +28,7 @@ def traces_route(context: ObserverContext) -> Route:
         if context.tell(spans) < len(spans):
             raise LedgerBusy("spans come faster than the ledger takes them in; send these again")
 
-    return Route("/v1/traces", SpanIntake(take_in).traces, methods=["POST"])
+    return Route("/v1/traces", SpanIntake(take_in, context.spans).traces, methods=["POST"])
 
 
 async def export_spans(context: ObserverContext) -> None:
@@ -36,7 +36,7 @@ async def export_spans(context: ObserverContext) -> None:
     target = target_of(context.settings.export, os.environ)
     if target is None:
         return
-    exporter = SpanExporter(target, context.settings.export.zone)
+    exporter = SpanExporter(target, context.settings.export.zone, context.spans)
     hand_over = partial(_hand_over, asyncio.get_running_loop(), exporter)
     context.listeners.append(hand_over)
     try:

@@ -14,6 +14,7 @@ from tokenworks.contract.config import Settings
 from tokenworks.contract.record import Frame
 from tokenworks.observe.alerts import look_out
 from tokenworks.observe.api import answer_questions
+from tokenworks.observe.figures import SpanFigures
 from tokenworks.observe.ledger import OpenLedger, Span
 from tokenworks.observe.span_tasks import export_spans
 
@@ -34,6 +35,7 @@ class ObserverContext:
         self.open_ledger = open_ledger  # for reading, one for each call; raises LedgerError while there is none
         self.tell = tell  # spans for the ledger, with the next batch; how many of them were taken
         self.listeners = listeners  # told of all frames that were taken in, from another thread: be quick
+        self.spans = SpanFigures()  # what became of them
         self.stopping = asyncio.Event()
 
 
