@@ -139,11 +139,9 @@ def _side_of(subject: Subject, whole: Subject, name: str) -> tuple[Side, str]:
 
 
 def _objective(objectives: ObjectiveSettings, subject: Subject, name: str) -> float:
-    """In seconds (or the ratio that must succeed); NaN where nothing is promised."""
-    wanted = name.removeprefix("objective_")
-    field = f"{subject.name}_{wanted}" if subject.kind == "scenario" else wanted
-    value = getattr(objectives, field, None) or getattr(objectives, wanted, None)
-    return value or math.nan
+    """What a scenario promises, in seconds; NaN where it promises nothing, and for who is no scenario."""
+    field = f"{subject.name}_{name.removeprefix('objective_')}"
+    return getattr(objectives, field, 0.0) or math.nan if subject.kind == "scenario" else math.nan
 
 
 def _finding(rule: Rule, subject: Subject, look_up: Callable[[str], float], figures: Figures) -> Finding:

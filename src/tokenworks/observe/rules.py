@@ -28,9 +28,8 @@ from tokenworks.observe.signals import SIGNALS, Signal
 from tokenworks.observe.units import Unit
 
 PLACE: Final = re.compile(r"\{(\w*)\}")
-OBJECTIVES: Final = tuple(
-    f"objective_{name}" for name in sorted({field.partition("_")[2] for field in ObjectiveSettings.__struct_fields__})
-)
+_PROMISES: Final = {name.partition("_")[2] for name in ObjectiveSettings.__struct_fields__ if name.endswith("_s")}
+OBJECTIVES: Final = tuple(f"objective_{name}" for name in sorted(_PROMISES))
 _KINDS: Final = (WHOLE, *DIMENSIONS)
 _PREFIXES: Final = ("", "before_", "others_", "all_", "all_before_")
 
