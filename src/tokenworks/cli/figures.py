@@ -37,7 +37,8 @@ def number(value: float) -> str:
         return f"{int(value):,}"
     if abs(value) < 1e-4:
         return f"{value:.2e}"
-    return _three_digits(value)
+    value = _rounded(value)
+    return f"{value:,.{_decimals(value)}f}"
 
 
 def amount(value: float, whole: float) -> str:
@@ -49,13 +50,13 @@ def amount(value: float, whole: float) -> str:
 def duration(seconds: float) -> str:
     """Microseconds to days, in the unit that suits."""
     unit_s, unit = next((unit_s, unit) for below_s, unit_s, unit in _DURATIONS if abs(seconds) < below_s)
-    return f"{_three_digits(seconds / unit_s)} {unit}"
+    return f"{number(_rounded(seconds / unit_s))} {unit}"
 
 
 def size(num_bytes: float) -> str:
     """Bytes, in powers of 1024."""
     power = min(int(math.log2(abs(num_bytes)) // 10), len(_BINARY) - 1) if abs(num_bytes) >= 1 else 0
-    return f"{_three_digits(num_bytes / 1024**power)} {_BINARY[power]}"
+    return f"{number(_rounded(num_bytes / 1024**power))} {_BINARY[power]}"
 
 
 def moment(at_ns: int) -> str:
@@ -78,9 +79,9 @@ def _percent(share: float) -> str:
     return "~0%" if share < 0.5 else "~100%"
 
 
-def _three_digits(value: float) -> str:
-    value = float(f"{value:.3g}") if abs(value) < 1000 else value  # 9.999 is 10.0 and not 10.00
-    return f"{value:,.{_decimals(value)}f}" if value else "0"
+def _rounded(value: float) -> float:
+    """To three digits that count; 9.999 is 10."""
+    return float(f"{value:.3g}") if abs(value) < 1000 else round(value)
 
 
 def _decimals(value: float) -> int:

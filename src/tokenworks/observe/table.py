@@ -80,7 +80,7 @@ def build_table(
     extent = ledger.extent()
     observed = observed_window(window, extent, workers)
     owed = bill_of(window, settings.cost, tenants, workers, ledger.stores(window))
-    cells = ledger.cells(window, None if by == EVERYTHING else by, where)
+    cells = tenants if by == "tenant" and not where else ledger.cells(window, None if by == EVERYTHING else by, where)
     rows = _Rows(wanted, observed, workers, where, owed, merged(tenants.values()).cost)
     total = rows.of(EVERYTHING, merged(cells.values()), None)
     if by in _OF_MACHINES:
