@@ -78,7 +78,7 @@ def test_one_trace_by_its_id_or_by_a_requests(folder: Path, name: str) -> None:
     chain = json.loads(run(folder, name, "--json").stdout)
     assert chain["request_ids"] == ["req-1", "req-0"]
     assert sum(link["critical_ns"] for link in chain["links"]) == 10**9
-    assert f"trace {TRACE}: 1 s" in run(folder, name).stdout
+    assert f"trace {TRACE}: 1.00 s" in run(folder, name).stdout
 
 
 def test_what_it_does_not_know_it_says(folder: Path) -> None:
