@@ -56,7 +56,9 @@ FROZEN = {
         TRACE --since --until --traces --json --ledger-path --ledger-database --zone --config --settings
     """,
     "doctor": "",
-    "drift": "--since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings",
+    "drift": """
+        --since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings
+    """,
     "alerts list": f"--json --ledger-path --ledger-database {OBJECTIVES} {ALERTS} --config --settings",
     "alerts test": f"{ALERTS} --config --settings",
     "role": "WORKER ROLE --url",
