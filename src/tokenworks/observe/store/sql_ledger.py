@@ -30,7 +30,7 @@ from tokenworks.observe.store.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 _TRACES_AT_ONCE: Final = 500
-MAX_SPANS: Final = 10_000
+MAX_SPANS: Final = 20_000
 """Of one trace that are read, the first ones: whoever sends more has a loop in it, and nobody looks at them all."""
 
 
