@@ -16,7 +16,7 @@ from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Record, Stage, Work
 from tokenworks.contract.request import Scenario
-from tokenworks.observe.sketch import Sketch
+from tokenworks.observe.sketch import Sketch, encode_value, encode_values, merge_encoded
 
 SKETCHES: Final = ("ttft", "tpot", "itl", "e2e", "queue", "jitter")
 _QUEUES: Final = (Stage.ADMIT, Stage.ROUTE, Stage.QUEUE)
@@ -154,7 +154,7 @@ def merged(cells: Iterable[Cell]) -> Cell:
             _add(getattr(total, name), getattr(cell, name))
         for name, raw in cell.sketches.items():
             sketches.setdefault(name, []).append(raw)
-    total.sketches = {name: Sketch.merged(encoded).encode() for name, encoded in sketches.items()}
+    total.sketches = {name: merge_encoded(encoded) for name, encoded in sketches.items()}
     return total
 
 
@@ -164,16 +164,9 @@ def _sketches(record: Record, gaps_ns: np.ndarray) -> dict[str, bytes]:
         values |= {"e2e": record.e2e_ns, "queue": sum(record.stages_ns.get(stage, 0) for stage in _QUEUES)}
     if len(gaps_ns) > 1:
         values["jitter"] = float(gaps_ns.std())
-    found = {}
-    for name, value in values.items():
-        if value is not None:
-            sketch = Sketch()
-            sketch.add(value)
-            found[name] = sketch.encode()
+    found = {name: encode_value(value) for name, value in values.items() if value is not None}
     if len(gaps_ns):
-        gaps = Sketch()
-        gaps.add_many(gaps_ns)
-        found["itl"] = gaps.encode()
+        found["itl"] = encode_values(gaps_ns)
     return found
 
 

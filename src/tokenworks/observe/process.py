@@ -32,7 +32,7 @@ from tokenworks.observe.terms import note_terms
 
 log = logging.getLogger(__name__)
 
-BATCH_EVERY_S: Final = 0.5
+BATCH_EVERY_S: Final = 1.0
 UPKEEP_EVERY_S: Final = 10.0
 UPKEEP_PAUSE_S: Final = 0.05  # between two steps of it, for whoever waits for the database
 WAIT_S: Final = 1.0  # for another observer to end
