@@ -249,3 +249,10 @@ def test_a_key_that_cannot_be_says_why(arguments: list[str], part: str) -> None:
 def test_no_keys_are_told(folder: Path) -> None:
     assert "tokenworks key add" in invoke("key", "list", "--ledger-path", "s").output
     assert not (folder / "s").exists()
+
+
+@pytest.mark.parametrize("command", [["serve"], ["gateway", "--worker-address", "tcp://127.0.0.1:7999"]])
+def test_a_public_gateway_without_a_place_for_keys_does_not_start(command: list[str]) -> None:
+    result = invoke(*command, "--host", "0.0.0.0", "--port", "0", "--ledger-path", "off")
+    assert result.exit_code == 2, result.output
+    assert "--auth off" in result.output

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tokenworks.contract.auth import is_loopback, needs_key
-from tokenworks.contract.config import GatewaySettings
+from tokenworks.contract.auth import check_keys_have_a_place, is_loopback, needs_key
+from tokenworks.contract.config import GatewaySettings, LedgerSettings
+from tokenworks.contract.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,12 @@ def test_what_is_loopback(host: str, expected: bool) -> None:
     assert needs_key(GatewaySettings(host=host)) is not expected
     assert needs_key(GatewaySettings(host=host, auth="required"))
     assert not needs_key(GatewaySettings(host=host, auth="off"))
+
+
+def test_a_gateway_that_could_let_nobody_in_is_told_what_to_do() -> None:
+    off = LedgerSettings(path="off")
+    with pytest.raises(ConfigError, match=r"--ledger-path.*--auth off"):
+        check_keys_have_a_place(GatewaySettings(host="0.0.0.0"), off)
+    check_keys_have_a_place(GatewaySettings(host="0.0.0.0", auth="off"), off)
+    check_keys_have_a_place(GatewaySettings(), off)
+    check_keys_have_a_place(GatewaySettings(host="0.0.0.0"), LedgerSettings(path="/somewhere"))

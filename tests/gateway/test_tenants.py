@@ -13,7 +13,7 @@ from tokenworks.contract.config import KVSettings
 from tokenworks.contract.kv import BlockName, Tier, block_names, root_name
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.gateway.tenants import ANONYMOUS, caller_of, key_in
+from tokenworks.gateway.tenants import ANONYMOUS, caller_of, key_in, salt_for
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, ScriptedWorker
@@ -54,6 +54,13 @@ def test_a_cache_salt_separates_within_a_tenant(bare_rig: Rig) -> None:
     assert [cached(bare_rig, "alice", cache_salt="x"), cached(bare_rig, "alice", cache_salt="x")] == [0, 8]
     assert [cached(bare_rig, "alice"), cached(bare_rig, "alice", cache_salt="y")] == [0, 0]
     assert cached(bare_rig, "bob", cache_salt="x") == 0
+
+
+def test_no_tenant_and_salt_are_anothers() -> None:
+    """A managed key may name any tenant that is printable: `a:b` with `c` must not find what `a` with `b:c` left."""
+    pairs = [("a", "b:c"), ("a:b", "c"), ("a", None), ("a:b:c", None), ("a", "\nb"), ("a", "b"), ("anonymous", "a")]
+    assert len({salt_for(tenant, salt, is_sharing=False) for tenant, salt in pairs}) == len(pairs)
+    assert not "a\nb".isprintable()  # as `key_file.check_tenant` demands
 
 
 def test_sharing_is_opted_in_to_and_a_salt_still_counts(running_rig: MakeRig) -> None:

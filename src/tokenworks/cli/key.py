@@ -43,9 +43,11 @@ def add(tenant: str, scenario: str, note: str, **options: Any) -> None:
       tokenworks key add team-search
       tokenworks key add nightly --scenario offline --note "the batch of 2 a.m."
     """
-    made, secret = _file(options).add(tenant, Scenario(scenario), note)
+    file = _file(options)
+    made, secret = file.add(tenant, Scenario(scenario), note)
     click.echo(secret)
-    click.echo(f"key {made.id} of tenant {made.tenant}: keep it, it is not shown again", err=True)
+    click.echo(f"key {made.id} of tenant {made.tenant}, kept as a digest in {file.path}", err=True)
+    click.echo("it is not shown again", err=True)
 
 
 @key.command("list", cls=SettingsCommand)

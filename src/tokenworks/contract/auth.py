@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from tokenworks.contract.config import GatewaySettings
+from tokenworks.contract.config import GatewaySettings, LedgerSettings
+from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.folders import state_folder
 
 
 def needs_key(settings: GatewaySettings) -> bool:
     """Whether a gateway refuses requests without a key; `auto` asks for one unless it listens on loopback only."""
     return settings.auth == "required" or (settings.auth == "auto" and not is_loopback(settings.host))
+
+
+def check_keys_have_a_place(settings: GatewaySettings, ledger: LedgerSettings) -> None:
+    """Raises ConfigError where nobody could ever be let in."""
+    if needs_key(settings) and state_folder(ledger) is None:
+        raise ConfigError(
+            f"every request to {settings.host} needs an API key and there is no folder for keys (ledger.path is off): "
+            "give one with --ledger-path, or let everybody in with --auth off"
+        )
 
 
 def is_loopback(host: str) -> bool:

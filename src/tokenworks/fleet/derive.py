@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from tokenworks.contract.auth import check_keys_have_a_place
 from tokenworks.contract.config import KVSettings, Settings, WorkerGroup
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.cores import share_of_cores
@@ -25,6 +26,7 @@ DEFAULT_HOST_BYTES: Final = 1 << 30
 def derive(settings: Settings, run_dir: Path, num_cores: int) -> Settings:
     """Settings with nothing left to derive: model, name, port, addresses, workers, store; raises StartupError."""
     settings = resolve_model(settings)
+    check_keys_have_a_place(settings.gateway, settings.ledger)
     if settings.gateway.worker_address:
         check_address(settings.gateway.worker_address)
     gateway = msgspec.structs.replace(

@@ -147,12 +147,13 @@ class Dispatcher:
 
     def _send_to(self, worker: Worker, flight: Flight) -> bool:
         """Hand a flight to a worker; False where it cannot be reached, which is then lost."""
-        if not self._send(worker.identity, wire.encode(flight.submit(time.monotonic_ns()))):
+        now_ns = time.monotonic_ns()  # before it is sent: the worker may begin before this process goes on
+        if not self._send(worker.identity, wire.encode(flight.submit(now_ns))):
             self._members.lose(worker.id, "cannot be reached")
             return False
         held_tokens = self._placing.held_tokens(flight, worker)
         worker.took(flight.wire_id, max(1, flight.sent_tokens - held_tokens))
-        flight.sent_to(worker, held_tokens, time.monotonic_ns())
+        flight.sent_to(worker, held_tokens, now_ns)
         return True
 
     def _send_on(self, flight: Flight) -> None:

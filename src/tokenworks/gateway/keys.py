@@ -31,17 +31,13 @@ class Keys:
     """One gateway's."""
 
     def __init__(self, file: KeyFile | None, settings: GatewaySettings) -> None:
-        """`file` is None where there is no folder for keys. Raises ConfigError."""
+        """`file` is None where there is no folder for keys. Raises ConfigError where they cannot be read."""
         self._file = file
         self._is_off = settings.auth == "off"
         self._is_required = needs_key(settings)
         self._by_digest: dict[str, Caller | None] = {}  # None: revoked
         self._version: tuple[int, ...] = ()
         self._look_s = 0.0
-        if self._is_required and file is None:
-            raise ConfigError(
-                "there is no folder for API keys (ledger.path is off): set ledger.path, or gateway.auth off"
-            )
         if file is not None:
             self._load(file)
         if self._is_required and not any(self._by_digest.values()):

@@ -21,6 +21,7 @@ from typing import Final
 import uvicorn
 import uvloop
 
+from tokenworks.contract.auth import check_keys_have_a_place
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import Draining, StartupError
 from tokenworks.contract.folders import state_folder
@@ -119,6 +120,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     own = settings.gateway
     model_name = own.model_name or Path(settings.model).resolve().name
     name = f"{socket.gethostname()}:{listener.getsockname()[1]}"
+    check_keys_have_a_place(own, settings.ledger)
     folder = state_folder(settings.ledger)
     keys = Keys(None if folder is None else KeyFile(folder), own)
     scribe = Scribe(None if folder is None else Journal(folder / "journal", name, settings.ledger.flush_s))

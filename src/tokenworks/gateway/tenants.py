@@ -20,6 +20,7 @@ ANONYMOUS: Final = "anonymous"
 MAX_SALT_CHARS: Final = 256
 _NO_KEYS: Final = frozenset({"", "none", "EMPTY"})  # what clients send where a server wants no key
 _NAME_BYTES: Final = 16
+_SEPARATOR: Final = "\n"  # which no tenant's name has, so that no tenant and salt are read as another's
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -54,4 +55,4 @@ def salt_for(tenant: str, cache_salt: str | None, *, is_sharing: bool) -> str:
             f"`cache_salt` has {len(cache_salt)} characters; give 1 to {MAX_SALT_CHARS}", param="cache_salt"
         )
     whose = "" if is_sharing else tenant
-    return whose if cache_salt is None else f"{whose}:{cache_salt}"
+    return whose if cache_salt is None else f"{whose}{_SEPARATOR}{cache_salt}"
