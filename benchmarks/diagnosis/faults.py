@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from benchmarks.diagnosis.system import System, stopping
+from benchmarks.diagnosis.system import Ask, System, stopping
+from tests.kv.throttle import ThrottledProxy
 from tokenworks.observe.ledger import Window
 
 AT_A_TIME = 4
@@ -41,14 +42,20 @@ def usual(system: System, number: int) -> None:
     system.complete(f"{document} question {number}?", key=TENANTS[number // NUM_DOCUMENTS % len(TENANTS)])
 
 
-def warm_up(system: System) -> None:
-    """Every document is in a cache, and every kernel is compiled."""
-    system.traffic(usual, 3.0, AT_A_TIME)
+def usual_of_one(system: System, number: int) -> None:
+    """A short chat about one document, which fits where little does."""
+    system.complete(f"document: {DOCUMENT} question {number}?")
 
 
-def usual_run(system: System, seconds: float = 8.0) -> Window:
-    """What every fault is compared with."""
-    return system.traffic(usual, seconds, AT_A_TIME)
+def usual_anew(system: System, number: int) -> None:
+    """A short question that nobody has asked before, so that every worker is as good as any other."""
+    system.complete(f"{number} {time.time_ns()} The", max_tokens=32)
+
+
+def usual_run(system: System, ask: Ask = usual, seconds: float = 8.0) -> Window:
+    """What every fault is compared with, once every document is in a cache and every kernel compiled."""
+    system.traffic(ask, seconds / 4, AT_A_TIME)
+    return system.traffic(ask, seconds, AT_A_TIME)
 
 
 def slow_worker(system: System) -> Window:
@@ -60,12 +67,6 @@ def slow_worker(system: System) -> Window:
 def unsteady_workers(system: System) -> Window:
     """Both stand still for a moment now and then."""
     with stopping(system.pids("worker"), stopped_s=0.15, running_s=0.6):
-        return system.traffic(usual, 6.0, AT_A_TIME)
-
-
-def late_gateway(system: System) -> Window:
-    """The gateway gets a tenth of its time, so that what arrives there waits."""
-    with stopping(system.pids("gateway"), stopped_s=0.18, running_s=0.02):
         return system.traffic(usual, 6.0, AT_A_TIME)
 
 
@@ -203,12 +204,13 @@ def beside(system: System, ask: Callable[[System, int], None], at_a_time: int) -
             thread.join()
 
 
-POOL = ("--workers", "2", "--threads", "1", "--max-running", "4", "--price-per-hour", "1")
+STEADY = ("--speculation", "off", "--price-per-hour", "1")
+"""A token takes as long whatever the text is."""
+POOL = (*STEADY, "--workers", "2", "--threads", "1", "--max-running", "4")
 """Options of the system for most faults."""
 POOL_FAULTS = (
     Fault("slow_worker", slow_worker),
     Fault("jitter", unsteady_workers),
-    Fault("slow_network", late_gateway),
     Fault("noisy_neighbour", flood),
     Fault("late_by_queue", flood),
     Fault("cache_collapse", unlike_prompts),
@@ -220,6 +222,25 @@ POOL_FAULTS = (
     Fault("cost_by_waste", leaving_clients),
     Fault("worker_lost", kill_worker),
 )
-SMALL = ("--threads", "2", "--kv-bytes", "2MiB", "--kv-host-bytes", "4MiB")
+SMALL = (*STEADY, "--threads", "2", "--kv-bytes", "2MiB", "--kv-host-bytes", "4MiB")
 """Options of the system that is short of memory."""
 SMALL_FAULTS = (Fault("preemption_thrashing", crowd), Fault("cache_evicted", many_documents))
+FAR_ADDRESS = "tcp://127.0.0.1:{port}"
+FAR = (*STEADY, "--threads", "2", "--worker-address")
+"""Options of the system that another worker joins; the address follows."""
+
+
+def second_worker(system: System, proxy: ThrottledProxy) -> Window:
+    """A dearer worker joins on the same cores."""
+    address = FAR_ADDRESS.format(port=proxy.port)
+    system.join("far", address, "--speculation", "off", "--threads", "2", "--price-per-hour", "5")
+    return system.traffic(usual_anew, 8.0, AT_A_TIME)
+
+
+def long_way(system: System, proxy: ThrottledProxy) -> Window:
+    """The network to that worker becomes slow."""
+    proxy.latency_s = 0.15
+    try:
+        return system.traffic(usual_anew, 6.0, AT_A_TIME)
+    finally:
+        proxy.latency_s = 0.0

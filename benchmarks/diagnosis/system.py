@@ -35,6 +35,7 @@ class System:
     url: str
     folder: Path
     numbers: Iterator[int] = field(default_factory=count)
+    others: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def complete(self, prompt: str, max_tokens: int = 24, key: str = "none", **more: Any) -> int:
         """The status of one completion that is exactly as long as wanted."""
@@ -90,6 +91,14 @@ class System:
         own = [(pid, args) for pid, parent, args in rows if int(parent) == self.process.pid]
         return sorted(int(pid) for pid, args in own if re.search(rf"tokenworks.*\b{part}\b", args))
 
+    def join(self, name: str, address: str, *options: str) -> None:
+        """Start one more worker by hand and wait until it is ready; it ends with the system."""
+        command = [sys.executable, "-m", "tokenworks", "worker", "--id", name, "--gateway", address, *options]
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(self.folder))
+        self.others.append(process)
+        self.wait_for(lambda: name in self.workers(), f"worker {name}")
+
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Poll until true; fails after a long while."""
         deadline = time.monotonic() + PATIENCE_S
@@ -98,8 +107,8 @@ class System:
             assert time.monotonic() < deadline, f"waited in vain for: {what}\n{self.log()}"
             time.sleep(0.1)
 
-    def workers(self) -> list[dict[str, Any]]:
-        """Those that are ready."""
+    def workers(self) -> list[str]:
+        """Names of those that are ready."""
         try:
             return list(httpx.get(f"{self.url}/health/ready").json()["workers"])
         except (httpx.TransportError, KeyError):
@@ -111,6 +120,9 @@ class System:
 
     def stop(self) -> None:
         """Drain and end it."""
+        for process in self.others:
+            process.terminate()
+            process.wait(PATIENCE_S)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:

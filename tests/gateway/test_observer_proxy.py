@@ -196,6 +196,25 @@ def test_a_damaged_ledger_is_told_and_tried_again(running_rig: MakeRig, tmp_path
         api.close()
 
 
+class BrokenLedger(MemoryLedger):
+    """Has a bug."""
+
+    def extent(self) -> None:
+        raise RuntimeError("a bug with details")
+
+
+def test_a_bug_is_an_error_without_its_details(running_rig: MakeRig, tmp_path: Path) -> None:
+    settings = LedgerSettings(path=str(tmp_path))
+    api = RunningApi(Settings(ledger=settings), BrokenLedger)
+    try:
+        with running_rig(ledger=settings) as rig:
+            answer = rig.http.get("/observe/status")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+            assert "details" not in answer.json()["error"]["message"].replace("has the details", "")
+    finally:
+        api.close()
+
+
 class SlowLedger(MemoryLedger):
     """Holds every question until it is let go."""
 

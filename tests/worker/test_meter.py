@@ -28,6 +28,7 @@ from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
 from tokenworks.worker.machine import Machine
 from tokenworks.worker.meter import Meter
+from tokenworks.worker.process import load_of
 
 EMBEDDED = Path(tokenworks.__file__).parent / "embedded"
 CARD = Card("cpu", 1, "", "", 1, 1, "", 1, 1, (), (), 6e-4, 3e-5, 2e-8, 2e-4, 5e-5, 1e-6)
@@ -80,11 +81,14 @@ class Worker(threading.Thread):
         self._link = GatewayLink(self._context, gateway)
         self.engine = engine
         self.meter = Watched(engine, CARD, Machine(1))
-        heartbeat = HeartbeatThread("w", [gateway], lambda: engine.load)
-        self.loop = StepLoop(engine, hello, [self._link], heartbeat, self.meter)
+        self._heartbeat = HeartbeatThread("w", [gateway], load_of(engine, None, self.meter))
+        self.loop = StepLoop(engine, hello, [self._link], self._heartbeat, self.meter)
 
     def run(self) -> None:
+        self._heartbeat.start()
         self.loop.run()
+        self._heartbeat.stop()
+        self._heartbeat.join()
         self._link.close()
         self._context.term()
 
@@ -168,6 +172,18 @@ def test_idle_time_is_time_without_requests(start: Callable[[Engine], Worker], g
     use = worker.leave()
     assert 2 * 10**8 < use.idle_ns < use.wall_ns < time.perf_counter_ns() - begun_ns
     check_sums([gateway.report("a")], use)
+
+
+def test_the_heartbeat_tells_of_it_while_it_works(start: Callable[[Engine], Worker], gateway: Gateway) -> None:
+    worker = start(make_engine())
+    gateway.send("w", Submit(request("a", 20, 1400)))
+    gateway.take_until(lambda: len(gateway.beats) > 1)
+    for use in (beat.load.use for beat in gateway.beats):
+        assert use.wall_ns == sum(use.step_ns.values()) + use.between_ns + use.idle_ns > 0
+        assert use.started_ns > 1.7e18
+        assert use.rss_bytes > 0
+        assert use.cpu_s > 0
+    assert gateway.beats[0].load.use.wall_ns < gateway.beats[1].load.use.wall_ns <= worker.leave().wall_ns
 
 
 def test_guesses_are_charged_to_who_guessed(

@@ -24,6 +24,7 @@ const state = {
   limit: 12, // requests shown
   isPaused: false,
   currency: "USD",
+  incidents: [],
 };
 
 function remember() {
@@ -223,6 +224,7 @@ class Chart {
         svg("line", { class: "grid", x1: this.left, x2: width, y1: y(value), y2: y(value) }),
         svg("text", { x: this.left - 8, y: y(value) + 4, "text-anchor": "end" }, text)]),
       this.times(x, height),
+      this.incidents(x, height - bottom),
       this.lines.map((line) => this.line(line, x, y)),
       this.cross(x, y, height - bottom));
     this.caption();
@@ -233,6 +235,16 @@ class Chart {
     const last = this.points.length - 1;
     return [[0, "start"], [last >> 1, "middle"], [last, "end"]].map(([index, anchor]) =>
       svg("text", { x: x(index), y: height - 3, "text-anchor": anchor }, tick(this.points[index].at_s)));
+  }
+
+  /** Where something happened to the system: a worker lost, a gateway started. */
+  incidents(x, bottom) {
+    if (this.points.length < 2) return [];
+    const [from_s, step_s] = [this.points[0].at_s, this.points[1].at_s - this.points[0].at_s];
+    const last = this.points.length - 1;
+    return state.incidents.map((each) => [each, (each.at_s - from_s) / step_s]).filter(([, index]) => index >= 0 && index <= last)
+      .map(([each, index]) => svg("line", { class: isLoss(each) ? "mark loss" : "mark", x1: x(index), x2: x(index), y1: 8, y2: bottom },
+        svg("title", {}, `${clock(each.at_s)} ${each.kind} ${each.subject}`)));
   }
 
   line(line, x, y) {
@@ -270,6 +282,8 @@ class Chart {
     this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
   }
 }
+
+const isLoss = (incident) => /lost|damaged/.test(incident.kind);
 
 function niceTop(value) {
   if (value <= 0) return 1;
@@ -321,7 +335,7 @@ function drawTable(answer) {
     return;
   }
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
-    h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
+    h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
   const body = h("tbody", {}, rows.map((row) => h("tr", {},
     h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
     answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
@@ -378,7 +392,7 @@ function drawRequests(answer) {
     return;
   }
   const longest_s = Math.max(...requests.map((request) => request.e2e_s));
-  const headings = [["ended", ""], ["request", "text"], ["tenant", "text"], ["scenario", "text"], ["outcome", "text"], ["worker", "text"], ["where the time went", "text"], ["first token", ""], ["E2E", ""], ["in", ""], ["out", ""], ["cost", ""]];
+  const headings = [["ended", ""], ["request", "text"], ["tenant", "text wide"], ["scenario", "text wide"], ["outcome", "text"], ["worker", "text wide"], ["where the time went", "text"], ["first token", "wide"], ["E2E", ""], ["tokens in", "wide"], ["out", "wide"], ["cost", "wide"]];
   fill(container, h("table", {},
     h("thead", {}, h("tr", {}, headings.map(([heading, kind]) => h("th", { scope: "col", class: kind }, heading)))),
     h("tbody", {}, requests.map((request) => requestRow(request, longest_s)))),
@@ -390,15 +404,15 @@ function requestRow(request, longest_s) {
   const open = () => openExplain(request.id);
   return h("tr", { class: "open", onclick: open },
     h("td", {}, when(request.ended_s)),
-    h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 12))),
-    h("td", { class: "text name", title: request.tenant }, request.tenant || NONE),
-    h("td", { class: "text" }, request.scenario),
+    h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 8))),
+    h("td", { class: "text name wide", title: request.tenant }, request.tenant || NONE),
+    h("td", { class: "text wide" }, request.scenario),
     h("td", { class: "text" }, chip(request.outcome, request.outcome === "ok" ? "good" : "bad")),
-    h("td", { class: "text name" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
-    h("td", { class: "text" }, stageBar(request, longest_s)),
-    h("td", {}, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
-    h("td", { title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", {}, count(request.output_tokens)),
-    h("td", {}, money(request.cost)));
+    h("td", { class: "text name wide" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
+    h("td", { class: "text bar-cell" }, stageBar(request, longest_s)),
+    h("td", { class: "wide" }, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
+    h("td", { class: "wide", title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", { class: "wide" }, count(request.output_tokens)),
+    h("td", { class: "wide" }, money(request.cost)));
 }
 
 function stageBar(request, longest_s) {
@@ -406,7 +420,7 @@ function stageBar(request, longest_s) {
   const words = parts.map(([, value, label]) => `${label} ${seconds(value)}`).join(", ");
   const bar = stacked(parts, words || "no stages");
   bar.title = words;
-  bar.style.setProperty("width", `${Math.max(2, (160 * request.e2e_s) / longest_s)}px`);
+  bar.style.setProperty("width", `${Math.max(1.5, (100 * request.e2e_s) / longest_s)}%`);
   bar.style.setProperty("min-width", "0");
   return bar;
 }
@@ -439,7 +453,7 @@ function workerCard(worker, window) {
     h("dl", { class: "facts" },
       fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
       fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
-      fact("CPU", isNumber(worker.cpu_cores) ? `${number(worker.cpu_cores)} cores` : NONE), fact("memory", bytes(worker.rss_bytes)),
+      fact("CPU cores", number(worker.cpu_cores)), fact("memory", bytes(worker.rss_bytes)),
       fact("price", isNumber(worker.price_per_hour) ? `${money(worker.price_per_hour)}/h` : "not stated", "Set with --price-per-hour"),
       fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_power_measured ? "Measured" : "Of the card")));
 }
@@ -480,7 +494,7 @@ function drawCost(bill) {
   const most = Math.max(...bill.lines.map((line) => Math.abs(line.amount)));
   fill(byId("bill"), h("div", { class: "bill" },
     bill.lines.map((line) => billLine(lineLabel(line), line, most, bill.total)),
-    h("span", { class: "who total" }, "bill"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(bill.total))),
+    billTotal("bill", bill.total)),
     h("p", { class: "legend" }, billNotes(bill).map((note) => h("span", { class: "plain" }, note))));
 }
 
@@ -488,7 +502,12 @@ const billLine = (label, line, most, total) => [
   h("span", { class: "who" }, label),
   h("span", { class: "track", "aria-hidden": "true" },
     h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
-  h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount)), h("span", { class: "soft part" }, share(total ? line.amount / total : 0))),
+  h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount))),
+  h("span", { class: "soft amount part" }, share(total ? line.amount / total : 0)),
+];
+
+const billTotal = (label, amount) => [
+  h("span", { class: "who total" }, label), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(amount)), h("span", { class: "total part" }, "\u00a0"),
 ];
 
 function billNotes(bill) {
@@ -517,7 +536,7 @@ function finding(found) {
   const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["gain", found.gain],
     ["evidence", h("ul", {}, found.evidence.map(evidence))]];
   return h("article", { class: "panel finding", "data-severity": found.severity },
-    h("div", { class: "head" }, h("h3", {}, found.rule), chip(found.severity, SEVERITIES[found.severity]),
+    h("div", { class: "head" }, h("h3", {}, found.rule.replaceAll("_", " ")), chip(found.severity, SEVERITIES[found.severity]),
       found.subject && chip(`${found.kind} ${found.subject}`), h("span", { class: "note" }, `${count(found.requests)} requests`)),
     h("dl", {}, facts.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])));
 }
@@ -538,7 +557,7 @@ function drawDrift({ features }) {
 }
 
 function drawStatus(status) {
-  state.currency = status.currency;
+  [state.currency, state.incidents] = [status.currency, status.incidents];
   byId("model").textContent = status.models.join(", ");
   fill(byId("notices"), status.gaps.map((gap) =>
     h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
@@ -546,7 +565,7 @@ function drawStatus(status) {
   const rows = status.incidents.toReversed();
   fill(byId("incident-rows"), rows.length
     ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: "text" }, each.kind), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
+        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: isLoss(each) ? "text bad" : "text" }, each.kind.replaceAll("_", " ")), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
     : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
 }
 
@@ -576,8 +595,7 @@ function drawExplanation(told) {
     part("Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
     told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
     told.spans?.length > 0 && part("The application around it", spanFall(told)),
-    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, told.costs[0].amount, told.cost)),
-      h("span", { class: "who total" }, "request"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(told.cost)))),
+    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, Math.max(...told.costs.map((each) => each.amount)), told.cost)), billTotal("request", told.cost))),
     Object.keys(told.tags).length > 0 && part("Tags", h("p", { class: "head" }, Object.entries(told.tags).map(([key, value]) => chip(`${key}: ${value}`)))));
 }
 

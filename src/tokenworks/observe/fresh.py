@@ -19,12 +19,14 @@ MAX_PENDING: Final = 64
 """Questions that wait for their turn at most; each is one that nobody has asked within the last second."""
 
 Value = TypeVar("Value")
+Clock = Callable[[], float]
 
 
 class _Answer(Generic[Value]):
-    def __init__(self, task: asyncio.Future[Value]) -> None:
+    def __init__(self, task: asyncio.Future[Value], clock: Clock) -> None:
         self.task = task
-        self._asked_s = time.monotonic()
+        self._clock = clock
+        self._asked_s = clock()
         self._stale_s = float("inf")
         task.add_done_callback(self._on_done)
 
@@ -32,7 +34,7 @@ class _Answer(Generic[Value]):
         return now_s >= self._stale_s
 
     def _on_done(self, task: asyncio.Future[Value]) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         self._stale_s = now_s + max(KEPT_S, now_s - self._asked_s)
         if not task.cancelled():
             task.exception()  # seen, also where everybody who asked has gone
@@ -41,8 +43,9 @@ class _Answer(Generic[Value]):
 class FreshAnswers(Generic[Value]):
     """What was answered lately, by the question's words. Lives on one event loop."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, clock: Clock = time.monotonic) -> None:
         self._executor = executor
+        self._clock = clock
         self._answers: dict[str, _Answer[Value]] = {}
 
     async def get(self, question: str, compute: Callable[[], Value]) -> Value:
@@ -56,10 +59,10 @@ class FreshAnswers(Generic[Value]):
             if sum(not each.task.done() for each in self._answers.values()) >= MAX_PENDING:
                 raise ObserverUnavailable(f"{MAX_PENDING} other questions wait for the ledger; ask again in a moment")
             loop = asyncio.get_running_loop()
-            answer = self._answers[question] = _Answer(loop.run_in_executor(self._executor, compute))
+            answer = self._answers[question] = _Answer(loop.run_in_executor(self._executor, compute), self._clock)
         return await asyncio.shield(answer.task)
 
     def _forget_stale(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         for question in [question for question, answer in self._answers.items() if answer.is_stale(now_s)]:
             del self._answers[question]
