@@ -235,7 +235,7 @@ def test_shared_out_as_one_run_or_step_by_step_is_the_same_but_for_rounding() ->
         for name, prompt in (("a", 4), ("b", 14), ("c", 9)):
             run.add(name, prompt, 40)
         while run.scheduler.has_work:
-            run.step()
+            run.step(10**6)
             if asks_always:
                 run.accounts.settle()
         reports.append(run.reports)

@@ -10,6 +10,7 @@ import zmq
 from tokenworks.contract.record import SequenceReport
 from tokenworks.contract.wire import (
     End,
+    Goodbye,
     Heartbeat,
     Hello,
     Message,
@@ -32,6 +33,7 @@ class Gateway:
         self.identities: dict[str, bytes] = {}
         self.outputs: list[SequenceOutput] = []
         self.beats: list[Heartbeat] = []
+        self.has_left = False
 
     def take_until(self, is_done: Callable[[], bool]) -> None:
         until_s = time.monotonic() + SOON_S
@@ -46,6 +48,8 @@ class Gateway:
                     self.outputs += message.outputs
                 elif isinstance(message, Heartbeat):
                     self.beats.append(message)
+                elif isinstance(message, Goodbye):
+                    self.has_left = True
 
     def send(self, worker: str, message: Message) -> None:
         self._socket.send_multipart([self.identities[worker], encode(message)])
