@@ -45,6 +45,7 @@ TOKENIZER_THREADS: Final = 2
 SWITCH_INTERVAL_S: Final = 0.001  # a thread that renders a template may hold up the event loop's streams for this long
 KEEP_ALIVE_S: Final = 75  # longer than common clients and proxies keep a connection, so that they close it, not we
 _POLL_S: Final = 0.05
+_SETTLE_S: Final = 2  # two heartbeats
 _LAST_WORDS_S: Final = 5  # for the error events of streams that did not finish in time
 
 
@@ -90,6 +91,7 @@ class Gateway:
             stopping.cancel()
             self._server.should_exit = True
             await serving
+            await self._settle(hurry)
             await self.service.observer.close()
             await self.dispatcher.shut_down()
             self._samples.happened("gateway_stopped", name)
@@ -108,6 +110,16 @@ class Gateway:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS_S):
                     await self._idle(asyncio.Event())
+
+    async def _settle(self, hurry: asyncio.Event) -> None:
+        """Wait for the next heartbeat of who worked lately: the bill wants all that the records have."""
+        workers = self.dispatcher.workers
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                while not hurry.is_set() and not all(worker.is_accounted for worker in workers):
+                    await asyncio.sleep(_POLL_S)
+        for worker in workers:
+            self._samples.worker_left_behind(worker)
 
     async def _idle(self, hurry: asyncio.Event) -> None:
         while self.service.num_open and not hurry.is_set():

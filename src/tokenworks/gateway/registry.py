@@ -32,6 +32,7 @@ class Worker:
         self.open_ids: set[str] = set()  # sequences sent to it and not ended, by their ids on the wire
         self._queued_tokens: dict[str, int] = {}  # of those that have given no token yet: tokens to compute
         self._open_at_heartbeat = 0
+        self.is_accounted = True  # whether it has told what it did since a sequence ended there
 
     @property
     def version(self) -> str:
@@ -41,6 +42,7 @@ class Worker:
     def heartbeat(self, load: Load) -> None:
         """Note what the worker says of itself."""
         self.load = load
+        self.is_accounted = True
         self._open_at_heartbeat = len(self.open_ids)
 
     def blocks_changed(self, change: BlocksChanged) -> None:
@@ -69,6 +71,7 @@ class Worker:
 
     def ended(self, wire_id: str) -> None:
         """Forget a sequence."""
+        self.is_accounted = False
         self.open_ids.discard(wire_id)
         self._queued_tokens.pop(wire_id, None)
 

@@ -1,8 +1,8 @@
 """What is written down of workers and stores whether somebody asks or not: samples every few seconds, and incidents.
 
 A worker is sampled with the first heartbeat of each of its lives, then every `EVERY_S`, and once more when it is not
-registered any more; so that what its time went to is known to within `EVERY_S` even where it dies. A card, and the
-price on it, lasts for a life. Knows no journal: frames go to whoever is given.
+registered any more, or the gateway leaves; so that what its time went to is known to within `EVERY_S` even where it
+dies. A card, and the price on it, lasts for a life. Knows no journal: frames go to whoever is given.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class Samples:
             self._append(_worker_sample(worker, worker.load, is_last=True))
         has_left = how == "left"
         self.happened("worker_left" if has_left else "worker_lost", worker.id, "" if has_left else how)
+
+    def worker_left_behind(self, worker: Worker) -> None:
+        """The gateway leaves first."""
+        if worker.load is not None:
+            self._append(_worker_sample(worker, worker.load))
 
     def role_changed(self, worker: Worker) -> None:
         """Somebody changed what it is for."""
