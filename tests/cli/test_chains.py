@@ -13,7 +13,7 @@ from tests.observe.made import record, span
 from tokenworks.cli.main import main
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.observe.ledger import Span
-from tokenworks.observe.store import open_ledger
+from tokenworks.observe.store import open_ledger, sql_ledger
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 OTHER = "4bf92f3577b34da6a3ce929d0e0e4737"
@@ -78,7 +78,14 @@ def test_one_trace_by_its_id_or_by_a_requests(folder: Path, name: str) -> None:
     chain = json.loads(run(folder, name, "--json").stdout)
     assert chain["request_ids"] == ["req-1", "req-0"]
     assert sum(link["critical_ns"] for link in chain["links"]) == 10**9
-    assert f"trace {TRACE}: 1 s" in run(folder, name).stdout
+    assert f"trace {TRACE}: 1.00 s" in run(folder, name).stdout
+
+
+def test_of_a_trace_without_end_the_first_spans_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_ledger, "MAX_SPANS", 2)
+    ledger = open_ledger(LedgerSettings(path=str(folder)))
+    assert [span.name for span in ledger.spans(TRACE)] == ["answer", "search"]
+    ledger.close()
 
 
 def test_what_it_does_not_know_it_says(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.loader import load_settings, read_settings, write_settings
-from tokenworks.contract.setting import all_settings, parse_bytes
+from tokenworks.contract.setting import Setting, all_settings, parse_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +48,19 @@ def test_a_named_file_is_read_instead_of_the_current_folders(folder: Path) -> No
     assert load_settings(config=other, environment={}).model == "there"
 
 
+def middle(setting: Setting) -> float:
+    """A number that the setting allows, if it is one."""
+    lowest, highest = (
+        next((bound for name in names if (bound := getattr(setting.type, name, None)) is not None), None)
+        for names in (("ge", "gt"), ("le", "lt"))
+    )
+    low = lowest or 0
+    return (low + (low + 1.5 if highest is None else highest)) / 2
+
+
 def test_every_setting_can_be_set_in_every_place(folder: Path) -> None:
     for setting in all_settings():
-        plain = {str: "x", int: 1024, float: 0.75, bool: "true"}[type(setting.default)]
+        plain = {str: "x", int: 1024, float: middle(setting), bool: "true"}[type(setting.default)]
         value = setting.choices[-1] if setting.choices else plain
         quoted = f'"{value}"' if isinstance(value, str) and value != "true" else value
         section = f"[{setting.section}]\n" if setting.section else ""

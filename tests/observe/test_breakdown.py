@@ -123,6 +123,13 @@ def test_spans_that_we_exported_and_got_back_count_once() -> None:
     assert twice == alone
 
 
+def test_a_trace_that_only_our_own_export_told_of_is_no_application() -> None:
+    alone = chain_of(MemoryLedger([call("t", 0, 100)]), "t")
+    assert alone is not None
+    found = breakdown(MemoryLedger([call("t", 0, 100)], spans=[link.span for link in alone.links]), WINDOW)
+    assert (found.traces, found.requests) == (0, 1)
+
+
 def test_rates_and_shares_are_those_computed_by_hand() -> None:
     hits = [True, True, True, False]
     spans = [each for index, hit in enumerate(hits) for each in application(f"t{index}", 100, hit=hit)]

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as RawSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
@@ -168,6 +171,20 @@ async def test_a_collector_that_is_busy_is_asked_again_and_gets_the_same() -> No
     assert (exporter.num_retries, exporter.counts.dropped_requests) == (2, 0)
     assert len(receiver.spans) == 3
     assert {gzip.decompress(body) for body in receiver.bodies} == {encoded([record(1)]).SerializeToString()}
+
+
+async def test_what_a_collector_takes_in_part_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    answer = ExportTraceServiceResponse()
+    answer.partial_success.rejected_spans = 2
+    answer.partial_success.error_message = "too old"
+    receiver = Receiver()
+    receiver.answers = [Response(answer.SerializeToString()), Response(b"thank you \xff")]
+    with running(receiver.traces) as url:
+        async with exporting(url) as exporter:
+            for number in (1, 2):
+                exporter.offer([record(number)])
+                await until(lambda wanted=number: exporter.counts.exported_requests == wanted)
+    assert [line.getMessage() for line in caplog.records] == ["the collector rejected 2 spans: too old"]
 
 
 async def test_what_a_collector_refuses_is_dropped_at_once_and_the_next_is_sent() -> None:

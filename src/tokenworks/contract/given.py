@@ -43,5 +43,6 @@ def find_setting(name: str, known: Mapping[str, Setting], complaint: str, names:
     """The setting of that name; raises ConfigError that offers the nearest of `names`."""
     if name in known:
         return known[name]
-    nearest = get_close_matches(name, names, n=1, cutoff=0.0)
+    without_section = [each for each in names if each.rpartition(".")[2] == name]
+    nearest = without_section or get_close_matches(name, names, n=1, cutoff=0.0)
     raise ConfigError(f"{complaint} `{name}`; the nearest known one is `{nearest[0]}`")

@@ -72,9 +72,11 @@ def breakdown(ledger: Ledger, window: Window, zone: str = "", limit: int = MAX_T
         if record.trace_id:
             calls[record.trace_id].append(record)
     chains = _Chains()
-    for trace_id, others in ledger.spans_of(list(calls)).items():
-        own = [span for record in calls[trace_id] for span in spans_of(record, zone)]
-        chains.add(tree_of([*others, *own]))
+    for trace_id, told in ledger.spans_of(list(calls)).items():
+        own = {span.span_id: span for record in calls[trace_id] for span in spans_of(record, zone)}
+        others = [span for span in told if span.span_id not in own]  # ours come back where an export leads here
+        if others:
+            chains.add(tree_of([*others, *own.values()]))
     return chains.result(len(records))
 
 

@@ -123,7 +123,7 @@ class Ledger(Protocol):
         """Every record of a trace, by start: an application may call a model many times."""
 
     def spans(self, trace_id: str) -> list[Span]:
-        """Spans of others in this trace."""
+        """Spans of others in this trace, by start; of very many the first ones."""
 
     def spans_of(self, trace_ids: Sequence[str]) -> dict[str, list[Span]]:
         """The same for many traces at once; a trace without any is left out."""

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import aiohttp
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from tokenworks.contract.record import Record
 from tokenworks.observe.figures import SpanFigures
@@ -28,6 +30,7 @@ MAX_TRIES: Final = 5
 FIRST_WAIT_S: Final = 1.0
 MAX_WAIT_S: Final = 30.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
+_MAX_ANSWER_BYTES: Final = 64 << 10
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
 GATHER_S: Final = 0.5  # so that a batch is more than one request's
 
@@ -99,13 +102,24 @@ class SpanExporter:
         headers = {"content-type": "application/x-protobuf", "content-encoding": "gzip", **self._target.headers}
         try:
             async with session.post(self._target.url, data=body, headers=headers) as response:
-                await response.read()
+                answer = await response.content.read(_MAX_ANSWER_BYTES)
                 if response.ok:
+                    _tell_partial(answer)
                     return "", None
                 is_worth_it = response.status in _RETRYABLE
                 return f"status {response.status}", _retry_after_s(response) if is_worth_it else None
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a header that cannot be sent
             return str(error) or type(error).__name__, 0.0
+
+
+def _tell_partial(answer: bytes) -> None:
+    """Say what a collector took only in part, or has to say about what it took."""
+    try:
+        told = ExportTraceServiceResponse.FromString(answer).partial_success
+    except DecodeError:
+        return  # a collector that answers in its own way has taken them all the same
+    if told.rejected_spans or told.error_message:
+        _log.warning("the collector rejected %d spans: %s", told.rejected_spans, told.error_message[:200])
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:

@@ -53,6 +53,7 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
         card.prefill_s(settings.engine.max_step_tokens, 0) * 1e3,
         settings.engine.max_step_tokens,
     )
+    log.info("peaks: %.0f GFLOP/s, %.1f GB/s", card.peak_flops / 1e9, card.peak_bytes_per_s / 1e9)
     hello = Hello(
         protocol=PROTOCOL,
         worker_id=worker_id,

@@ -30,6 +30,8 @@ from tokenworks.observe.store.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 _TRACES_AT_ONCE: Final = 500
+MAX_SPANS: Final = 20_000
+"""Of one trace that are read, the first ones: whoever sends more has a loop in it, and nobody looks at them all."""
 
 
 class SqlLedger:
@@ -142,7 +144,7 @@ class SqlLedger:
 
     def spans(self, trace_id: str) -> list[Span]:
         """Spans of others in this trace, by their start."""
-        return self.spans_of([trace_id]).get(trace_id, [])
+        return self.spans_of([trace_id]).get(trace_id.lower(), [])
 
     def spans_of(self, trace_ids: Sequence[str]) -> dict[str, list[Span]]:
         """The same for many traces at once."""
@@ -151,10 +153,11 @@ class SqlLedger:
         with self._database.reading() as connection:
             for first in range(0, len(wanted), _TRACES_AT_ONCE):
                 is_wanted = spans.c.trace_id.in_(wanted[first : first + _TRACES_AT_ONCE])
-                statement = sa.select(spans.c.body).where(is_wanted).order_by(spans.c.started_ns)
-                for (body,) in connection.execute(statement):
-                    span = unpack(Span, body)
-                    found.setdefault(span.trace_id, []).append(span)
+                statement = sa.select(spans.c.trace_id, spans.c.body).where(is_wanted).order_by(spans.c.started_ns)
+                for raw_id, body in connection.execute(statement):
+                    told = found.setdefault(raw_id.hex(), [])
+                    if len(told) < MAX_SPANS:
+                        told.append(unpack(Span, body))
         return found
 
     def extent(self) -> Window | None:
