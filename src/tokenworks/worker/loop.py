@@ -199,8 +199,10 @@ class StepLoop:
         self._introduce(index)
 
     def _introduce(self, index: int) -> None:
+        """The first heartbeat goes at once, so that nothing that is done for this gateway comes before it."""
         self._links[index].send(self._hello)
         self._links[index].send(BlocksChanged(self._hello.worker_id, self._engine.held_blocks(), []))
+        self._links[index].send(self._heartbeat.beat())
 
     def _drop_requests_of(self, index: int) -> None:
         for request_id in [key for key, owner in self._gateway_of.items() if owner == index]:
