@@ -118,7 +118,8 @@ async def health_ready(service: Service, exchange: Exchange) -> None:
 
 
 async def metrics(service: Service, exchange: Exchange) -> None:
-    """`GET /metrics`."""
+    """`GET /metrics`: of every request that has ended by now."""
+    service.recorder.settle()
     await exchange.respond(service.metrics.exposition(), 200, CONTENT_TYPE_LATEST.encode())
 
 

@@ -90,6 +90,7 @@ class Gateway:
             self._server.should_exit = True
             await serving
             await self.dispatcher.shut_down()
+            self.service.recorder.settle()
             self._samples.happened("gateway_stopped", name)
             self._scribe.close()
             self._executor.shutdown()
@@ -132,7 +133,9 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
         dispatcher=dispatcher,
         metrics=Metrics(dispatcher),
         keys=keys,
-        recorder=Recorder(name, model_name, settings.cost, [scribe.append] if scribe.is_writing else []),
+        recorder=Recorder(
+            name, model_name, settings.cost, [scribe.append] if scribe.is_writing else [], settings.ledger.flush_s / 2
+        ),
         max_body_bytes=own.max_body_bytes,
         is_sharing_kv=settings.kv.tenant_sharing,
     )

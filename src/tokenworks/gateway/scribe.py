@@ -1,6 +1,7 @@
-"""The gateway's hand on the journal: takes frames on the event loop, and flushes them within `flush_s`.
+"""The gateway's hand on the journal: takes frames on the event loop, and flushes them within half of `flush_s`.
 
-A timer runs only while something is unwritten, so that an idle gateway sleeps. Without a ledger frames go nowhere.
+The other half is the recorder's: it makes records of what has ended that often. A timer runs only while something is
+unwritten, so that an idle gateway sleeps. Without a ledger frames go nowhere.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Scribe:
             return
         self._journal.append(frame)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s / 2, self._flush)
 
     def close(self) -> None:
         """Write the rest down, and no more."""
