@@ -134,7 +134,12 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
         metrics=Metrics(dispatcher),
         keys=keys,
         recorder=Recorder(
-            name, model_name, settings.cost, [scribe.append] if scribe.is_writing else [], settings.ledger.flush_s / 2
+            name,
+            model_name,
+            settings.cost,
+            [scribe.append] if scribe.is_writing else [],
+            settings.ledger.flush_s,
+            scribe.flush,
         ),
         max_body_bytes=own.max_body_bytes,
         is_sharing_kv=settings.kv.tenant_sharing,

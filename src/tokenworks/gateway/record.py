@@ -13,6 +13,7 @@ written. A record is written when the workers have told what cancelled sequences
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from array import array
@@ -28,6 +29,8 @@ from tokenworks.gateway.legs import Trail, add
 from tokenworks.gateway.tenants import UNKNOWN, Caller
 from tokenworks.gateway.traces import Trace
 from tokenworks.observe.cost import costs_of
+
+_log = logging.getLogger(__name__)
 
 MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
@@ -161,13 +164,16 @@ class Recorder:
         model: str,
         prices: CostSettings,
         keepers: Sequence[Callable[[Record], None]],
-        settle_s: float = 0.025,
+        settle_s: float = 0.05,
+        on_settled: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_settled` is called after every turn."""
         self.gateway = gateway  # its name
         self.prices = prices
         self._model = model
         self._keepers = keepers
         self._settle_s = settle_s
+        self._on_settled = on_settled
         self._ended: list[_Ended] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -194,10 +200,18 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        for recording, outcome, status, ended_ns in ended:
-            record = recording.record(self.gateway, self._model, outcome, status, ended_ns)
-            for keep in self._keepers:
-                keep(record)
+        for each in ended:
+            try:
+                self._settle(each)
+            except Exception:
+                _log.exception("the record of request %s could not be made: this is a bug", each.recording.id)
+        self._on_settled()
+
+    def _settle(self, ended: _Ended) -> None:
+        recording, outcome, status, ended_ns = ended
+        record = recording.record(self.gateway, self._model, outcome, status, ended_ns)
+        for keep in self._keepers:
+            keep(record)
 
     def _add(self, ended: _Ended) -> None:
         self._ended.append(ended)

@@ -1,7 +1,6 @@
-"""The gateway's hand on the journal: takes frames on the event loop, and flushes them within half of `flush_s`.
+"""The gateway's hand on the journal: takes frames on the event loop, and flushes them within `flush_s`.
 
-The other half is the recorder's: it makes records of what has ended that often. A timer runs only while something is
-unwritten, so that an idle gateway sleeps. Without a ledger frames go nowhere.
+A timer runs only while something is unwritten, so that an idle gateway sleeps. Without a ledger frames go nowhere.
 """
 
 from __future__ import annotations
@@ -30,7 +29,14 @@ class Scribe:
             return
         self._journal.append(frame)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s / 2, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s, self.flush)
+
+    def flush(self) -> None:
+        """Write it down now."""
+        if self._timer is not None and self._journal is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._journal.flush()
 
     def close(self) -> None:
         """Write the rest down, and no more."""
@@ -39,8 +45,3 @@ class Scribe:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-
-    def _flush(self) -> None:
-        self._timer = None
-        if self._journal is not None:
-            self._journal.flush()
