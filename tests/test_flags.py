@@ -28,13 +28,25 @@ LEDGER = """
     --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
     --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
 """
+EXPORT = "--otlp-endpoint --zone"
+LOG = "--log-level --log-format"
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} --workers --drain-s --log-level --config --settings",
-    "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s --log-level --config --settings --parent",
-    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s --log-level --config
+    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {EXPORT} --workers --drain-s {LOG} --config --settings",
+    "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s {LOG} --config --settings --parent",
+    "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s {LOG} --config
         --settings --parent""",
-    "kvstore": f"{KV} --id --gateway --log-level --config --settings --parent",
-    "observer": f"{LEDGER} --log-level --config --settings --parent",
+    "kvstore": f"{KV} --id --gateway {LOG} --config --settings --parent",
+    "observer": f"{LEDGER} {EXPORT} {LOG} --config --settings --parent",
+    "table": """
+        --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
+        --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
+        --cost-remote-per-gb-hour --cost-transfer-per-gb --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s
+        --slo-offline-ttft-s --slo-offline-tpot-s --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s
+        --slo-realtime-e2e-s --slo-success-ratio --config --settings
+    """,
+    "chains": """
+        TRACE --since --until --traces --json --ledger-path --ledger-database --zone --config --settings
+    """,
     "doctor": "",
     "role": "WORKER ROLE --url",
     "key add": "TENANT --scenario --note --ledger-path --config --settings",

@@ -66,6 +66,8 @@ def run_child(name: str, folder: Path, settings: Settings, group: int) -> None:
     if fails.exists():
         print(f"error: {fails.read_text()}", file=sys.stderr)
         sys.exit(3)
+    if name == OBSERVER:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before anybody knows of it: see below
     print(f"pid {os.getpid()}", file=sys.stderr)
     if name == GATEWAY:
         run_gateway(folder, settings)

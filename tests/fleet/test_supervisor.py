@@ -176,3 +176,21 @@ def test_each_worker_gets_the_settings_of_its_own_entry(supervise: Start, tmp_pa
     assert [match[2] for match in seen][:3] == ["1", "2", "2"]
     everyone = sorted(os.sched_getaffinity(0))
     assert seen[3][1] == ", ".join(map(str, everyone)), "a relay is not kept on any cores"
+
+
+def test_a_killed_observer_comes_back_and_ends_after_the_gateway(serving: Fleet) -> None:
+    os.kill(serving.pid_of("observer"), signal.SIGKILL)
+    serving.wait_for(r"observer was killed by signal 9 .*it restarts in 0.5 s")
+    serving.pid_of("observer", times=2)
+    serving.send(signal.SIGTERM)
+    serving.wait_for(r"\[observer\] all is taken in")
+    assert serving.wait() == 0
+
+
+def test_an_observer_that_cannot_start_stops_nobody(supervise: Start, tmp_path: Path) -> None:
+    (tmp_path / "observer.fails").write_text("no such folder")
+    fleet = supervise()
+    fleet.wait_for("Stop with Ctrl-C")
+    fleet.wait_for(r"observer exited with code 3; it restarts in 1 s")
+    fleet.send(signal.SIGTERM)
+    assert fleet.wait() == 0

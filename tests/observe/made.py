@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenworks.contract.record import Leg, Record, SequenceReport, Stage, Work, WorkerSample, WorkerUse
 from tokenworks.contract.request import Scenario
+from tokenworks.observe.ledger import Span
 
 NOON_NS = 1_763_812_800_000_000_000  # 2025-11-22 12:00 UTC: on a minute and on an hour
 SECOND_NS = 1_000_000_000
@@ -44,3 +45,17 @@ def worker_sample(at_ns: int, busy_ns: int, idle_ns: int, started_ns: int = NOON
     use = WorkerUse(started_ns, busy_ns + idle_ns, {Work.DECODE: busy_ns}, 0, idle_ns)
     given: dict[str, Any] = {"worker": "w0", "model": "qwen", "price_per_hour": 3.6, "total_blocks": 100}
     return WorkerSample(at_ns=at_ns, use=use, **(given | fields))
+
+
+def span(span_id: str, start_ms: float, end_ms: float, parent: str = "", **fields: Any) -> Span:
+    """A span of trace "t" in milliseconds after noon."""
+    given: dict[str, Any] = {"trace_id": "t", "service": "shop", "name": f"span {span_id}", "kind": "internal"}
+    started_ns = NOON_NS + round(start_ms * 1e6)
+    duration_ns = round((end_ms - start_ms) * 1e6)
+    return Span(
+        span_id=span_id,
+        parent_span_id=parent,
+        started_ns=started_ns,
+        duration_ns=duration_ns,
+        **(given | fields),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from tokenworks.contract.config import CostSettings, ObjectiveSettings
@@ -28,12 +28,13 @@ class MemoryLedger:
         self.told = list(spans)
         self._cost = cost or CostSettings()
         self._objectives = objectives or ObjectiveSettings()
+        self._cells: dict[str, Cell] = {}
 
     def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
         groups: dict[str, list[Cell]] = {}
         for ended in self._ended(window, where):
             key = "" if by is None else value_of(ended.record, by)
-            groups.setdefault(key, []).append(cell_of(ended.record, ended.costs, self._objectives))
+            groups.setdefault(key, []).append(self._cell(ended))
         return {key: merged(cells) for key, cells in groups.items()}
 
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
@@ -55,6 +56,10 @@ class MemoryLedger:
         records = [frame for frame in self.frames if isinstance(frame, Record)]
         wanted = [record for record in records if request_id in (record.id, record.trace_id)]
         return Ended(wanted[0], costs_of(wanted[0], self._cost)) if wanted else None
+
+    def trace(self, trace_id: str) -> list[Ended]:
+        records = [frame for frame in self.frames if isinstance(frame, Record) and frame.trace_id == trace_id]
+        return [Ended(each, costs_of(each, self._cost)) for each in sorted(records, key=lambda each: each.started_ns)]
 
     def workers(self, window: Window) -> list[WorkerStretch]:
         samples = [frame for frame in self.frames if isinstance(frame, WorkerSample)]
@@ -79,9 +84,20 @@ class MemoryLedger:
     def spans(self, trace_id: str) -> list[Span]:
         return [span for span in self.told if span.trace_id == trace_id]
 
+    def spans_of(self, trace_ids: Sequence[str]) -> dict[str, list[Span]]:
+        return {trace_id: found for trace_id in trace_ids if (found := self.spans(trace_id))}
+
     def extent(self) -> Window | None:
         ends = [end_of(frame) for frame in self.frames if isinstance(frame, Record)]
         return Window(min(ends), max(ends) + 1) if ends else None
+
+    def _cell(self, ended: Ended) -> Cell:
+        if ended.record.id not in self._cells:
+            self._cells[ended.record.id] = cell_of(ended.record, ended.costs, self._objectives)
+        return self._cells[ended.record.id]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def _ended(self, window: Window, where: Mapping[str, str] | None) -> Iterator[Ended]:
         for frame in self.frames:

@@ -182,7 +182,13 @@ def worlds(draw: st.DrawFn) -> list[Frame]:
         frames.append(sample(f"w{number}", price, steps, draw(TIMES), draw(TIMES), watts=watts, energy_j=energy))
     for number in range(draw(st.integers(0, 6))):
         legs = tuple(
-            leg(f"w{draw(st.integers(0, 4))}", draw(st.none() | PRICES), draw(TIMES), draw(TIMES), draw(st.none()))
+            leg(
+                f"w{draw(st.integers(0, 4))}",
+                draw(st.none() | PRICES),
+                draw(TIMES),
+                draw(TIMES),
+                draw(st.none() | st.floats(0, 2000)),
+            )
             for _ in range(draw(st.integers(0, 2)))
         )
         tenant, outcome = draw(st.sampled_from("abc")), draw(st.sampled_from(["ok", "ok", "worker_lost"]))
@@ -205,7 +211,7 @@ def disclosed_day() -> list[Frame]:
     """DeepSeek, "DeepSeek-V3/R1 Inference System Overview" (1 March 2025): 226.75 nodes of 8 H800 on average, each GPU
     at 2 dollars an hour; 608 G input tokens, 342 G of them cache hits; 168 G output tokens.
 
-    226 nodes all day and one for 18 hours; a record for each G tokens of input.
+    226 nodes all day and one for 18 hours; a record for each G tokens of input, no two at one nanosecond.
     """
     node_price, frames = 8 * 2.0, list[Frame]()
     for node in range(227):
@@ -217,7 +223,7 @@ def disclosed_day() -> list[Frame]:
     for number in range(608):
         tokens = (giga, giga if number < 342 else 0, 168 * giga // 608 + (number < 168 * giga % 608))
         work = leg(f"node{number % 227}", node_price, HOUR_NS, 2 * HOUR_NS)
-        frames.append(record(number, at_ns=(number % 24 + 1) * HOUR_NS - 1, tokens=tokens, legs=(work,)))
+        frames.append(record(number, at_ns=(number % 24 + 1) * HOUR_NS - 1 - number, tokens=tokens, legs=(work,)))
     return frames
 
 

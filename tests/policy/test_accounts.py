@@ -13,9 +13,11 @@ import pytest
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import SequenceReport, Stage, Work
 from tokenworks.contract.request import Request, Sampling
+from tokenworks.contract.wire import End, EndReason, SequenceOutput
 from tokenworks.policy.accounts import Accounts, Step, Wait
 from tokenworks.policy.block_pool import BlockPool
 from tokenworks.policy.scheduler import Limits, Scheduler
+from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.sharing import Prices
 from tokenworks.policy.speculation import Speculator
 from tokenworks.policy.step_plan import StepPlan
@@ -25,10 +27,13 @@ BLOCK_BYTES = 1000
 STEP_NS, GAP_NS = 1000, 10
 
 
+Given = tuple[Sequence, list[int], EndReason | None]
+
+
 class Guesser(Speculator):
     """Drafts the same token three times, whatever it costs."""
 
-    def draft(self, sequences: list, num_rows: int, most: int) -> list[list[int]]:  # type: ignore[type-arg]
+    def draft(self, sequences: list[Sequence], num_rows: int, most: int) -> list[list[int]]:
         room = [
             min(3, most // max(len(sequences), 1), s.request.sampling.max_tokens - s.num_output - 1) for s in sequences
         ]
@@ -67,16 +72,17 @@ class Run:
         self.now_ns += duration_ns
         self.step_ns += duration_ns
         if fails:
-            right: dict[str, int] = {}
-            ended = [sequence.request.id for sequence in self.scheduler.abandon(plan)]
+            gave: list[Given] = [(sequence, [], EndReason.FAILED) for sequence in self.scheduler.abandon(plan)]
         else:
             outcomes = self.scheduler.apply(plan, [[sampled] * chunk.num_sampled for chunk in plan.sampled])
-            right = {each.sequence.request.id: len(each.token_ids) - 1 for each in outcomes}
-            ended = [each.sequence.request.id for each in outcomes if each.end is not None]
-        self.accounts.take_step(Step(plan, start_ns, self.now_ns, right))
-        for name in ended:
-            self.accounts.ended(name)
-            self.ended_ns[name] = self.now_ns
+            gave = [(each.sequence, each.token_ids, each.end) for each in outcomes]
+        outputs = [
+            SequenceOutput(sequence.request.id, token_ids, end=End(end) if end else None)
+            for sequence, token_ids, end in gave
+        ]
+        self.accounts.take_step(Step(plan.chunks, start_ns, self.now_ns, outputs))
+        ended = [output.request_id for output in outputs if output.end]
+        self.ended_ns.update(dict.fromkeys(ended, self.now_ns))
         self.now_ns += GAP_NS
         for name in ended:
             self.close(name)
@@ -113,7 +119,7 @@ def test_a_life_without_company() -> None:
     }
     assert report.device_ns == {Work.PREFILL: 2 * STEP_NS, Work.DECODE: 2 * STEP_NS}
     assert (report.steps, report.prefill_chunks, report.computed_tokens) == (4, 2, 22)
-    held_block_ns = 4 * STEP_NS + 5 * (STEP_NS + 2 * GAP_NS) + 2 * 6 * (STEP_NS + 2 * GAP_NS)
+    held_block_ns = 4 * STEP_NS + (5 + 6 + 6) * (STEP_NS + 2 * GAP_NS)
     assert report.kv_byte_s == pytest.approx(held_block_ns * BLOCK_BYTES / 1e9)
     assert len(run.accounts) == 0
 

@@ -21,7 +21,7 @@ from tokenworks.fleet.launch import check_address
     metavar="ADDRESS",
     help="A gateway's worker address to report to, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
 )
-@takes_settings("kv", "fleet.log_level", takes_model=False)
+@takes_settings("kv", "fleet.log_level", "fleet.log_format", takes_model=False)
 @click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
 def kvstore(store_id: str, gateways: tuple[str, ...], parent: int | None, **options: Any) -> None:
     """Run one host's KV store by hand, for the workers of this machine.
@@ -34,7 +34,7 @@ def kvstore(store_id: str, gateways: tuple[str, ...], parent: int | None, **opti
       tokenworks kvstore --id kv0 --gateway tcp://10.0.0.5:7000 --kv-store-address ipc:///run/tokenworks-kv \\
         --kv-host-bytes 8GiB --kv-disk-path /var/cache/tokenworks
     """
-    settings = start_part(parent, settings_from(options))
+    settings = start_part(parent, settings_from(options), store_id)
     for address in gateways:
         check_address(address)
     from tokenworks.kv.process import run_store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -11,7 +12,16 @@ from tokenworks.cli.parts import start_part
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("ledger", "cost", "objectives", "fleet.log_level", takes_model=False)
+@takes_settings(
+    "ledger",
+    "cost",
+    "objectives",
+    "alerts",
+    "export",
+    "fleet.log_level",
+    "fleet.log_format",
+    takes_model=False,
+)
 @click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
 def observer(parent: int | None, **options: Any) -> None:
     """Keep the ledger of the gateways on this machine, by hand.
@@ -24,6 +34,8 @@ def observer(parent: int | None, **options: Any) -> None:
       tokenworks observer --ledger-path /var/lib/tokenworks --ledger-database postgresql://tokenworks@db/tokenworks
     """
     settings = start_part(parent, settings_from(options))
+    from tokenworks.observe.otlp_target import target_of
     from tokenworks.observe.process import run_observer
 
+    target_of(settings.export, os.environ)  # a bad address is said now, not in the log
     run_observer(settings)

@@ -12,6 +12,7 @@ from tokenworks.cli.options import SettingsCommand, settings_from, takes_setting
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.worker_groups import own_group
+from tokenworks.fleet.json_lines import JsonFormatter
 from tokenworks.fleet.launch import check_address, resolve_model
 from tokenworks.fleet.lifeline import die_with
 
@@ -21,7 +22,16 @@ _parent = click.option("--parent", type=int, hidden=True, help="End when this pr
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("gateway", "kv.tenant_sharing", "ledger", "cost", "objectives", "fleet.drain_s", "fleet.log_level")
+@takes_settings(
+    "gateway",
+    "kv.tenant_sharing",
+    "ledger",
+    "cost",
+    "objectives",
+    "fleet.drain_s",
+    "fleet.log_level",
+    "fleet.log_format",
+)
 @_parent
 def gateway(parent: int | None, **options: Any) -> None:
     """Run one gateway by hand, for instance in front of workers on other machines.
@@ -53,7 +63,7 @@ def gateway(parent: int | None, **options: Any) -> None:
     help="A gateway's worker address to dial, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
 )
 @click.option("--group", type=int, metavar="INDEX", help="Which entry of [[workers]] it is of, counted from 0.")
-@takes_settings("engine", "kv.store_address", "kv.exchange", "fleet.drain_s", "fleet.log_level")
+@takes_settings("engine", "kv.store_address", "kv.exchange", "fleet.drain_s", "fleet.log_level", "fleet.log_format")
 @_parent
 def worker(worker_id: str, gateways: tuple[str, ...], group: int | None, parent: int | None, **options: Any) -> None:
     """Run one worker by hand, for instance on another machine than the gateway.
@@ -66,7 +76,7 @@ def worker(worker_id: str, gateways: tuple[str, ...], group: int | None, parent:
       tokenworks worker ~/models/Qwen3-0.6B --id w7 --gateway tcp://10.0.0.5:7000 --threads 8
       tokenworks worker ~/models/Qwen3-0.6B --id w8 --gateway tcp://10.0.0.5:7000 --group 1
     """
-    settings = own_group(_begin(parent, options), group)
+    settings = own_group(_begin(parent, options, worker_id), group)
     for address in gateways:
         check_address(address)
     from tokenworks.worker.environment import prepare_environment
@@ -77,14 +87,20 @@ def worker(worker_id: str, gateways: tuple[str, ...], group: int | None, parent:
     run_any(settings, worker_id, list(gateways))
 
 
-def _begin(parent: int | None, options: dict[str, Any]) -> Settings:
-    return start_part(parent, resolve_model(settings_from(options)))
+def _begin(parent: int | None, options: dict[str, Any], part: str = "") -> Settings:
+    return start_part(parent, resolve_model(settings_from(options)), part)
 
 
-def start_part(parent: int | None, settings: Settings) -> Settings:
-    """What every part does first: tie itself to its parent, if it was started by one, and begin to log."""
+def start_part(parent: int | None, settings: Settings, part: str = "") -> Settings:
+    """What every part does first: tie itself to its parent, if it was started by one, and begin to log.
+
+    `part` is what its log lines call it; empty: the name of its command.
+    """
     if parent is not None:
         die_with(parent)
-    level = settings.fleet.log_level.upper()
-    logging.basicConfig(level=level, stream=sys.stderr, format=LOG_FORMAT)
+    name = part or click.get_current_context().info_name or "tokenworks"
+    handler = logging.StreamHandler(sys.stderr)
+    is_json = settings.fleet.log_format == "json"
+    handler.setFormatter(JsonFormatter(name) if is_json else logging.Formatter(LOG_FORMAT))
+    logging.basicConfig(level=settings.fleet.log_level.upper(), handlers=[handler])
     return settings

@@ -23,6 +23,7 @@ from tokenworks.contract.setting import GROUPS, Setting, all_settings, group_set
 from tokenworks.gateway.counts import DispatchCounts
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
+from tokenworks.observe.columns import COLUMNS, PRESETS
 
 NOTICE: Final = "<!-- Made by `make reference`; change the code instead. -->"
 
@@ -93,7 +94,30 @@ def metrics_page() -> str:
     return "\n".join([*head, *_table(("metric", "type", "meaning"), rows)]) + "\n"
 
 
-PAGES: Final = {"flags.md": flags_page, "errors.md": errors_page, "metrics.md": metrics_page}
+def columns_page() -> str:
+    """Every column of the table."""
+    rows = [(f"`{c.key}`", c.heading, c.unit, f"`{c.formula}`", c.help) for c in COLUMNS.values()]
+    head = [
+        NOTICE,
+        "# Columns of the table",
+        "",
+        "What `tokenworks table --columns KEY,...` takes; JSON and CSV have the keys, in these units (s: seconds,",
+        "share: of 1). Why each of a preset's columns is there: [guides/the-table.md](../guides/the-table.md).",
+        "",
+    ]
+    presets = [
+        f"- `{name}`: {', '.join(f'`{key}`' for key in keys)}" for name, keys in PRESETS.items() if name != "all"
+    ]
+    table = _table(("key", "heading", "unit", "formula", "meaning"), rows)
+    return "\n".join([*head, *table, "", "## Presets", "", *presets]) + "\n"
+
+
+PAGES: Final = {
+    "flags.md": flags_page,
+    "errors.md": errors_page,
+    "metrics.md": metrics_page,
+    "columns.md": columns_page,
+}
 
 
 def write(folder: Path) -> None:

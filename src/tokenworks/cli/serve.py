@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from tokenworks.cli.options import SettingsCommand, settings_from, takes_setting
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("gateway", "engine", "kv", "ledger", "cost", "objectives", "fleet")
+@takes_settings("gateway", "engine", "kv", "ledger", "cost", "objectives", "alerts", "export", "fleet")
 def serve(**options: Any) -> None:
     """Serve MODEL over an OpenAI-compatible HTTP API.
 
@@ -31,5 +32,10 @@ def serve(**options: Any) -> None:
     cleanly, 1 failed while running, 2 wrong usage or configuration, 3 could not start.
     """
     from tokenworks.fleet.supervisor import serve as serve_fleet
+    from tokenworks.observe.otlp_target import target_of
+    from tokenworks.observe.receiver import receiver_of
 
-    serve_fleet(settings_from(options))
+    settings = settings_from(options)
+    target_of(settings.export, os.environ)  # a bad address is said now, not in the observer's log
+    receiver_of(settings.alerts, os.environ)  # alerts that would reach nobody are an error now, not when one is due
+    serve_fleet(settings)

@@ -181,6 +181,46 @@ class ObjectiveSettings(_Section, frozen=True):
     ] = 0.99
 
 
+class ExportSettings(_Section, frozen=True):
+    """What leaves for other systems of observation."""
+
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="Collector of our spans, OTLP over HTTP, http://HOST:4318; empty: OTEL_EXPORTER_OTLP_ENDPOINT."
+        ),
+    ] = ""
+    zone: Annotated[
+        str, Meta(description="Availability zone where this runs, to tell calls that cross zones; empty: not stated.")
+    ] = ""
+
+
+class AlertSettings(_Section, frozen=True):
+    """Where alerts are sent, and how far traffic may drift; the observer looks after both."""
+
+    kind: Annotated[
+        Literal["off", "webhook", "dingtalk", "wecom", "pagerduty"],
+        Meta(description="Who receives alerts; off: they are shown, and sent to nobody."),
+    ] = "off"
+    url: Annotated[
+        str, Meta(description="Where to send them: the robot's or receiver's URL; empty: PagerDuty's own, for that.")
+    ] = ""
+    secret_variable: Annotated[
+        str,
+        Meta(description="Environment variable with the signing secret, or PagerDuty's routing key; empty: no secret."),
+    ] = ""
+    interval_s: Annotated[float, Meta(ge=1, le=60, description="Seconds between two looks at the ledger.")] = 30.0
+    drift_psi: Annotated[
+        float, Meta(gt=0, description="Drift is told of above this population stability index, less chance's share.")
+    ] = 0.2
+    drift_hours: Annotated[
+        float, Meta(gt=0, description="Hours that are compared, up to now; whole days have every hour of the day once.")
+    ] = 24.0
+    drift_reference_hours: Annotated[
+        float, Meta(gt=0, description="Hours before those that they are compared with.")
+    ] = 168.0
+
+
 class FleetSettings(_Section, frozen=True):
     """The supervisor."""
 
@@ -191,6 +231,9 @@ class FleetSettings(_Section, frozen=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="How much the processes log to stderr.")
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], Meta(description="Lines for people, or one JSON object a line, with trace ids.")
+    ] = "text"
 
 
 class Settings(_Section, frozen=True):
@@ -203,5 +246,7 @@ class Settings(_Section, frozen=True):
     ledger: LedgerSettings = LedgerSettings()
     cost: CostSettings = CostSettings()
     objectives: ObjectiveSettings = ObjectiveSettings()
+    export: ExportSettings = ExportSettings()
+    alerts: AlertSettings = AlertSettings()
     fleet: FleetSettings = FleetSettings()
     workers: tuple[WorkerGroup, ...] = ()  # empty: `fleet.workers` of one kind

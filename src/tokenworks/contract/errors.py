@@ -107,6 +107,12 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class ObserverUnavailable(Unavailable):
+    """The observer, which keeps the ledger and answers from it, cannot be asked now; requests are served as ever."""
+
+    code = "observer_unavailable"
+
+
 class WorkerLost(Unavailable):
     """The worker that ran the request died before the request ended."""
 

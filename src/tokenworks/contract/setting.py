@@ -27,6 +27,7 @@ _FLAG_PREFIXES: Final = {
     "ledger": "ledger_",
     "cost": "cost_",
     "objectives": "slo_",
+    "alerts": "alerts_",
 }  # of sections whose names alone would say too little
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}

@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from tokenworks.contract.kv import KVSpec
 from tokenworks.engine.model_config import ModelConfig
+from tokenworks.policy.accounts import Computed
 from tokenworks.policy.step_plan import Chunk
 
 
@@ -33,29 +34,33 @@ class Arithmetic:
         self._weight_bytes = lru_cache(maxsize=4096)(step_bytes)
         self._windows = Counter(config.windows)  # window: layers
 
-    def count(self, chunks: Sequence[Chunk]) -> tuple[float, float]:
-        """FLOPs and bytes of a step. O(chunks) for each kind of window."""
+    def count(self, computed: Computed) -> tuple[float, float]:
+        """FLOPs and bytes of a step or a run of steps. O(chunks) for each kind of window."""
+        chunks, num_steps = computed
         num_rows = sum([chunk.num_tokens for chunk in chunks])
         num_sampled = sum([chunk.num_sampled for chunk in chunks])
-        flops = float(num_rows * self._row_flops + num_sampled * self._sample_flops)
-        num_bytes = float(self._weight_bytes(num_rows))
+        flops = float(num_steps * (num_rows * self._row_flops + num_sampled * self._sample_flops))
+        num_bytes = float(num_steps * self._weight_bytes(num_rows))
         for window, num_layers in self._windows.items():
-            if window is None:
-                pairs = sum([chunk.num_tokens * (2 * chunk.start + chunk.num_tokens + 1) for chunk in chunks]) / 2
-                context = sum([chunk.start + chunk.num_tokens for chunk in chunks])
-            else:
-                pairs = sum(pairs_in_window(chunk.start, chunk.num_tokens, window) for chunk in chunks)
-                context = sum(min(chunk.start + chunk.num_tokens, window + chunk.num_tokens - 1) for chunk in chunks)
+            pairs = sum([pairs_in_window(chunk.start, chunk.num_tokens * num_steps, window) for chunk in chunks])
             flops += num_layers * self._pair_flops * pairs
-            num_bytes += num_layers * self._token_bytes * context
+            num_bytes += num_layers * self._token_bytes * (pairs if num_steps > 1 else _context(chunks, window))
         return flops, num_bytes
 
 
-def pairs_in_window(start: int, num_tokens: int, window: int) -> int:
+def pairs_in_window(start: int, num_tokens: int, window: int | None) -> int:
     """Keys that tokens `[start, start + num_tokens)` attend to, together: each to itself and `window` - 1 before."""
-    low, high = min(start, window), min(start + num_tokens, window)
-    growing = (low + 1 + high) * (high - low) // 2  # 1 + 2 + ... up to the window
-    return growing + (num_tokens - (high - low)) * window
+    end = start + num_tokens
+    low, high = (start, end) if window is None else (min(start, window), min(end, window))
+    growing = (low + 1 + high) * (high - low) // 2  # low + 1, ..., high
+    return growing if window is None else growing + (num_tokens - (high - low)) * window
+
+
+def _context(chunks: Sequence[Chunk], window: int | None) -> int:
+    """Tokens whose keys and values a step reads: of each chunk, all that any of its rows attends to."""
+    if window is None:
+        return sum([chunk.start + chunk.num_tokens for chunk in chunks])
+    return sum([min(chunk.start + chunk.num_tokens, window + chunk.num_tokens - 1) for chunk in chunks])
 
 
 def row_parameters(config: ModelConfig) -> int:

@@ -16,23 +16,28 @@ from tokenworks.contract.auth import needs_key
 from tokenworks.contract.config import Settings
 from tokenworks.contract.folders import state_folder
 from tokenworks.fleet.health import reachable_host
+from tokenworks.fleet.json_lines import is_json_line, json_line
 
 
 class FleetConsole:
-    """Lines to a terminal or a log; safe to use from several threads."""
+    """Lines to a terminal or a log; safe to use from several threads. `is_json`: every line is one JSON object."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, is_json: bool = False) -> None:
         self._console = console or Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._awaited: Sequence[str] = ()
+        self._is_json = is_json
 
     def say(self, text: str) -> None:
         """A line of the supervisor's own."""
-        self._console.print(f"[tokenworks] {text}")
+        self.pass_on("tokenworks", text)
 
     def pass_on(self, name: str, line: str) -> None:
         """A line that a child wrote."""
-        self._console.print(f"[{name}] {line}")
+        if not self._is_json:
+            self._console.print(f"[{name}] {line}")
+        elif line:
+            self._console.print(line if is_json_line(line) else json_line(name, line))
 
     def wait_for(self, names: Sequence[str]) -> None:
         """Show who is not ready yet; nobody ends the showing."""
@@ -40,7 +45,7 @@ class FleetConsole:
             return
         self._awaited = list(names)
         text = "waiting for " + ", ".join(names)
-        if not self._console.is_terminal:
+        if self._is_json or not self._console.is_terminal:
             if names:
                 self.say(text)
         elif not names:

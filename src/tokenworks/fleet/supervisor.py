@@ -81,7 +81,7 @@ class Supervisor:
         )
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._children: dict[str, Child] = {}
-        self._console = FleetConsole()
+        self._console = FleetConsole(is_json=settings.fleet.log_format == "json")
 
     def run(self) -> Finish:
         """Start everything, and return when everything is gone."""

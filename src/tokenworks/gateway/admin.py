@@ -7,11 +7,12 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.contract.card import Card
-from tokenworks.contract.errors import Forbidden, NotFound
+from tokenworks.contract.errors import NotFound
 from tokenworks.contract.wire import Role
 from tokenworks.gateway.bodies import Body
 from tokenworks.gateway.decoding import decode_body
 from tokenworks.gateway.exchange import Exchange
+from tokenworks.gateway.local import check_is_local
 from tokenworks.gateway.registry import Worker
 from tokenworks.gateway.service import Service
 
@@ -29,13 +30,13 @@ _SUMMARY_TOKENS: Final = 1000  # of the prompt whose predicted prefill stands fo
 
 async def workers(service: Service, exchange: Exchange) -> None:
     """`GET /admin/workers`: every worker, what it is for, how busy it is, and what it can do."""
-    _check_is_local(exchange)
+    check_is_local(exchange, "/admin")
     await _respond(exchange, {"workers": [_worker(worker) for worker in service.dispatcher.workers]})
 
 
 async def change_worker(service: Service, exchange: Exchange) -> None:
     """`PUT /admin/workers/{id}`: give a worker another role, from the next request on."""
-    _check_is_local(exchange)
+    check_is_local(exchange, "/admin")
     body = decode_body(await exchange.read_body(service.max_body_bytes), RoleBody, _role)
     worker_id = exchange.path_param("worker")
     registry = service.dispatcher.workers
@@ -45,12 +46,6 @@ async def change_worker(service: Service, exchange: Exchange) -> None:
         raise NotFound(f"there is no worker `{worker_id}` here; there are: {known}")
     service.dispatcher.change_role(worker, body.role)
     await _respond(exchange, _worker(worker))
-
-
-def _check_is_local(exchange: Exchange) -> None:
-    """Raises Forbidden for a connection from elsewhere: until keys are managed, being here is the permission."""
-    if not exchange.is_local:
-        raise Forbidden("/admin is answered on this machine only; ask at 127.0.0.1 on the gateway's host")
 
 
 def _worker(worker: Worker) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tokenworks.contract.errors import Draining, MethodNotAllowed, NotFound, TokenworksError, Unauthorized
-from tokenworks.gateway import admin, endpoints
+from tokenworks.gateway import admin, dashboard, endpoints, observer_proxy
 from tokenworks.gateway.exchange import Exchange, error_body
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 Answer: TypeAlias = Callable[[Service, Exchange], Awaitable[None]]
 
-_UNLOGGED = ("/health", "/metrics")  # asked every few seconds by machines
+_UNLOGGED = ("/health", "/metrics", "/observe")  # asked every few seconds by machines
 
 
 class Kind(Enum):
@@ -72,7 +72,8 @@ class Endpoint:
         except TokenworksError as error:
             return await self._fail(exchange, error)
         except Exception:
-            _log.exception("request %s to %s failed: this is a bug", exchange.id, self._path)
+            labels = {"fields": exchange.labels}
+            _log.exception("request %s to %s failed: this is a bug", exchange.id, self._path, extra=labels)
             message = f"internal error; the server's log has the details under request id {exchange.id}"
             return await self._fail(exchange, TokenworksError(message))
         return "ok"
@@ -93,17 +94,23 @@ class Endpoint:
         if "output_tokens" in exchange.notes:
             self._service.metrics.e2e.observe(e2e_s)
         if _log.isEnabledFor(logging.INFO) and not self._path.startswith(_UNLOGGED):
-            notes = " ".join(f"{name}={value}" for name, value in exchange.notes.items() if value is not None)
-            _log.info(
-                "%s id=%s trace=%s outcome=%s status=%d e2e_s=%.6f %s",
-                self._path,
-                exchange.id,
-                exchange.trace.trace_id,
-                outcome,
-                exchange.status,
-                e2e_s,
-                notes,
-            )
+            self._write_log(exchange, outcome, e2e_s)
+
+    def _write_log(self, exchange: Exchange, outcome: str, e2e_s: float) -> None:
+        """One line: text for people, the same as fields for machines."""
+        notes = {name: value for name, value in exchange.notes.items() if value is not None}
+        ended = {"path": self._path, "outcome": outcome, "status": exchange.status, "e2e_s": round(e2e_s, 6)}
+        _log.info(
+            "%s id=%s trace=%s outcome=%s status=%d e2e_s=%.6f %s",
+            self._path,
+            exchange.id,
+            exchange.trace.trace_id,
+            outcome,
+            exchange.status,
+            e2e_s,
+            " ".join(f"{name}={value}" for name, value in notes.items()),
+            extra={"fields": {**exchange.labels, **ended, **notes}},
+        )
 
 
 def build_app(service: Service) -> Starlette:
@@ -127,6 +134,10 @@ def build_app(service: Service) -> Starlette:
             route("/metrics", endpoints.metrics, "GET"),
             route("/admin/workers", admin.workers, "GET"),
             route("/admin/workers/{worker:path}", admin.change_worker, "PUT"),
+            route("/dashboard", dashboard.page, "GET"),
+            route("/dashboard/script.js", dashboard.script, "GET"),
+            route("/observe/{question:path}", observer_proxy.observe, "GET"),
+            route(observer_proxy.TRACES_PATH, observer_proxy.traces, "POST", Kind.KEYED),
         ],
         exception_handlers={HTTPException: _no_such_route},
     )

@@ -6,7 +6,6 @@ import os
 from typing import Any, Final, TypeVar
 
 import msgspec
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from tokenworks.contract.errors import Draining, InvalidRequest, NotImplementedHere, TokenworksError
 from tokenworks.contract.record import Stage
@@ -118,9 +117,10 @@ async def health_ready(service: Service, exchange: Exchange) -> None:
 
 
 async def metrics(service: Service, exchange: Exchange) -> None:
-    """`GET /metrics`: of every request that has ended by now."""
-    service.recorder.settle()
-    await exchange.respond(service.metrics.exposition(), 200, CONTENT_TYPE_LATEST.encode())
+    """`GET /metrics`: OpenMetrics for a scraper that accepts it, else Prometheus' text."""
+    service.recorder.settle()  # so that every request that has ended is counted
+    body, content_type = service.metrics.exposition(exchange.accept)
+    await exchange.respond(body, 200, content_type.encode())
 
 
 async def _respond(exchange: Exchange, answer: dict[str, Any], status: int = 200) -> None:

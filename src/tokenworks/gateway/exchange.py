@@ -72,6 +72,7 @@ class Exchange:
         self._client: tuple[str, int] | None = scope.get("client")
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._path_params: dict[str, Any] = scope.get("path_params", {})
+        self.query_string = str(scope.get("query_string", b""), "latin-1")
         self._receive = receive
         self._send = send
         wanted = self._headers.get(b"x-request-id", b"")
@@ -81,6 +82,12 @@ class Exchange:
     def trace(self) -> Trace:
         """The trace that this is a span of."""
         return trace_of(self._headers.get(b"traceparent"))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What a log line about this request says of it, for whoever looks for one request's lines."""
+        trace_id, span_id, _ = self.trace
+        return {"request_id": self.id, "trace_id": trace_id, "span_id": span_id, "tenant": self.caller.tenant}
 
     @property
     def authorization(self) -> bytes | None:
@@ -98,12 +105,27 @@ class Exchange:
         self._recording = Recording(self.id, endpoint, self.trace, self.started_ns)
 
     @property
+    def accept(self) -> str:
+        """The kinds of answer that the client takes."""
+        return self._headers.get(b"accept", b"").decode("latin-1")
+
+    @property
     def is_local(self) -> bool:
         """Whether it comes from this machine; a proxy here that names the client it speaks for is not the client."""
         try:
             return self._client is not None and ip_address(self._client[0]).is_loopback
         except ValueError:  # a name that a proxy gave
             return False
+
+    @property
+    def host(self) -> str:
+        """The host that the client asked for, as it wrote it; empty: it did not say."""
+        return self.header("host") or ""
+
+    def header(self, name: str) -> str | None:
+        """A header of the request, by its name in lower case."""
+        value = self._headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
     def path_param(self, name: str) -> str:
         """A parameter of the path."""

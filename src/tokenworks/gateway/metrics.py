@@ -1,29 +1,40 @@
 """The gateway's Prometheus metrics, in base units, in a registry of their own.
 
-What happens to requests is counted as it happens; what is known of workers is read from the registry when scraped, so a
-worker that is gone leaves no stale line behind. Definitions are those of the design: TTFT from the request's arrival to
-the first token's leaving, ITL each gap between token events, E2E from arrival to the last byte.
+What happens to requests is counted as it happens, and once more from the record that each ends with
+(`record_metrics`, `gen_ai_metrics`); what is known of workers is read from the registry when scraped, so a worker that
+is gone leaves no stale line behind. Definitions are those of the design: TTFT from the request's arrival to the first
+token's leaving, ITL each gap between token events, E2E from arrival to the last byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from tokenworks.contract.config import CostSettings, ObjectiveSettings
+from tokenworks.contract.record import Record
 from tokenworks.gateway.counts import DispatchCounts, count_metrics
 from tokenworks.gateway.kv_metrics import exchange_metrics, store_metrics
+from tokenworks.gateway.observer_metrics import ObserverMetrics
+from tokenworks.gateway.record_metrics import RecordMetrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
+from tokenworks.gateway.tally import Histogram
+from tokenworks.gateway.worker_use_metrics import use_metrics
+from tokenworks.observe.cost import costs_of
 
 _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 _TOKENS: Final = tuple(float(1 << power) for power in range(0, 18, 1))
+_NO_PRICES: Final = CostSettings()
+_USUAL_OBJECTIVES: Final = ObjectiveSettings()
 
 
 class Observed(Protocol):
@@ -47,9 +58,18 @@ class Observed(Protocol):
 
 
 class Metrics:
-    """Everything that `/metrics` shows."""
+    """Everything that `/metrics` shows.
 
-    def __init__(self, dispatcher: Observed) -> None:
+    `state_folder` is where the observer leaves its figures; None: there is no observer.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Observed,
+        cost: CostSettings = _NO_PRICES,
+        objectives: ObjectiveSettings = _USUAL_OBJECTIVES,
+        state_folder: Path | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "tokenworks_requests",
@@ -72,13 +92,28 @@ class Metrics:
             "tokenworks_cached_tokens", "Prompt tokens that were not computed.", registry=self.registry
         )
         self.registry.register(_WorkerCollector(dispatcher))
+        self._prices = cost
+        self._records = RecordMetrics(cost.currency, objectives)
+        self.registry.register(self._records)
+        self.observer = ObserverMetrics(state_folder)
+        self.registry.register(self.observer)
 
-    def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+    def observe_record(self, record: Record) -> None:
+        """Count a request that has ended: once for each record."""
+        self._records.add(record, costs_of(record, self._prices))
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """What Prometheus scrapes, and its content type.
+
+        OpenMetrics, which alone has exemplars, where `accept` (the scraper's header) names it; else the classic text.
+        """
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"tokenworks_{name}", text, buckets=buckets, registry=self.registry)
+        histogram = Histogram(f"tokenworks_{name}", text, buckets)
+        self.registry.register(histogram)
+        return histogram
 
 
 class _WorkerCollector(Collector):
@@ -98,6 +133,7 @@ class _WorkerCollector(Collector):
         yield from self._per_worker()
         yield from exchange_metrics(dispatcher.workers)
         yield from store_metrics(dispatcher.stores)
+        yield from use_metrics(dispatcher.workers)
 
     def _per_worker(self) -> list[Metric]:
         gauges = {

@@ -30,6 +30,7 @@ from tokenworks.gateway.dispatch import Dispatcher
 from tokenworks.gateway.key_file import KeyFile
 from tokenworks.gateway.keys import Keys
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
 from tokenworks.gateway.record import Recorder
 from tokenworks.gateway.samples import Samples
@@ -89,6 +90,7 @@ class Gateway:
             stopping.cancel()
             self._server.should_exit = True
             await serving
+            await self.service.observer.close()
             await self.dispatcher.shut_down()
             self.service.recorder.settle()
             self._samples.happened("gateway_stopped", name)
@@ -126,22 +128,19 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     samples = Samples(scribe.append)
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
     dispatcher = Dispatcher(own.worker_address, own.lease_s, samples)
+    metrics = Metrics(dispatcher, settings.cost, settings.objectives, folder)
+    metrics.observer.dropped_frames = lambda: scribe.dropped_frames
+    keepers = [metrics.observe_record, *([scribe.append] if scribe.is_writing else [])]
     service = Service(
         model_name=model_name,
         tokenizer=tokenizer,
         reader=PromptReader(tokenizer, executor),
         dispatcher=dispatcher,
-        metrics=Metrics(dispatcher),
+        metrics=metrics,
         keys=keys,
-        recorder=Recorder(
-            name,
-            model_name,
-            settings.cost,
-            [scribe.append] if scribe.is_writing else [],
-            settings.ledger.flush_s,
-            scribe.flush,
-        ),
+        recorder=Recorder(name, model_name, settings.cost, keepers, settings.ledger.flush_s, scribe.flush),
         max_body_bytes=own.max_body_bytes,
+        observer=ObserverClient(settings.ledger),
         is_sharing_kv=settings.kv.tenant_sharing,
     )
     return Gateway(service, samples, scribe, listener, executor, settings.fleet.drain_s)

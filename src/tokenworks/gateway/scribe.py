@@ -23,6 +23,11 @@ class Scribe:
         """Whether there is a ledger at all."""
         return self._journal is not None
 
+    @property
+    def dropped_frames(self) -> int:
+        """Frames that could not be written down, since the start."""
+        return 0 if self._journal is None else self._journal.dropped_frames
+
     def append(self, frame: Frame) -> None:
         """Write it down soon."""
         if self._journal is None:

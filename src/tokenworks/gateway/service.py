@@ -12,6 +12,7 @@ from tokenworks.gateway.dispatch import Dispatcher
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.keys import Keys
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
 from tokenworks.gateway.record import Recorder
 from tokenworks.text.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ class Service:
         recorder: Recorder,
         max_body_bytes: int,
         *,
+        observer: ObserverClient,
         is_sharing_kv: bool = False,
     ) -> None:
         self.model_name = model_name
@@ -41,6 +43,7 @@ class Service:
         self.keys = keys
         self.recorder = recorder
         self.max_body_bytes = max_body_bytes
+        self.observer = observer
         self.is_sharing_kv = is_sharing_kv  # whether tenants may find each other's blocks
         self.created = int(time.time())
         self.is_draining = False

@@ -6,7 +6,7 @@ is, merged, a month of all. A request belongs to the moment in which it ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -15,7 +15,8 @@ import numpy as np
 from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Record, Stage, Work
-from tokenworks.observe.sketch import Sketch
+from tokenworks.contract.request import Scenario
+from tokenworks.observe.sketch import Sketch, encode_value, encode_values, merge_encoded
 
 SKETCHES: Final = ("ttft", "tpot", "itl", "e2e", "queue", "jitter")
 _QUEUES: Final = (Stage.ADMIT, Stage.ROUTE, Stage.QUEUE)
@@ -33,6 +34,7 @@ class Cell(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     gone: int = 0  # the client left
     failed: int = 0  # the rest
     good: int = 0  # ok, and every objective of the scenario kept
+    invalid: int = 0  # of all, those that the client must change (HTTP 4xx)
     sequences: int = 0
     prompt_tokens: int = 0
     cached_tokens: dict[Tier, int] = {}
@@ -63,6 +65,11 @@ class Cell(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
         """All of it, what was wasted included."""
         return sum(self.cost_device.values()) + sum(self.cost_kv.values()) + self.cost_transfer + self.cost_energy
 
+    @property
+    def promised(self) -> int:
+        """Those that an objective speaks of: not what the client did wrong, or did not wait for."""
+        return self.requests - self.invalid - self.gone
+
     def sketch(self, name: str) -> Sketch:
         """One of the sketches, decoded; empty where nothing was counted."""
         return Sketch.decode(self.sketches.get(name, b""))
@@ -82,6 +89,7 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
         gone=int(record.outcome == _GONE),
         failed=int(not is_ok and not record.is_rejected and record.outcome not in {*_TIMEOUTS, _GONE}),
         good=int(is_good),
+        invalid=int(is_invalid(record)),
         sequences=record.num_sequences,
         prompt_tokens=record.prompt_tokens,
         cached_tokens=dict(record.cached_tokens),
@@ -113,16 +121,26 @@ def keeps_objectives(record: Record, objectives: ObjectiveSettings) -> bool:
     """Whether a request ended well and kept every promise of its scenario."""
     if record.outcome != "ok":
         return False
-    longest_gap_ns = float(np.frombuffer(record.gaps_us, "<u4").max(initial=0)) * 1e3
-    found = {"ttft": record.ttft_ns, "tpot": tpot_ns(record), "itl": longest_gap_ns, "e2e": record.e2e_ns}
-    limits = {name: getattr(objectives, f"{record.scenario.value}_{name}_s", 0.0) for name in found}
-    return all(not limit or (found[name] or 0) <= limit * 1e9 for name, limit in limits.items())
+    for field, read in _PROMISES[record.scenario]:
+        limit_s = getattr(objectives, field)
+        if limit_s and (read(record) or 0) > limit_s * 1e9:
+            return False
+    return True
+
+
+def is_invalid(record: Record) -> bool:
+    """Whether the answer told the client to change its request; one that left was told nothing."""
+    return 400 <= record.status < 500 and record.outcome not in {"ok", _GONE}
 
 
 def tpot_ns(record: Record) -> float | None:
     """Mean time per token after the first, as the design defines it; None for one sequence's one token, or none."""
     tokens = record.output_tokens / max(record.num_sequences, 1) - 1
     return None if record.ttft_ns is None or tokens <= 0 else (record.e2e_ns - record.ttft_ns) / tokens
+
+
+def _longest_gap_ns(record: Record) -> float:
+    return float(np.frombuffer(record.gaps_us, "<u4").max(initial=0)) * 1e3
 
 
 def merged(cells: Iterable[Cell]) -> Cell:
@@ -136,7 +154,7 @@ def merged(cells: Iterable[Cell]) -> Cell:
             _add(getattr(total, name), getattr(cell, name))
         for name, raw in cell.sketches.items():
             sketches.setdefault(name, []).append(raw)
-    total.sketches = {name: Sketch.merged(encoded).encode() for name, encoded in sketches.items()}
+    total.sketches = {name: merge_encoded(encoded) for name, encoded in sketches.items()}
     return total
 
 
@@ -146,16 +164,9 @@ def _sketches(record: Record, gaps_ns: np.ndarray) -> dict[str, bytes]:
         values |= {"e2e": record.e2e_ns, "queue": sum(record.stages_ns.get(stage, 0) for stage in _QUEUES)}
     if len(gaps_ns) > 1:
         values["jitter"] = float(gaps_ns.std())
-    found = {}
-    for name, value in values.items():
-        if value is not None:
-            sketch = Sketch()
-            sketch.add(value)
-            found[name] = sketch.encode()
+    found = {name: encode_value(value) for name, value in values.items() if value is not None}
     if len(gaps_ns):
-        gaps = Sketch()
-        gaps.add_many(gaps_ns)
-        found["itl"] = gaps.encode()
+        found["itl"] = encode_values(gaps_ns)
     return found
 
 
@@ -173,3 +184,18 @@ def _add(total: dict, table: dict) -> None:  # type: ignore[type-arg]
 
 _TABLES: Final = ("cached_tokens", "stages_ns", "device_ns", "cost_device", "cost_kv", "fetched_bytes")
 _NUMBERS: Final = tuple(name for name in Cell.__struct_fields__ if name not in (*_TABLES, "sketches"))
+_READ: Final[dict[str, Callable[[Record], float | None]]] = {
+    "ttft": lambda record: record.ttft_ns,
+    "tpot": tpot_ns,
+    "itl": _longest_gap_ns,
+    "e2e": lambda record: record.e2e_ns,
+}
+_PROMISES: Final = {
+    scenario: [
+        (field, read)
+        for name, read in _READ.items()
+        if (field := f"{scenario.value}_{name}_s") in ObjectiveSettings.__struct_fields__
+    ]
+    for scenario in Scenario
+}
+"""For each scenario the fields of `ObjectiveSettings`, and what of a record each one limits, in nanoseconds."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import LedgerDamaged, LedgerError
+from tokenworks.contract.record import Frame
 from tokenworks.observe.journal_reader import Batch, JournalReader
 from tokenworks.observe.ledger import Span
 from tokenworks.observe.store import SqlLedger
@@ -33,6 +34,7 @@ class Intake:
     """One folder's journal, and the ledger that it goes into."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
+        self.listeners: list[Callable[[Sequence[Frame]], None]] = []
         self._settings = settings
         self._reader = JournalReader(folder / "journal")
         self._ledger: SqlLedger | None = None
@@ -100,6 +102,8 @@ class Intake:
         except LedgerError:
             self._put_back(spans)
             raise
+        for listener in list(self.listeners):
+            listener(batch.frames)
         return True
 
     def _keep(self, ledger: SqlLedger, batch: Batch, spans: list[Span]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -68,6 +68,9 @@ class Ended(NamedTuple):
     costs: Costs
 
 
+Attribute = str | int | float | bool
+
+
 class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A step of an application around the model call, as OpenTelemetry told of it."""
 
@@ -80,7 +83,7 @@ class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     started_ns: int
     duration_ns: int
     is_error: bool = False
-    attributes: dict[str, str | int | float | bool] = {}
+    attributes: dict[str, Attribute] = {}
 
 
 class Ledger(Protocol):
@@ -116,8 +119,21 @@ class Ledger(Protocol):
     def gaps(self, window: Window) -> list[Gap]:
         """Where records are missing."""
 
+    def trace(self, trace_id: str) -> list[Ended]:
+        """Every record of a trace, by start: an application may call a model many times."""
+
     def spans(self, trace_id: str) -> list[Span]:
         """Spans of others in this trace."""
 
+    def spans_of(self, trace_ids: Sequence[str]) -> dict[str, list[Span]]:
+        """The same for many traces at once; a trace without any is left out."""
+
     def extent(self) -> Window | None:
         """From the first to the last record; None: there is none."""
+
+
+class OpenLedger(Ledger, Protocol):
+    """One of somebody's own, to be closed when it is no longer asked."""
+
+    def close(self) -> None:
+        """Let go of the database."""

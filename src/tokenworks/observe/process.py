@@ -31,7 +31,7 @@ from tokenworks.observe.tasks import TASKS, ObserverContext, Task
 
 log = logging.getLogger(__name__)
 
-BATCH_EVERY_S: Final = 0.5
+BATCH_EVERY_S: Final = 1.0
 UPKEEP_EVERY_S: Final = 10.0
 UPKEEP_PAUSE_S: Final = 0.05  # between two steps of it, for whoever waits for the database
 WAIT_S: Final = 1.0  # for another observer to end
@@ -57,7 +57,8 @@ def run_observer(settings: Settings, tasks: Sequence[Task] = TASKS) -> None:
 
 async def _main(settings: Settings, folder: Path, lock: int, tasks: Sequence[Task]) -> None:
     intake = Intake(settings, folder)
-    context = ObserverContext(settings, folder, partial(open_ledger, settings.ledger), intake.tell)
+    opener = partial(open_ledger, settings.ledger, cost=settings.cost, objectives=settings.objectives)
+    context = ObserverContext(settings, folder, opener, intake.tell, intake.listeners)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, context.stopping.set)
     if not await _alone(lock, folder, context.stopping):

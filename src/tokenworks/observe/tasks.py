@@ -7,11 +7,16 @@ at the end every task is cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 from tokenworks.contract.config import Settings
-from tokenworks.observe.ledger import Ledger, Span
+from tokenworks.contract.record import Frame
+from tokenworks.observe.alerts import look_out
+from tokenworks.observe.api import answer_questions
+from tokenworks.observe.figures import SpanFigures
+from tokenworks.observe.ledger import OpenLedger, Span
+from tokenworks.observe.span_tasks import export_spans
 
 
 class ObserverContext:
@@ -21,16 +26,23 @@ class ObserverContext:
         self,
         settings: Settings,
         folder: Path,
-        open_ledger: Callable[[], Ledger],
+        open_ledger: Callable[[], OpenLedger],
         tell: Callable[[Iterable[Span]], int],
+        listeners: list[Callable[[Sequence[Frame]], None]],
     ) -> None:
         self.settings = settings
         self.folder = folder  # where journal and database are, and what tasks leave for others
         self.open_ledger = open_ledger  # for reading, one for each call; raises LedgerError while there is none
         self.tell = tell  # spans for the ledger, with the next batch; how many of them were taken
+        self.listeners = listeners  # told of all frames that were taken in, from another thread: be quick
+        self.spans = SpanFigures()  # what became of them
         self.stopping = asyncio.Event()
 
 
 Task = Callable[[ObserverContext], Awaitable[None]]
 
-TASKS: list[Task] = []
+TASKS: list[Task] = [
+    answer_questions,
+    look_out,
+    export_spans,
+]

@@ -1,30 +1,32 @@
-"""What each sequence of a worker has had of its time and its device: told instants and steps, reads no clock.
+"""The accounts of a worker's sequences: who was in which step, and what of it was whose. Pure: told instants and steps.
 
-An account is open from a request's arrival at the worker to its last word. Its stages are a partition of that time: at
-each instant that matters the time since the one before goes to one stage. Its device time is its share of each step
-that it was in (see `sharing`), by what the step did for it.
+An account is open from a request's arrival at the worker to its last word. A sequence that runs is in every step,
+because the scheduler has a token for each; so who was not in the step before was waiting: for its first step, or
+because its blocks had been taken from it.
 
-A sequence that runs is in every step, because the scheduler has a token for each. So who was not in the step before
-was waiting: for its first step, or because its blocks had been taken from it.
+Most steps are like the one before: the same sequences, one token each. Such steps are not shared out one by one, which
+would take longer than recording may. They are a *run*, of which only the time is noted, and which is shared out as one
+when something else happens or somebody asks. Each pays as for the run's middle, where its context had its mean length.
 
-Invariants: an account's stages sum to its time; the worker's work sums to the time of its steps.
+Invariants: an account's stages sum to its time, its shares and the others' to the time of the steps. All that is open
+has been in all of a run's steps, or in none.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import SequenceReport, Stage, Work
+from tokenworks.contract.record import SequenceReport, Work
 from tokenworks.contract.request import Request
+from tokenworks.contract.wire import SequenceOutput
+from tokenworks.policy.account import Account
 from tokenworks.policy.sharing import Prices, chunk_costs, share_out
-from tokenworks.policy.step_plan import Chunk, StepPlan
+from tokenworks.policy.step_plan import Chunk
 
-FETCH_STAGES: Final = {Tier.HOST: Stage.FETCH_HOST, Tier.DISK: Stage.FETCH_DISK, Tier.REMOTE: Stage.FETCH_REMOTE}
-_STALL, _DECODE, _DECODING = Stage.STALL, Stage.DECODE, Work.DECODE  # plain names: read for every row of every step
+Chunks = tuple[Chunk, ...]
 
 
 class Wait(NamedTuple):
@@ -37,96 +39,47 @@ class Wait(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step that was run: its number counts up by one."""
+    """A step that was run, well or badly, and what it gave."""
 
-    plan: StepPlan
+    chunks: Chunks
     start_ns: int
     end_ns: int
-    num_right: Mapping[str, int]  # drafts that proved right, by request; none: 0
+    outputs: Sequence[SequenceOutput]
+
+
+class Computed(NamedTuple):
+    """A step, or several of them in which each chunk went on by one token."""
+
+    chunks: Chunks  # of the first
+    num_steps: int
 
 
 @dataclass(eq=False, slots=True)
-class Account:
-    """One sequence's."""
+class _Run:
+    """Steps that have not been shared out yet."""
 
-    num_given: int  # tokens that it came with: computing these is prefill
-    since_ns: int  # up to here everything has a stage
-    publishes: bool
-    has_ended: bool = False  # no step is to come; it may still publish
-    last_step: int = -1  # the last that it was in
-    num_computed: int = 0  # tokens whose KV it has had, at most
-    stages_ns: dict[Stage, int] = field(default_factory=lambda: defaultdict(int))
-    device_ns: dict[Work, int] = field(default_factory=lambda: defaultdict(int))
-    fetching_ns: dict[Tier, int] = field(default_factory=lambda: defaultdict(int))  # of the wait under way
-    fetched_bytes: dict[Tier, int] = field(default_factory=lambda: defaultdict(int))
-    published_bytes: int = 0
-    steps: int = 0
-    prefill_chunks: int = 0
-    computed_tokens: int = 0
-    recomputed_tokens: int = 0
-    draft_tokens: int = 0
-    rejected_tokens: int = 0
-    preemptions: int = 0
-    block_ns: int = 0  # blocks held times nanoseconds
+    last: Chunks  # of the step before it, then of its last one
+    first: Chunks = ()
+    num_steps: int = 0
+    steps_ns: int = 0
+    end_ns: int = 0
 
-    def wait_until(self, at_ns: int, *, was_running: bool) -> None:
-        """Give the time until `at_ns`, in which it was in no step, its stage."""
-        left_ns = at_ns - self.since_ns
-        self.since_ns = at_ns
-        if self.has_ended:
-            self.stages_ns[Stage.PUBLISH] += left_ns
-        elif was_running:
-            self.stages_ns[Stage.STALL] += left_ns
-        elif self.steps:
-            self.preemptions += 1
-            self.stages_ns[Stage.PREEMPTED] += left_ns
-        else:
-            self._queue(left_ns)
-        self.fetching_ns.clear()
+    def goes_on_with(self, chunks: Chunks) -> bool:
+        """Whether these are the same sequences, each one token further. Kept plain: asked in every step."""
+        if len(chunks) != len(self.last):
+            return False
+        for chunk, last in zip(chunks, self.last, strict=True):
+            if chunk.sequence is not last.sequence or chunk.start != last.start + 1 or chunk.num_tokens != 1:
+                return False
+        return True
 
-    def _queue(self, left_ns: int) -> None:
-        for tier, fetching_ns in self.fetching_ns.items():
-            part_ns = min(fetching_ns, left_ns)
-            self.stages_ns[FETCH_STAGES[tier]] += part_ns
-            left_ns -= part_ns
-        self.stages_ns[Stage.QUEUE] += left_ns
-
-    def compute(self, chunk: Chunk, share_ns: int, num_right: int, draft_share: float) -> dict[Work, int]:
-        """Take part in a step; what its share of it was spent on. `draft_share`: one draft's part of the chunk."""
-        end = chunk.start + chunk.num_tokens
-        num_again = max(0, min(end, self.num_computed) - chunk.start)
-        num_wrong = len(chunk.drafts) - num_right
-        self.steps += 1
-        self.prefill_chunks += chunk.start < self.num_given
-        self.computed_tokens += chunk.num_tokens
-        self.recomputed_tokens += num_again
-        self.draft_tokens += len(chunk.drafts)
-        self.rejected_tokens += num_wrong
-        self.num_computed = max(self.num_computed, end - num_wrong)
-        work = Work.PREFILL if chunk.start < self.num_given else Work.DECODE
-        again_ns = share_ns * num_again // chunk.num_tokens
-        wrong_ns = min(share_ns - again_ns, int(share_ns * num_wrong * draft_share))
-        spent = {work: share_ns - again_ns - wrong_ns, Work.RECOMPUTE: again_ns, Work.DRAFT: wrong_ns}
-        for kind, spent_ns in spent.items():
-            self.device_ns[kind] += spent_ns
-        return spent
-
-    def report(self, block_bytes: int) -> SequenceReport:
-        """All that is known; what is 0 is left out."""
-        return SequenceReport(
-            stages_ns={stage: ns for stage, ns in self.stages_ns.items() if ns},
-            device_ns={work: ns for work, ns in self.device_ns.items() if ns},
-            steps=self.steps,
-            prefill_chunks=self.prefill_chunks,
-            computed_tokens=self.computed_tokens,
-            recomputed_tokens=self.recomputed_tokens,
-            draft_tokens=self.draft_tokens,
-            rejected_tokens=self.rejected_tokens,
-            preemptions=self.preemptions,
-            kv_byte_s=self.block_ns * block_bytes / 1e9,
-            fetched_bytes=dict(self.fetched_bytes),
-            published_bytes=self.published_bytes,
-        )
+    def go_on(self, step: Step) -> None:
+        """One more."""
+        self.first = self.first or step.chunks
+        self.last = step.chunks
+        self.num_steps += 1
+        self.steps_ns += step.end_ns - step.start_ns
+        self.end_ns = step.end_ns
 
 
 class Accounts:
@@ -138,7 +91,9 @@ class Accounts:
         self._block_tokens = block_tokens
         self._block_bytes = block_bytes
         self._num_steps = 0
+        self._run = _Run(())
         self._accounts: dict[str, Account] = {}
+        self._computed: list[Computed] = []
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -164,52 +119,67 @@ class Accounts:
             self._accounts[request_id].published_bytes += num_bytes
 
     def take_step(self, step: Step) -> None:
-        """Share a step out. O(chunks); a sequence that just decodes on, which is most of them, costs the least."""
-        plan, start_ns, end_ns, num_right = step
-        last, duration_ns, decoded_ns = self._num_steps, end_ns - start_ns, 0
-        self._num_steps = this = last + 1
-        costs = chunk_costs(plan.chunks, self._prices)
-        for chunk, cost, share_ns in zip(plan.chunks, costs, share_out(duration_ns, costs), strict=True):
-            account = self._accounts[chunk.sequence.request.id]
-            start, since_ns = chunk.start, account.since_ns
-            if (
-                chunk.num_tokens == 1
-                and account.last_step == last
-                and start == account.num_computed >= account.num_given
-            ):
-                account.stages_ns[_STALL] += start_ns - since_ns
-                account.stages_ns[_DECODE] += duration_ns
-                account.device_ns[_DECODING] += share_ns
-                account.block_ns += -(-(start + 1) // self._block_tokens) * (end_ns - since_ns)
-                account.steps += 1
-                account.computed_tokens += 1
-                account.num_computed = start + 1
-                decoded_ns += share_ns
-            else:
-                self._take_part(account, chunk, cost, share_ns, step)
-            account.since_ns = end_ns
-            account.last_step = this
-        self.work_ns[_DECODING] += decoded_ns
+        """Note a step. O(chunks), and next to nothing where it goes on as the one before."""
+        if self._run.goes_on_with(step.chunks):
+            self._run.go_on(step)
+        else:
+            self.settle()
+            self._share_out(step)
+            self._run = _Run(step.chunks if all([chunk.is_decode for chunk in step.chunks]) else ())
+        for output in step.outputs:
+            if output.end is not None:
+                self.settle()
+                self._accounts[output.request_id].has_ended = True
 
-    def _take_part(self, account: Account, chunk: Chunk, cost: float, share_ns: int, step: Step) -> None:
-        """In a step that is not just the next of a decoding sequence."""
+    def settle(self) -> None:
+        """Share out the run."""
+        run, prices = self._run, self._prices
+        if not run.num_steps:
+            return
+        self._run = _Run(run.last)
+        self._num_steps += run.num_steps
+        self._computed.append(Computed(run.first, run.num_steps))
+        self.work_ns[Work.DECODE] += run.steps_ns
+        later_s = prices.per_context_token_s * (run.num_steps - 1) / 2
+        costs = [cost + later_s for cost in chunk_costs(run.first, prices)]
+        for chunk, share_ns in zip(run.first, share_out(run.steps_ns, costs), strict=True):
+            account = self._accounts[chunk.sequence.request.id]
+            num_blocks = self._blocks(chunk.start + 1) + self._blocks(chunk.start + run.num_steps)
+            account.block_ns += num_blocks * (run.end_ns - account.since_ns) // 2
+            account.decode(run.num_steps, run.steps_ns, run.end_ns, share_ns)
+            account.last_step = self._num_steps
+
+    def _share_out(self, step: Step) -> None:
+        self._num_steps += 1
+        chunks = step.chunks
+        self._computed.append(Computed(chunks, 1))
+        num_right = _num_right(step) if any([chunk.drafts for chunk in chunks]) else {}
+        costs = chunk_costs(chunks, self._prices)
+        for chunk, cost, share_ns in zip(chunks, costs, share_out(step.end_ns - step.start_ns, costs), strict=True):
+            account = self._accounts[chunk.sequence.request.id]
+            self._take_part(account, chunk, step)
+            right = num_right.get(chunk.sequence.request.id, 0) if chunk.drafts else 0
+            draft_share = self._prices.per_row_s / cost if cost > 0 else 1 / chunk.num_tokens
+            for work, ns in account.compute(chunk, share_ns, right, draft_share).items():
+                self.work_ns[work] += ns
+
+    def _take_part(self, account: Account, chunk: Chunk, step: Step) -> None:
+        """The time from when it was last seen to the step's end."""
         was_running = account.last_step == self._num_steps - 1
         held_since_ns = account.since_ns if was_running else step.start_ns
-        num_blocks = -(-(chunk.start + chunk.num_tokens) // self._block_tokens)
-        account.block_ns += num_blocks * (step.end_ns - held_since_ns)
+        account.block_ns += self._blocks(chunk.start + chunk.num_tokens) * (step.end_ns - held_since_ns)
         account.wait_until(step.start_ns, was_running=was_running)
-        account.stages_ns[_stage(account, chunk)] += step.end_ns - step.start_ns
-        num_right = step.num_right.get(chunk.sequence.request.id, 0) if chunk.drafts else 0
-        draft_share = self._prices.per_row_s / cost if cost > 0 else 1 / chunk.num_tokens
-        for work, ns in account.compute(chunk, share_ns, num_right, draft_share).items():
-            self.work_ns[work] += ns
+        account.stages_ns[account.stage_of(chunk)] += step.end_ns - step.start_ns
+        account.since_ns = step.end_ns
+        account.last_step = self._num_steps
+        account.sequence = chunk.sequence
 
-    def ended(self, request_id: str) -> None:
-        """It was in its last step."""
-        self._accounts[request_id].has_ended = True
+    def _blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_tokens)
 
     def close(self, request_id: str, at_ns: int) -> SequenceReport | None:
         """Its last word is said now; None where it is not known. Who publishes does so until now."""
+        self.settle()
         account = self._accounts.pop(request_id, None)
         if account is None:
             return None
@@ -217,8 +187,13 @@ class Accounts:
             account.wait_until(at_ns, was_running=account.last_step == self._num_steps)
         return account.report(self._block_bytes)
 
+    def take_computed(self) -> list[Computed]:
+        """The steps since the last call, those of the run included."""
+        self.settle()
+        computed, self._computed = self._computed, []
+        return computed
 
-def _stage(account: Account, chunk: Chunk) -> Stage:
-    if chunk.start < account.num_computed:
-        return Stage.PREEMPTED
-    return Stage.PREFILL if chunk.start < account.num_given else Stage.DECODE
+
+def _num_right(step: Step) -> dict[str, int]:
+    """Drafts that proved right, by request: each gave a token beyond the first. In a step that failed, none did."""
+    return {output.request_id: max(len(output.token_ids) - 1, 0) for output in step.outputs}

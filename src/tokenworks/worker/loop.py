@@ -90,6 +90,7 @@ class StepLoop:
                 has_left = True
                 self._send_all(Leaving(self._hello.worker_id))
         self._take_in()
+        self._meter.turned(is_idle=True)
         self._send_all(Goodbye(self._hello.worker_id))
 
     @property

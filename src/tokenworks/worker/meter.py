@@ -2,14 +2,15 @@
 
 The worker's life is steps, time between steps while there is work, and idle time. It is counted from the meter's making
 on, which is when the worker is ready: loading the model is not in it. Each call gives the time since the last one its
-kind, so that the three sum to the whole exactly. What a call costs counts as time between steps: see the tests of
-`policy/test_accounts.py` for what is counted and `benchmarks/metering.py` for what counting takes.
+kind, so that the three sum to the whole exactly. What metering itself takes is time between steps, and next to none of
+it: `benchmarks/metering.py` measures it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -22,6 +23,8 @@ from tokenworks.engine.engine import Engine, StepTime
 from tokenworks.policy.accounts import Accounts, Step, Wait
 from tokenworks.policy.sharing import Prices
 from tokenworks.worker.machine import Machine
+
+TELL_EVERY_NS: Final = 10**8
 
 
 class Meter:
@@ -36,7 +39,7 @@ class Meter:
         self._machine = machine
         self._clock_ns = clock_ns
         self._started_ns = time.time_ns()
-        self._seen_ns = clock_ns()
+        self._seen_ns = self._told_ns = clock_ns()
         self._between_ns = self._idle_ns = 0
         self._flops = self._read_bytes = 0.0
         self._snapshot = self._take_snapshot()
@@ -53,28 +56,24 @@ class Meter:
         self._seen_ns = now_ns
 
     def turned(self, *, is_idle: bool) -> None:
-        """The same, at the end of a turn: from now on the heartbeat tells of it."""
+        """The same, at the end of a turn; now and then the heartbeat is given to see what has been counted."""
         self.passed(is_idle=is_idle)
-        self._snapshot = self._take_snapshot()
+        if is_idle or self._seen_ns - self._told_ns > TELL_EVERY_NS:
+            self._told_ns = self._seen_ns
+            self._snapshot = self._take_snapshot()
 
     def stepped(self, step: StepTime, outputs: Sequence[SequenceOutput]) -> None:
         """A step was run, and gave this."""
-        chunks = step.plan.chunks
-        has_drafts = any([chunk.drafts for chunk in chunks])
-        num_right = {each.request_id: max(len(each.token_ids) - 1, 0) for each in outputs} if has_drafts else {}
-        self._accounts.take_step(Step(step.plan, step.start_ns, step.end_ns, num_right))
-        for output in outputs:
-            if output.end is not None:
-                self._accounts.ended(output.request_id)
-        if not step.has_failed:
-            flops, read_bytes = self._arithmetic.count(chunks)
-            self._flops += flops
-            self._read_bytes += read_bytes
+        self._accounts.take_step(Step(step.plan.chunks, step.start_ns, step.end_ns, outputs))
         self._between_ns += step.start_ns - self._seen_ns
         self._seen_ns = step.end_ns
 
     def _take_snapshot(self) -> WorkerUse:
-        """What the heartbeat's thread may see: replaced as a whole, so that its sums are right."""
+        """Replaced as a whole, so that its sums are right."""
+        for computed in self._accounts.take_computed():
+            flops, read_bytes = self._arithmetic.count(computed)
+            self._flops += flops
+            self._read_bytes += read_bytes
         step_ns = {work: ns for work, ns in self._accounts.work_ns.items() if ns}
         return WorkerUse(
             started_ns=self._started_ns,
@@ -88,7 +87,7 @@ class Meter:
 
     @property
     def use(self) -> WorkerUse:
-        """Up to the last turn of the loop. Safe to read from another thread."""
+        """Up to a tenth of a second ago, or the last step's beginning. Safe to read from another thread."""
         return replace(self._snapshot, **self._machine.use()._asdict())
 
     # Sequences
@@ -116,8 +115,10 @@ class Meter:
         """The account of a sequence whose last word is said now; None where there is none."""
         return self._accounts.close(request_id, self._clock_ns())
 
-    def with_reports(self, outputs: Sequence[SequenceOutput]) -> list[SequenceOutput]:
+    def with_reports(self, outputs: list[SequenceOutput]) -> list[SequenceOutput]:
         """The outputs, the ends among them with what each sequence took."""
+        if all([output.end is None for output in outputs]):
+            return outputs
         return [output if output.end is None else self._with_report(output) for output in outputs]
 
     def _with_report(self, output: SequenceOutput) -> SequenceOutput:

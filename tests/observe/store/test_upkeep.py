@@ -133,7 +133,7 @@ def test_any_name_is_a_name(ledger: SqlLedger, name: str) -> None:
 def test_space_is_given_back(settings: LedgerSettings, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     if settings.database:
         pytest.skip("PostgreSQL does that by itself")
-    monkeypatch.setattr("tokenworks.observe.store.upkeep.SPARE_PAGES", 10)
+    monkeypatch.setattr("tokenworks.observe.store.database.SPARE_PAGES", 10)
     ledger.take_in([record(number, NOON_NS + number, gaps_us=os.urandom(2000)) for number in range(1000)])
 
     def pages() -> int:

@@ -77,7 +77,7 @@ def _merge_in(connection: sa.Connection, level: Level, parts: Cells) -> list[str
         if key in total:
             total[key] += _read(body, level, key, troubles)
     if total:
-        rows = [_row(level, key, merged(found)) for key, found in total.items()]
+        rows = [_row(level, key, found[0] if len(found) == 1 else merged(found)) for key, found in total.items()]
         upsert(connection, cells, rows, ("level", "tag_key", "start_s", "dimension", "tag_value"))
     return troubles
 

@@ -6,10 +6,12 @@ lock. PostgreSQL: one writer at a time by an advisory lock, so that cells can be
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -20,6 +22,8 @@ from tokenworks.contract.folders import state_folder
 from tokenworks.observe.store.errors import told
 
 FILE: Final = "ledger.sqlite"
+PAGES_AT_ONCE: Final = 1000
+SPARE_PAGES: Final = 2000  # that it may keep for what comes next
 WAIT_S: Final = 5.0  # for somebody else's lock
 _LOCK: Final = 0x746F6B656E77  # "tokenw": the advisory lock's number
 _POSTGRES: Final = ("postgresql://", "postgres://")
@@ -47,6 +51,20 @@ class Database:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             yield connection
 
+    def give_back(self) -> bool:
+        """Return free pages of SQLite's file to the file system, some at a time; whether there are more.
+
+        PostgreSQL does that by itself.
+        """
+        if self.file is None:
+            return False
+        with told(self.where), closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            [free] = cursor.execute("PRAGMA freelist_count").fetchone()
+            if free > SPARE_PAGES:  # a script is stepped through to its end; of a statement, one page is
+                cast(sqlite3.Cursor, cursor).executescript(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})")
+        return bool(free > SPARE_PAGES + PAGES_AT_ONCE)
+
     def close(self) -> None:
         """Let go of all connections."""
         self.engine.dispose()
@@ -64,7 +82,7 @@ def connect(settings: LedgerSettings, *, is_writing: bool) -> Database:
 
 def _sqlite(file: Path, is_writing: bool) -> Database:
     if is_writing:
-        _make(file.parent)
+        _make(file)
     elif not file.exists():
         raise LedgerError(f"there is no ledger at {file} yet: `tokenworks serve` begins one")
     # Through the operating system's own path: a `?` or `%` in a folder's name is no option.
@@ -79,11 +97,13 @@ def _sqlite(file: Path, is_writing: bool) -> Database:
     return Database(engine, str(file), file)
 
 
-def _make(folder: Path) -> None:
+def _make(file: Path) -> None:
+    """An empty file is an empty database; made here, nobody else may read it, nor what SQLite puts beside it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
-        raise LedgerError(f"cannot make {folder} for the ledger ({error.strerror}): set path in [ledger]") from error
+        raise LedgerError(f"cannot make the ledger {file} ({error.strerror}): set path in [ledger]") from error
 
 
 def _set_up_writer(connection: Any, _: object) -> None:

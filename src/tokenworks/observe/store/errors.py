@@ -28,13 +28,14 @@ def told(where: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _described(where, error) from error
+        raise _described(where, error.orig, error.connection_invalidated) from error
+    except sqlite3.Error as error:
+        raise _described(where, error, False) from error
     except SQLAlchemyError as error:
         raise LedgerError(f"the ledger at {where} failed: {error}") from error
 
 
-def _described(where: str, error: DBAPIError) -> LedgerError:
-    cause = error.orig
+def _described(where: str, cause: BaseException | None, is_cut: bool) -> LedgerError:
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the primary code; the rest says more than a person needs
     if code in _DAMAGED:
         return LedgerDamaged(f"the ledger at {where} is damaged ({cause}): `tokenworks serve` moves it aside")
@@ -42,7 +43,7 @@ def _described(where: str, error: DBAPIError) -> LedgerError:
         return LedgerBusy(f"the ledger at {where} cannot be used now: {_BUSY[code]} ({cause})")
     if isinstance(cause, sqlite3.Error):
         return LedgerError(f"the ledger at {where} failed: {cause}")
-    if error.connection_invalidated or getattr(cause, "sqlstate", None) is None:
+    if is_cut or getattr(cause, "sqlstate", None) is None:
         return LedgerBusy(f"the ledger at {where} cannot be reached: {_first_line(cause)}")
     return LedgerError(f"the ledger at {where} failed: {_first_line(cause)}")
 

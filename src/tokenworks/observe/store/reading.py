@@ -80,13 +80,12 @@ class Reading:
 
     def record(self, name: str) -> Ended | None:
         """The latest that has this name."""
-        statement = _with_bodies().join(names, names.c.ended_ns == records.c.ended_ns)
-        statement = statement.where(names.c.hash == hash_of(name)).order_by(records.c.ended_ns.desc())
-        for row in self._connection.execute(statement):
-            ended = _ended(row)
-            if name in names_of(ended.record):
-                return ended
-        return None
+        return next(self._named(name), None)
+
+    def trace(self, trace_id: str) -> list[Ended]:
+        """Every record of a trace, by start."""
+        found = [ended for ended in self._named(trace_id) if ended.record.trace_id == trace_id]
+        return sorted(found, key=lambda ended: ended.record.started_ns)
 
     def extent(self) -> Window | None:
         """From the first to the last record; where those are gone, from the first cell."""
@@ -103,6 +102,15 @@ class Reading:
             return Window(min(starts), max(end_s for _, end_s in found if end_s) * _SECOND_NS + 1) if starts else None
         is_older = bool(starts) and min(starts) < floor(first, DAY_NS)  # the cells that hold it begin that day
         return Window(min(starts) if is_older else first, last + 1)
+
+    def _named(self, name: str) -> Iterator[Ended]:
+        """All that have this name, the latest first: an entry is a hash, so the record itself decides."""
+        statement = _with_bodies().join(names, names.c.ended_ns == records.c.ended_ns)
+        statement = statement.where(names.c.hash == hash_of(name)).order_by(records.c.ended_ns.desc())
+        for row in self._connection.execute(statement):
+            ended = _ended(row)
+            if name in names_of(ended.record):
+                yield ended
 
     def _counted(self, piece: Piece, by: str | None, where: Where, groups: Groups) -> None:
         for _, value, cell in self._rows(piece, by, where):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,6 +28,8 @@ from tokenworks.observe.store.take_in import TakeIn
 from tokenworks.observe.store.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
+
+_TRACES_AT_ONCE: Final = 500
 
 
 class SqlLedger:
@@ -83,7 +86,8 @@ class SqlLedger:
     def keep_up(self, now_ns: int) -> bool:
         """Do a bounded part of roll-up and retention; whether there may be more to do."""
         with self._database.writing() as connection:
-            return self._upkeep.turn(connection, now_ns)
+            is_more = self._upkeep.turn(connection, now_ns)
+        return self._database.give_back() or is_more
 
     def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
         """Cells of the requests that ended in a window: see `observe.ledger.Ledger`."""
@@ -106,6 +110,11 @@ class SqlLedger:
         """The record of one request."""
         with self._reading() as reading:
             return reading.record(request_id)
+
+    def trace(self, trace_id: str) -> list[Ended]:
+        """Every record of a trace, by start."""
+        with self._reading() as reading:
+            return reading.trace(trace_id)
 
     def workers(self, window: Window) -> list[WorkerStretch]:
         """Where the workers' time went."""
@@ -133,13 +142,20 @@ class SqlLedger:
 
     def spans(self, trace_id: str) -> list[Span]:
         """Spans of others in this trace, by their start."""
-        try:
-            wanted = bytes.fromhex(trace_id)
-        except ValueError:
-            raise LedgerError(f"{trace_id!r} is no trace id: it has 32 hexadecimal digits") from None
-        statement = sa.select(spans.c.body).where(spans.c.trace_id == wanted).order_by(spans.c.started_ns)
+        return self.spans_of([trace_id]).get(trace_id, [])
+
+    def spans_of(self, trace_ids: Sequence[str]) -> dict[str, list[Span]]:
+        """The same for many traces at once."""
+        wanted = [_raw_id(trace_id) for trace_id in trace_ids]
+        found: dict[str, list[Span]] = {}
         with self._database.reading() as connection:
-            return [unpack(Span, body) for (body,) in connection.execute(statement)]
+            for first in range(0, len(wanted), _TRACES_AT_ONCE):
+                is_wanted = spans.c.trace_id.in_(wanted[first : first + _TRACES_AT_ONCE])
+                statement = sa.select(spans.c.body).where(is_wanted).order_by(spans.c.started_ns)
+                for (body,) in connection.execute(statement):
+                    span = unpack(Span, body)
+                    found.setdefault(span.trace_id, []).append(span)
+        return found
 
     def extent(self) -> Window | None:
         """From the first to the last record."""
@@ -154,3 +170,10 @@ class SqlLedger:
     def _reading(self) -> Iterator[Reading]:
         with self._database.reading() as connection:
             yield Reading(connection)
+
+
+def _raw_id(trace_id: str) -> bytes:
+    try:
+        return bytes.fromhex(trace_id)
+    except ValueError:
+        raise LedgerError(f"{trace_id!r} is no trace id: it has 32 hexadecimal digits") from None

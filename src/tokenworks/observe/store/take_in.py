@@ -120,7 +120,7 @@ def note_positions(connection: sa.Connection, read: Mapping[str, int]) -> None:
 
 def names_of(record: Record) -> set[str]:
     """By what a record can be asked for."""
-    return {name for name in (record.id, record.trace_id, getattr(record, "answer_id", "")) if name}
+    return {name for name in (record.id, record.trace_id, record.answer_id) if name}
 
 
 def hash_of(name: str) -> int:

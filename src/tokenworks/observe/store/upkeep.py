@@ -6,7 +6,6 @@
 - Compact records, incidents and gaps go after `record_days`. Cells of hours and days stay.
 - Samples of workers and stores are thinned to the last of each minute after a day, of each hour after `detail_days`
   more. What was spent between two of them stays the same.
-- What SQLite has too much it gives back to the file system, page by page.
 
 `now_ns` is the caller's, who knows whether the clock can be trusted.
 """
@@ -37,8 +36,6 @@ from tokenworks.observe.store.take_in import hash_of, names_of
 
 GRACE_NS: Final = 5 * MINUTE_NS
 ROWS_AT_ONCE: Final = 2000
-PAGES_AT_ONCE: Final = 1000
-SPARE_PAGES: Final = 2000  # that SQLite may keep for what comes next
 _SECOND_NS: Final = 10**9
 
 
@@ -60,7 +57,6 @@ class Upkeep:
             self._drop_minutes(connection, marks, now_ns),
             _thin(connection, "samples_by_minute", marks.samples_by_minute, now_ns - DAY_NS, MINUTE_NS),
             _thin(connection, "samples_by_hour", marks.samples_by_hour, now_ns - DAY_NS - self._detail_ns, HOUR_NS),
-            _give_back(connection),
         ]
         return any(following)
 
@@ -171,16 +167,3 @@ def _first_sample(connection: sa.Connection) -> int:
     firsts = [connection.execute(sa.select(sa.func.min(t.c.at_ns))).scalar() for t in (worker_samples, store_samples)]
     found = [first for first in firsts if first is not None]
     return floor(min(found), HOUR_NS) if found else 0
-
-
-def _give_back(connection: sa.Connection) -> bool:
-    """Free pages of SQLite, above what will soon be used again."""
-    if connection.dialect.name != "sqlite":
-        return False
-    free = connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
-    if free <= SPARE_PAGES:
-        return False
-    cursor = connection.connection.cursor()  # it works by being stepped through, and gives rows without columns
-    cursor.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})")
-    cursor.fetchall()
-    return free > SPARE_PAGES + PAGES_AT_ONCE

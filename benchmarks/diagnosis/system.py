@@ -1,0 +1,176 @@
+"""A `tokenworks serve` with a ledger of its own: traffic to it, its processes, and what is found in its ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tokenworks.observe.ledger import Window
+
+PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
+Body = dict[str, Any]
+Ask = Callable[["System", int], None]
+
+
+@dataclass
+class System:
+    """One that runs."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    folder: Path
+    numbers: Iterator[int] = field(default_factory=count)
+
+    def complete(self, prompt: str, max_tokens: int = 24, key: str = "none", **more: Any) -> int:
+        """The status of one completion that is exactly as long as wanted."""
+        body = {"model": "embedded", "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.post(f"{self.url}/v1/completions", json=body | more, headers=headers, timeout=60).status_code
+
+    def traffic(self, ask: Ask, seconds: float, at_a_time: int) -> Window:
+        """`ask` again and again, so many at a time; what ended in it is in the ledger when this returns."""
+        start_ns = time.time_ns()
+        deadline = time.monotonic() + seconds
+
+        def client() -> int:
+            asked = 0
+            while time.monotonic() < deadline:
+                ask(self, next(self.numbers))
+                asked += 1
+            return asked
+
+        with ThreadPoolExecutor(at_a_time) as pool:
+            asked = sum(future.result() for future in [pool.submit(client) for _ in range(at_a_time)])
+        window = Window(start_ns, time.time_ns())
+        self.wait_for(lambda: self.num_records(window) >= asked, f"{asked} records")
+        return window
+
+    def num_records(self, window: Window) -> int:
+        """Requests that the ledger has of a window."""
+        return self.table(window)["requests"]
+
+    def table(self, window: Window) -> Any:
+        """Its whole line of the table."""
+        arguments = (*_between(window), "--by", "all", "--columns", "requests", "--json")
+        rows = json.loads(self.run("table", *arguments))["rows"]
+        return rows[0] if rows else {"requests": 0}
+
+    def diagnose(self, window: Window, baseline: Window | None, *options: str) -> list[dict[str, Any]]:
+        """The findings, as the command tells them."""
+        compared = () if baseline is None else ("--baseline", f"{_seconds(baseline[0])}..{_seconds(baseline[1])}")
+        told = self.run("diagnose", *_between(window), *compared, "--json", *options)
+        return list(json.loads(told)["findings"])
+
+    def run(self, *arguments: str) -> str:
+        """The output of a command that reads this system's ledger."""
+        command = [sys.executable, "-m", "tokenworks", *arguments]
+        done = subprocess.run(command, env=_environment(self.folder), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def pids(self, part: str) -> list[int]:
+        """The processes of a part, "worker" or "gateway", by their start."""
+        found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 2) for line in found.splitlines()[1:]]
+        own = [(pid, args) for pid, parent, args in rows if int(parent) == self.process.pid]
+        return sorted(int(pid) for pid, args in own if re.search(rf"tokenworks.*\b{part}\b", args))
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Poll until true; fails after a long while."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < deadline, f"waited in vain for: {what}\n{self.log()}"
+            time.sleep(0.1)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Those that are ready."""
+        try:
+            return list(httpx.get(f"{self.url}/health/ready").json()["workers"])
+        except (httpx.TransportError, KeyError):
+            return []
+
+    def log(self) -> str:
+        """What it wrote."""
+        return (self.folder / "serve.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """Drain and end it."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+def begin(folder: Path, *options: str, workers: int = 1) -> System:
+    """Start one and wait until all its workers are ready; its ledger and its log are in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tokenworks", "serve", "--port", "0", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(folder),
+        )
+    system = System(process, "", folder)
+    address = re.compile(r"at (http://\S+)/v1")
+    system.wait_for(lambda: address.search(system.log()), "the address")
+    found = address.search(system.log())
+    assert found is not None
+    system.url = found[1]
+    system.wait_for(lambda: len(system.workers()) >= workers, f"{workers} workers")
+    return system
+
+
+@contextmanager
+def stopping(pids: Sequence[int], stopped_s: float, running_s: float) -> Iterator[None]:
+    """Processes that get the processor only now and then, as beside a greedy neighbour."""
+    is_over = threading.Event()
+
+    def turns() -> None:
+        while not is_over.is_set():
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            is_over.wait(stopped_s)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            is_over.wait(running_s)
+
+    thread = threading.Thread(target=turns)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "TOKENWORKS_LEDGER_PATH": str(folder / "state")}
+
+
+def _between(window: Window) -> tuple[str, ...]:
+    return "--since", _seconds(window.start_ns), "--until", _seconds(window.end_ns)
+
+
+def _seconds(at_ns: int) -> str:
+    return f"{at_ns / 1e9:.6f}"

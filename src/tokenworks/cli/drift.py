@@ -1,0 +1,82 @@
+"""`tokenworks drift`: what moved in traffic and answers, by how much, from what to what."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
+from tokenworks.contract.errors import InvalidRequest
+from tokenworks.observe.drift import MIN_VALUES, FeatureDrift
+from tokenworks.observe.drift import drift as compare_windows
+from tokenworks.observe.ledger import Window
+from tokenworks.observe.when import parse_duration, parse_window
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--since", default="24h", show_default=True, help="From when on: 90m, 7d (ago), or a date and time.")
+@click.option("--until", default="now", show_default=True, help="Until when, in the same words.")
+@click.option(
+    "--reference",
+    default="7d",
+    show_default=True,
+    help="What to compare with: the time of this length before that window, or FROM..UNTIL.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Print JSON, with every bin of every feature.")
+@takes_settings("ledger", "alerts.drift_psi", takes_model=False)
+def drift(since: str, until: str, reference: str, is_json: bool, **options: Any) -> None:
+    """Compare traffic and answers with those of a reference window.
+
+    Each feature's distribution is compared by its population stability index (PSI). A feature has moved where PSI is
+    above what chance alone makes of so many requests, and above --alerts-drift-psi. Traffic has its hours: compare
+    whole days, or the same hour of another day.
+
+    \b
+    Examples:
+      tokenworks drift                                   the last 24 hours against the 7 days before
+      tokenworks drift --since 1h --reference 2d..1d
+      tokenworks drift --since "2026-03-01 09:00" --until "2026-03-01 12:00" --json
+    """
+    from tokenworks.observe.store import open_ledger
+
+    settings = settings_from(options)
+    now_ns = time.time_ns()
+    window = parse_window(since, until, now_ns)
+    before = reference_window(reference, window, now_ns)
+    ledger = open_ledger(settings.ledger)
+    found = compare_windows(ledger, window, before, threshold=settings.alerts.drift_psi)
+    if is_json:
+        click.echo(msgspec.json.encode({"features": found}))
+    elif not found:
+        click.echo(f"Nothing to compare: each window needs {MIN_VALUES} requests that have ended. Widen them.")
+    else:
+        Console(highlight=False).print(drift_table(found))
+
+
+def reference_window(reference: str, window: Window, now_ns: int) -> Window:
+    """What to compare a window with; raises InvalidRequest."""
+    since, separator, until = reference.partition("..")
+    if separator:
+        return parse_window(since, until, now_ns)
+    length_ns = parse_duration(reference, "reference")
+    if not length_ns:
+        raise InvalidRequest("`reference` is empty; give a duration such as 7d, or FROM..UNTIL", param="reference")
+    return Window(window.start_ns - length_ns, window.start_ns)
+
+
+def drift_table(found: list[FeatureDrift]) -> Table:
+    """One line a feature, those that moved first."""
+    table = Table(title="drift", title_justify="left")
+    for heading in ("feature", "", "PSI", "chance", "before", "after"):
+        table.add_column(heading, justify="right" if heading in ("PSI", "chance") else "left", overflow="fold")
+    for each in found:
+        verdict = Text("moved", style="bold red") if each.moved else Text("steady", style="green")
+        told = [Text(part) for part in (each.before, each.after)]
+        table.add_row(Text(each.feature), verdict, f"{each.psi:.3f}", f"< {each.noise:.3f}", *told)
+    return table

@@ -1,0 +1,68 @@
+"""Draws what `diagnose` found on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tokenworks.cli.terminal_text import printable
+from tokenworks.observe.diagnosis import Diagnosis, Evidence, Finding
+from tokenworks.observe.ledger import Window
+
+_STYLES: Final = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}
+_MAX_CHARS: Final = 1000
+
+
+def draw(console: Console, told: Diagnosis) -> None:
+    """All findings, or that there are none; and what was looked at."""
+    for finding in told.findings:
+        heading = Text(finding.severity, style=_STYLES[finding.severity])
+        subject = f"{finding.kind} {printable(finding.subject)}, " if finding.subject else ""
+        heading.append(f"  {finding.rule}", style="bold").append(f"  ({subject}{finding.requests:,} requests)")
+        console.print(heading)
+        console.print(_table(finding))
+        console.print()
+    if not told.findings:
+        console.print(Text("Nothing found.", style="bold green"))
+    console.print(Text(_looked_at(told), style="dim"))
+
+
+def _table(finding: Finding) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _rows(finding):
+        table.add_row(f"  {name}", Text(printable(text, _MAX_CHARS)))
+    return table
+
+
+def _rows(finding: Finding) -> Iterator[tuple[str, str]]:
+    yield "seen", finding.signal
+    yield "cause", finding.cause
+    yield "do", finding.action
+    if finding.gain:
+        yield "gain", f"{finding.gain} ({finding.arithmetic})"
+    for number, evidence in enumerate(finding.evidence):
+        yield "" if number else "evidence", _evidence(evidence)
+
+
+def _evidence(evidence: Evidence) -> str:
+    before = f" ({evidence.before} before)" if evidence.before else ""
+    return f"{evidence.name} = {evidence.text}{before}: {evidence.meaning}"
+
+
+def _looked_at(told: Diagnosis) -> str:
+    baseline = (
+        f"compared with {_span(told.baseline)}" if told.baseline.seconds > 0 else "with nothing before to compare"
+    )
+    return f"{told.requests:,} requests, {_span(told.window)}, {baseline}; {told.num_rules} rules."
+
+
+def _span(window: Window) -> str:
+    start, end = (datetime.fromtimestamp(at_ns / 1e9) for at_ns in window)
+    return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S}"

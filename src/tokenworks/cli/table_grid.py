@@ -1,0 +1,97 @@
+"""How the table's figures lie in a terminal: groups as rows where the width allows it, as columns where that fits, and
+else as rows in several parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table as Grid
+from rich.text import Text
+
+from tokenworks.cli.figures import figure, plain
+from tokenworks.observe.columns import Column
+from tokenworks.observe.table import EVERYTHING, Table
+
+_GUTTER = 2
+
+
+class _Sheet(NamedTuple):
+    groups: list[str]
+    columns: list[Column]
+    figures: list[list[str]]  # by column, then by group
+    has_total: bool  # as the last group
+
+
+def table_grids(table: Table, width: int) -> list[Grid]:
+    """One grid, or several below each other, none wider than `width` where that can be."""
+    sheet = _sheet(table)
+    if len(sheet.groups) > 1 and _width_as_rows(sheet) <= width:
+        return [_as_rows(sheet)]
+    if len(sheet.groups) == 1 or _width_as_columns(sheet) <= width:
+        return [_as_columns(sheet)]
+    return [_as_rows(part) for part in _parts(sheet, width)]
+
+
+def _sheet(table: Table) -> _Sheet:
+    names = [plain(str(row.get(table.by, EVERYTHING)), 24) or "(none)" for row in table.rows]
+    rows = list(table.rows)
+    has_total = len(rows) + table.num_hidden > 1
+    if has_total:
+        names, rows = [*names, EVERYTHING], [*rows, table.total]
+    figures = [[figure(row[column.key], column.unit) for row in rows] for column in table.columns]
+    return _Sheet(names, table.columns, figures, has_total)
+
+
+def _parts(sheet: _Sheet, width: int) -> Iterator[_Sheet]:
+    """Columns in turn, as many at a time as fit."""
+    part = sheet._replace(columns=[], figures=[])
+    for column, figures in zip(sheet.columns, sheet.figures, strict=True):
+        wider = part._replace(columns=[*part.columns, column], figures=[*part.figures, figures])
+        if part.columns and _width_as_rows(wider) > width:
+            yield part
+            wider = sheet._replace(columns=[column], figures=[figures])
+        part = wider
+    yield part
+
+
+def _width_as_rows(sheet: _Sheet) -> int:
+    columns = [[column.heading, *figures] for column, figures in zip(sheet.columns, sheet.figures, strict=True)]
+    return _width([sheet.groups, *columns])
+
+
+def _width_as_columns(sheet: _Sheet) -> int:
+    groups = [[name, *(figures[index] for figures in sheet.figures)] for index, name in enumerate(sheet.groups)]
+    return _width([[column.heading for column in sheet.columns], *groups])
+
+
+def _width(columns: list[list[str]]) -> int:
+    return sum(max(map(len, column)) + _GUTTER for column in columns)
+
+
+def _as_rows(sheet: _Sheet) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("")
+    for column in sheet.columns:
+        grid.add_column(column.heading, justify="right", no_wrap=True)
+    for index, name in enumerate(sheet.groups):
+        is_total = sheet.has_total and index == len(sheet.groups) - 1
+        if is_total:
+            grid.add_section()
+        grid.add_row(Text(name), *(figures[index] for figures in sheet.figures), style="bold" if is_total else "")
+    return grid
+
+
+def _as_columns(sheet: _Sheet) -> Grid:
+    """A line a figure; with what it says where there is one group only."""
+    has_help = len(sheet.groups) == 1
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("")
+    for name in sheet.groups:
+        grid.add_column(Text(name), justify="right", no_wrap=True)
+    if has_help:
+        grid.add_column("", style="dim")
+    for column, figures in zip(sheet.columns, sheet.figures, strict=True):
+        grid.add_row(column.heading, *figures, *([column.help] if has_help else []))
+    return grid

@@ -1,0 +1,150 @@
+"""How table, bill and comparison look in a terminal, with what one must know to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
+
+from tokenworks.cli.figures import NOTHING, amount, duration, figure, moment, number, plain
+from tokenworks.cli.table_grid import table_grids
+from tokenworks.contract.record import PICO
+from tokenworks.observe.bill import Bill, BillLine
+from tokenworks.observe.comparison import Compared, Comparison, Side
+from tokenworks.observe.table import EVERYTHING, Table
+
+_FIRST_STEPS: Final = (
+    "Start `tokenworks serve`, send it a request, and ask again; `--ledger-path` names another ledger."
+)
+_LINES: Final = {
+    "tenant": "tenant",
+    "failed": "requests that did not end well",
+    "between": "between steps, with work to do",
+    "idle": "idle",
+    "kv": "KV kept in tier",
+    "unrecorded": "work in no record of this window",
+    "energy": "energy in no record of this window",
+    "rounding": "rounding",
+}
+_COLOURS: Final = {"better": "green", "worse": "red", "changed": "yellow", "noise": "dim", "unknown": "dim"}
+_VERDICTS: Final = {"noise": "within noise", "unknown": "too few to say"}
+
+
+def table_page(table: Table, width: int, place: str) -> RenderableType:
+    """All of it; `place` is where the ledger is."""
+    if table.extent is None and not table.rows:
+        return Text(f"No request has been recorded in {place} yet.\n{_FIRST_STEPS}")
+    parts: list[RenderableType] = [_title(table)]
+    parts += table_grids(table, width) if table.total["requests"] != 0 else [_nothing_here(table)]
+    parts += ["", bill_page(table.bill)]
+    parts += [Text(f"· {note}", style="dim") for note in (*table_notes(table), *bill_notes(table.bill))]
+    return Group(*parts)
+
+
+def bill_page(bill: Bill) -> RenderableType:
+    """Its lines, which sum to its last."""
+    if not bill.total:
+        return Text("Bill: nothing, since nothing in this window has a price.")
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Bill, {plain(bill.currency, 8)}", title_justify="left")
+    grid.title_style = "bold"
+    grid.add_column("")
+    grid.add_column("amount", justify="right")
+    grid.add_column("share", justify="right")
+    for line in _lines_to_show(bill):
+        name = Text(" ".join(filter(None, (_LINES[line.kind], plain(line.name, 40)))))
+        grid.add_row(name, _amount(line.pico, bill), figure(line.pico / bill.total, "share"))
+    grid.add_section()
+    grid.add_row("in all", _amount(bill.total, bill), figure(1.0, "share"), style="bold")
+    if bill.per_million_tokens is not None:
+        grid.add_row("per million tokens, in and out", number(bill.per_million_tokens))
+    if bill.per_million_output_tokens is not None:
+        grid.add_row("per million output tokens", number(bill.per_million_output_tokens))
+    if bill.saved:
+        grid.add_row("what found tokens saved, not in the bill", _amount(bill.saved, bill), style="green")
+    return grid
+
+
+def comparison_page(comparison: Comparison) -> RenderableType:
+    """Both sides, and what changed beyond noise."""
+    first, second = comparison.first, comparison.second
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("")
+    for name in ("before", "now", "change", "between"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("is", no_wrap=True)
+    for row in comparison.rows:
+        figures = (figure(value, row.column.unit) for value in (row.first, row.second))
+        verdict = _VERDICTS.get(row.verdict, row.verdict) if row.column.can_vary else ""
+        grid.add_row(row.column.heading, *figures, *_change(row), verdict, style=_COLOURS[row.verdict])
+    share = f"{comparison.confidence:.0%}"
+    remark = f"The bounds hold for all columns together with {share} confidence, from how slices of each window differ."
+    return Group(_side("before", first), _side("now", second), grid, Text(remark, style="dim"))
+
+
+def table_notes(table: Table) -> Iterator[str]:
+    """What one must know to read the figures."""
+    for gap in table.gaps:
+        frames = f"{gap.frames:,} frames" if gap.frames else "an unknown number"
+        why = f": {plain(gap.reason)}" if gap.reason else ""
+        yield f"records are missing between {moment(gap.from_ns)} and {moment(gap.until_ns)} ({frames}){why}"
+    if table.num_hidden:
+        yield f"{table.num_hidden:,} more groups with fewer requests are not shown; --rows 0 shows all"
+    if table.observed.seconds < 0.99 * table.window.seconds:
+        asked, seen = duration(table.window.seconds), duration(table.observed.seconds)
+        yield f"of the {asked} asked for, there was a system for {seen}; figures per second are over that"
+
+
+def bill_notes(bill: Bill) -> Iterator[str]:
+    """What the amounts leave out."""
+    if bill.unpriced_workers:
+        names = ", ".join(plain(name, 20) for name in bill.unpriced_workers[:5])
+        more = f" and {len(bill.unpriced_workers) - 5} more" if len(bill.unpriced_workers) > 5 else ""
+        yield (
+            f"no price is stated for {names}{more}; give `tokenworks serve --price-per-hour X`, or `price_per_hour` in "
+            "[engine] or [[workers]] of tokenworks.toml"
+        )
+    if bill.is_energy_modelled:
+        yield "energy is modelled from the stated watts, where nothing measures it"
+
+
+def _title(table: Table) -> Text:
+    start_ns, end_ns = table.observed
+    rows = "all requests" if table.by == EVERYTHING else f"by {plain(table.by)}"
+    only = "".join(f", {plain(name)} {plain(value)}" for name, value in table.where.items())
+    span = f"{moment(start_ns)} to {moment(end_ns)} ({duration(table.observed.seconds)})"
+    return Text(f"{span}, {rows}{only}", style="bold")
+
+
+def _nothing_here(table: Table) -> Text:
+    text = "No request ended in this window."
+    if table.extent is not None:
+        begin, end = map(moment, table.extent)
+        text += f" There are records from {begin} to {end}: give --since and --until."
+    return Text(text)
+
+
+def _change(row: Compared) -> tuple[str, str]:
+    if row.change is None:
+        return NOTHING, ""
+    value, low, high = row.change
+    if row.column.is_proportion:
+        return f"{100 * value:+.1f} pp", f"{100 * low:+.1f} .. {100 * high:+.1f}"
+    return f"x {value:.2f}", f"{low:.2f} .. {high:.2f}"
+
+
+def _side(name: str, side: Side) -> Text:
+    where = "".join(f", {plain(key)} {plain(value)}" for key, value in side.where.items())
+    return Text(f"{name:>7}: {moment(side.window.start_ns)} to {moment(side.window.end_ns)}{where}", style="bold")
+
+
+def _lines_to_show(bill: Bill) -> Iterator[BillLine]:
+    """Fractions of pico are of interest to those who add up, and they read JSON."""
+    yield from (line for line in bill.lines if line.kind != "rounding")
+
+
+def _amount(pico: int, bill: Bill) -> str:
+    return amount(pico / PICO, bill.total / PICO)

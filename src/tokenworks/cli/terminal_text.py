@@ -1,0 +1,13 @@
+"""Text from outside, made safe for a terminal: ids, tags, tenants and spans are whatever somebody sent."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_CHARS: Final = 200
+
+
+def printable(text: str, most: int = MAX_CHARS) -> str:
+    """What can be shown as it is stays; control, formatting and direction characters are written out as escapes."""
+    cut = text if len(text) <= most else text[: most - 1] + "…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)

@@ -1,0 +1,726 @@
+// The dashboard: asks the gateway for /observe/... every two seconds and draws what comes back. It computes no figure
+// itself: what it shows is what the ledger's own functions gave, so that it equals `tokenworks table` to the digit.
+//
+// Everything from outside becomes text through `h`, which makes elements and text nodes and never parses markup: a tenant
+// may be called <script>. Order of this file: state, elements, figures, charts, one drawing per section, explain, the loop.
+
+const POLL_MS = 2000;
+const SLOW_POLL_MS = 10000; // of what walks the whole window: diagnosis and drift
+const WINDOWS = ["5m", "15m", "1h", "6h", "24h", "7d"];
+const DIMENSIONS = ["scenario", "tenant", "model", "version", "worker"];
+const PRESETS = ["online", "offline", "realtime"];
+const ORDERS = ["latest", "slowest"];
+
+// ---------------------------------------------------------------------------------------------------------------- state
+
+const query = new URLSearchParams(location.search);
+const known = (name, values, otherwise) => (values.includes(query.get(name)) ? query.get(name) : otherwise);
+const state = {
+  since: known("since", WINDOWS, "15m"),
+  by: known("by", DIMENSIONS, "scenario"),
+  preset: known("preset", PRESETS, "online"),
+  order: known("order", ORDERS, "latest"),
+  where: query.getAll("where").filter((condition) => condition.includes("=")),
+  limit: 12, // requests shown
+  isPaused: false,
+  currency: "USD",
+};
+
+function remember() {
+  const wanted = new URLSearchParams();
+  for (const name of ["since", "by", "preset", "order"]) wanted.set(name, state[name]);
+  for (const condition of state.where) wanted.append("where", condition);
+  history.replaceState(null, "", `${location.pathname}?${wanted}${location.hash}`);
+}
+
+/** What to ask: the window and the filter, and whatever else this question needs. */
+function asking(endpoint, more = {}, isFiltered = true) {
+  const wanted = new URLSearchParams({ since: state.since, ...more });
+  if (isFiltered) for (const condition of state.where) wanted.append("where", condition);
+  return `/observe/${endpoint}?${wanted}`;
+}
+
+// ------------------------------------------------------------------------------------------------------------- elements
+
+const byId = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element; strings among its children become text. `style` holds CSS properties, `on...` are listeners. */
+function h(tag, attributes = {}, ...children) {
+  return dressed(document.createElement(tag), attributes, children);
+}
+
+function svg(tag, attributes = {}, ...children) {
+  return dressed(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function dressed(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name === "style") for (const [property, css] of Object.entries(value)) element.style.setProperty(property, css);
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...shown(children));
+  return element;
+}
+
+/** Children as they may be written: lists in lists, and nothing where there is nothing to show. */
+const shown = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+
+/** Put children into a container; what had the focus keeps it, by its `data-key`. */
+function fill(container, ...children) {
+  const key = container.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  container.replaceChildren(...shown(children));
+  if (key === undefined) return;
+  [...container.querySelectorAll("[data-key]")].find((element) => element.dataset.key === key)?.focus({ preventScroll: true });
+}
+
+function empty(title, text, command) {
+  return h("div", { class: "empty" }, h("strong", {}, title), text && h("span", {}, text), command && h("code", {}, command));
+}
+
+/** Buttons of which one is pressed. */
+function choice(container, values, name, onChange) {
+  fill(
+    container,
+    values.map((value) =>
+      h("button", {
+        type: "button",
+        "data-key": `${name}-${value}`,
+        "aria-pressed": String(state[name] === value),
+        onclick: () => {
+          state[name] = value;
+          choice(container, values, name, onChange);
+          remember();
+          onChange();
+        },
+      }, value),
+    ),
+  );
+}
+
+const chip = (text, kind = "") => h("span", { class: `chip ${kind}` }, text);
+const stacked = (parts, label) =>
+  h("div", { class: "stack", role: "img", "aria-label": label },
+    parts.map(([kind, share]) => h("i", { "data-kind": kind, style: { "flex-grow": share, "flex-basis": 0 } })));
+const legend = (kinds) => kinds.map(([kind, label]) => h("span", { "data-kind": kind }, label));
+
+// -------------------------------------------------------------------------------------------------------------- figures
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const NONE = "–";
+
+function digits(value, most = 3) {
+  const size = Math.abs(value);
+  const places = size === 0 ? 0 : Math.max(0, Math.min(6, most - 1 - Math.floor(Math.log10(size))));
+  return value.toLocaleString("en", { maximumFractionDigits: places });
+}
+
+function seconds(value) {
+  if (!isNumber(value)) return NONE;
+  const size = Math.abs(value);
+  if (size === 0) return "0 s";
+  if (size < 1e-3) return `${digits(value * 1e6)} µs`;
+  if (size < 1) return `${digits(value * 1e3)} ms`;
+  if (size < 120) return `${digits(value)} s`;
+  if (size < 7200) return `${digits(value / 60)} min`;
+  return size < 172800 ? `${digits(value / 3600)} h` : `${digits(value / 86400)} d`;
+}
+
+function scaled(value, unit, base, names) {
+  if (!isNumber(value)) return NONE;
+  let at = 0;
+  while (Math.abs(value) >= base && at < names.length - 1) {
+    value /= base;
+    at += 1;
+  }
+  return `${digits(value)} ${names[at]}${unit}`.trim();
+}
+
+const bytes = (value) => scaled(value, "B", 1024, ["", "Ki", "Mi", "Gi", "Ti"]);
+const count = (value) => (isNumber(value) ? value.toLocaleString("en", { maximumFractionDigits: 0 }) : NONE);
+const percent = (value) => (isNumber(value) ? `${digits(value * 100)} %` : NONE);
+const number = (value) => (isNumber(value) ? digits(value) : NONE);
+
+function money(value) {
+  if (!isNumber(value)) return NONE;
+  try {
+    const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 3 });
+    return format.format(value);
+  } catch {
+    return `${digits(value, 4)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
+  }
+}
+
+const clock = (at_s, withDay) =>
+  new Date(at_s * 1000).toLocaleString([], { ...(withDay && { month: "short", day: "numeric" }), hour: "2-digit", minute: "2-digit", ...(!withDay && { second: "2-digit" }) });
+const isLongWindow = () => ["24h", "7d"].includes(state.since);
+
+// --------------------------------------------------------------------------------------------------------------- charts
+
+/** A line chart: `lines` are {key, label, kind}; the caption shows the latest values, or those under the pointer. */
+class Chart {
+  constructor(title, format, lines, isArea = false) {
+    Object.assign(this, { title, format, lines, isArea, points: [], at: null });
+    this.keys = lines.map((line) => h("b"));
+    this.when = h("span", { class: "when" });
+    this.plot = svg("svg", { role: "img", tabindex: "0" });
+    this.figure = h("figure", { class: "panel chart" },
+      h("figcaption", {}, h("h3", {}, title),
+        lines.map((line, index) => h("span", { class: `key ${line.kind}` }, `${line.label} `, this.keys[index])), this.when),
+      this.plot);
+    this.plot.addEventListener("pointermove", (event) => this.point(event.offsetX));
+    this.plot.addEventListener("pointerleave", () => this.show(null));
+    this.plot.addEventListener("blur", () => this.show(null));
+    this.plot.addEventListener("keydown", (event) => this.step(event));
+    new ResizeObserver(() => this.draw()).observe(this.figure);
+  }
+
+  update(series) {
+    this.points = series.points;
+    this.draw();
+  }
+
+  point(x) {
+    const share = (x - this.left) / Math.max(1, this.width - this.left);
+    this.show(Math.max(0, Math.min(this.points.length - 1, Math.round(share * (this.points.length - 1)))));
+  }
+
+  step(event) {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || !this.points.length) return;
+    event.preventDefault();
+    this.show(Math.max(0, Math.min(this.points.length - 1, (this.at ?? this.points.length - 1) + by)));
+  }
+
+  show(at) {
+    this.at = at;
+    this.draw();
+  }
+
+  draw() {
+    const [width, height, bottom] = [this.plot.clientWidth, this.plot.clientHeight || 150, 18];
+    if (!width) return;
+    const values = this.points.flatMap((point) => this.lines.map((line) => point[line.key])).filter(isNumber);
+    const top = niceTop(Math.max(0, ...values));
+    const ticks = [0, top / 2, top].map((value) => [value, this.format(value)]);
+    this.left = 12 + 6.4 * Math.max(...ticks.map(([, text]) => text.length));
+    this.width = width;
+    const last = Math.max(1, this.points.length - 1);
+    const x = (index) => this.left + ((width - this.left - 4) * index) / last;
+    const y = (value) => 8 + (height - bottom - 8) * (1 - value / (top || 1));
+    fill(this.plot,
+      ticks.map(([value, text]) => [
+        svg("line", { class: "grid", x1: this.left, x2: width, y1: y(value), y2: y(value) }),
+        svg("text", { x: this.left - 8, y: y(value) + 4, "text-anchor": "end" }, text)]),
+      this.times(x, height),
+      this.lines.map((line) => this.line(line, x, y)),
+      this.cross(x, y, height - bottom));
+    this.caption();
+  }
+
+  times(x, height) {
+    if (!this.points.length) return [];
+    const last = this.points.length - 1;
+    return [[0, "start"], [last >> 1, "middle"], [last, "end"]].map(([index, anchor]) =>
+      svg("text", { x: x(index), y: height - 3, "text-anchor": anchor }, clock(this.points[index].at_s, isLongWindow())));
+  }
+
+  line(line, x, y) {
+    const runs = [];
+    let run = [];
+    this.points.forEach((point, index) => {
+      if (isNumber(point[line.key])) run.push([x(index), y(point[line.key])]);
+      else if (run.length) [runs[runs.length], run] = [run, []];
+    });
+    if (run.length) runs.push(run);
+    const text = (points) => points.map(([px, py], index) => `${index ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
+    return svg("g", { class: line.kind },
+      this.isArea && runs.map((points) =>
+        svg("path", { class: "area", d: `${text(points)}L${points.at(-1)[0]} ${y(0)}L${points[0][0]} ${y(0)}Z` })),
+      runs.map((points) => points.length > 1
+        ? svg("path", { class: "path", d: text(points) })
+        : svg("circle", { class: "dot", cx: points[0][0], cy: points[0][1], r: 2.5 })));
+  }
+
+  cross(x, y, bottom) {
+    const point = this.points[this.at ?? -1];
+    if (!point) return [];
+    return [svg("line", { class: "cross", x1: x(this.at), x2: x(this.at), y1: 4, y2: bottom }),
+      this.lines.filter((line) => isNumber(point[line.key])).map((line) =>
+        svg("g", { class: line.kind }, svg("circle", { class: "dot", cx: x(this.at), cy: y(point[line.key]), r: 3.5 })))];
+  }
+
+  caption() {
+    const latest = (key) => this.points.findLast((point) => isNumber(point[key]))?.[key];
+    const point = this.points[this.at ?? -1];
+    const texts = this.lines.map((line) => this.format(point ? point[line.key] : latest(line.key)));
+    this.lines.forEach((line, index) => { this.keys[index].textContent = texts[index]; });
+    this.when.textContent = point ? clock(point.at_s, isLongWindow()) : "";
+    const words = this.lines.map((line, index) => `${line.label} ${texts[index]}`).join(", ");
+    this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
+  }
+}
+
+function niceTop(value) {
+  if (value <= 0) return 1;
+  const step = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((factor) => factor * step).find((candidate) => candidate >= value * 1.02) ?? 20 * step;
+}
+
+const CHARTS = [
+  new Chart("Time to first token", seconds, [{ key: "ttft_p50", label: "P50", kind: "a" }, { key: "ttft_p99", label: "P99", kind: "b" }]),
+  new Chart("Between tokens", seconds, [{ key: "itl_p50", label: "P50", kind: "a" }, { key: "itl_p99", label: "P99", kind: "b" }]),
+  new Chart("Tokens per second", number, [{ key: "output_tokens_per_s", label: "out", kind: "c" }, { key: "input_tokens_per_s", label: "in", kind: "a" }], true),
+  new Chart("Requests per second", number, [{ key: "ended_per_s", label: "all", kind: "a" }, { key: "not_ok_per_s", label: "not ok", kind: "d" }], true),
+];
+
+// ------------------------------------------------------------------------------------------------------ table and tiles
+
+const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": bytes, currency: money, requests: count, tokens: count };
+const UNITS_IN_HEAD = ["1/s", "tokens/s", "bytes/s", "J", "cores"]; // of the others each figure says its own
+
+function cellText(value, unit) {
+  if (value === null || value === undefined || value === "") return NONE;
+  if (!isNumber(value)) return String(value);
+  return (FORMATS[unit] ?? number)(value);
+}
+
+const isText = (column, rows) => rows.some((row) => typeof row[column.key] === "string");
+
+const TILES = [
+  ["Requests", "requests", (row) => `${number(row.concurrency)} at a time`],
+  ["Success", "success_rate", (row) => `${percent(row.kept_rate)} kept their objectives`],
+  ["First token, P99", "ttft_p99", (row) => `P50 ${seconds(row.ttft_p50)}`],
+  ["Between tokens, P99", "itl_p99", (row) => `P50 ${seconds(row.itl_p50)}`],
+  ["Output tokens/s", "output_tokens_per_s", (row) => `${number(row.input_tokens_per_s)} in, ${percent(row.hit_rate)} from cache`],
+  ["Per million tokens", "full_cost_per_m_tokens", (row) => `${money(row.full_cost)} in all`],
+];
+
+const TILE_COLUMNS = [...TILES.map((tile) => tile[1]), ...["concurrency", "kept_rate", "ttft_p50", "itl_p50", "input_tokens_per_s", "hit_rate", "full_cost"]].join(",");
+
+function drawTiles({ rows, columns }) {
+  const row = rows[0] ?? {};
+  const units = Object.fromEntries(columns.map((column) => [column.key, column.unit]));
+  fill(byId("tiles"), TILES.map(([title, key, beside]) =>
+    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", { "data-figure": key }, cellText(row[key], units[key])), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
+}
+
+function drawTable(answer) {
+  const { rows } = answer;
+  const columns = [{ key: answer.by, heading: answer.by, unit: "" }, ...answer.columns];
+  if (!rows.length) {
+    fill(byId("rows"), nothingYet());
+    return;
+  }
+  const head = h("thead", {}, h("tr", {}, columns.map((column) =>
+    h("th", { scope: "col", title: column.help, class: isText(column, rows) ? "text" : "" }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
+  const body = h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column, index) => {
+    const text = cellText(row[column.key], column.unit);
+    if (index) return h("td", { class: isText(column, rows) ? "text" : "" }, text);
+    return h("th", { scope: "row", title: text }, filterButton(text));
+  }))));
+  const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
+  fill(byId("rows"), h("table", {}, head, body), hidden);
+}
+
+function filterButton(value) {
+  const condition = `${state.by}=${value}`;
+  return h("button", { class: "link", "data-key": condition, title: `Show ${condition} alone`, onclick: () => filterBy(condition) }, value);
+}
+
+function filterBy(condition) {
+  const dimension = condition.split("=", 1)[0];
+  state.where = [...state.where.filter((each) => !each.startsWith(`${dimension}=`)), condition];
+  onAsked();
+}
+
+function drawFilters() {
+  fill(byId("filters"), state.where.map((condition) =>
+    h("button", { class: "chip", "data-key": `filter-${condition}`, "aria-label": `Remove the filter ${condition}`,
+      onclick: () => { state.where = state.where.filter((each) => each !== condition); onAsked(); } }, `${condition} ×`)));
+}
+
+function nothingYet() {
+  const body = '{"prompt": "Once upon a time", "max_tokens": 16}';
+  const command = `curl ${location.origin}/v1/completions -H 'Content-Type: application/json' -d '${body}'`;
+  if (state.where.length) return empty("No request matches", `Nothing with ${state.where.join(" and ")} ended in the last ${state.since}.`);
+  return empty(`No request ended in the last ${state.since}`, "Choose a longer window, or send one:", command);
+}
+
+function drawSeries(answer) {
+  for (const chart of CHARTS) chart.update(answer);
+}
+
+// ------------------------------------------------------------------------------------------------------------- requests
+
+const MAX_REQUESTS = 400;
+const GROUPS = [
+  ["gateway", "gateway", ["receive", "tokenise", "admit", "route", "wire", "detokenise", "write"]],
+  ["queue", "waiting", ["queue", "stall"]],
+  ["fetch", "KV fetch", ["fetch_host", "fetch_disk", "fetch_remote"]],
+  ["prefill", "prefill", ["prefill"]],
+  ["decode", "decode", ["decode"]],
+  ["publish", "publish", ["publish"]],
+  ["lost", "lost, preempted", ["preempted", "lost"]],
+];
+
+function drawRequests(answer) {
+  const { requests } = answer;
+  const container = byId("request-rows");
+  if (!requests.length) {
+    fill(container, nothingYet());
+    return;
+  }
+  const longest_s = Math.max(...requests.map((request) => request.e2e_s));
+  const headings = [["ended", ""], ["request", "text"], ["tenant", "text"], ["scenario", "text"], ["outcome", "text"], ["worker", "text"], ["where the time went", "text"], ["first token", ""], ["E2E", ""], ["in", ""], ["out", ""], ["cost", ""]];
+  fill(container, h("table", {},
+    h("thead", {}, h("tr", {}, headings.map(([heading, kind]) => h("th", { scope: "col", class: kind }, heading)))),
+    h("tbody", {}, requests.map((request) => requestRow(request, longest_s)))),
+    requests.length === state.limit && state.limit < MAX_REQUESTS && h("p", { class: "pad more" },
+      h("button", { "data-key": "more", onclick: () => { state.limit = Math.min(MAX_REQUESTS, state.limit * 4); onAsked(); } }, "Show more")));
+}
+
+function requestRow(request, longest_s) {
+  const open = () => openExplain(request.id);
+  return h("tr", { class: "open", onclick: open },
+    h("td", {}, clock(request.ended_s, isLongWindow())),
+    h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 12))),
+    h("td", { class: "text name", title: request.tenant }, request.tenant || NONE),
+    h("td", { class: "text" }, request.scenario),
+    h("td", { class: "text" }, chip(request.outcome, request.outcome === "ok" ? "good" : "bad")),
+    h("td", { class: "text name" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
+    h("td", { class: "text" }, stageBar(request, longest_s)),
+    h("td", {}, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
+    h("td", { title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", {}, count(request.output_tokens)),
+    h("td", {}, money(request.cost)));
+}
+
+function stageBar(request, longest_s) {
+  const parts = GROUPS.map(([kind, label, stages]) => [kind, stages.reduce((sum, stage) => sum + (request.stages_s[stage] ?? 0), 0), label]).filter(([, value]) => value > 0);
+  const words = parts.map(([, value, label]) => `${label} ${seconds(value)}`).join(", ");
+  const bar = stacked(parts, words || "no stages");
+  bar.title = words;
+  bar.style.setProperty("width", `${Math.max(2, (160 * request.e2e_s) / longest_s)}px`);
+  bar.style.setProperty("min-width", "0");
+  return bar;
+}
+
+// ------------------------------------------------------------------------------------------------------ workers and KV
+
+const fact = (term, value, title) => h("div", { title }, h("dt", {}, term), h("dd", {}, value));
+
+function meter(label, value, share, kind) {
+  const parts = isNumber(share) ? [[kind, share], ["idle", Math.max(0, 1 - share)]] : [["idle", 1]];
+  return h("div", { class: "meter" }, h("div", {}, label, h("b", {}, value)), stacked(parts, `${label}: ${value}`));
+}
+
+function drawWorkers(answer) {
+  fill(byId("worker-cards"), answer.workers.length ? answer.workers.map((worker) => workerCard(worker, answer.window))
+    : h("div", { class: "panel" }, empty("No worker was heard of in this window", "Workers tell what their time goes to every few seconds, once they run.")));
+}
+
+const GONE_S = 30; // workers tell of themselves every five seconds
+const isGone = (worker, window) => worker.until_s < window.end_s - GONE_S;
+
+function workerCard(worker, window) {
+  const shares = [...Object.entries(worker.step_share), ["between", worker.between_share], ["idle", worker.idle_share]];
+  return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
+    h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), isGone(worker, window) && chip("gone", "warn")),
+    h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`].filter(Boolean).join(" · ")),
+    stacked(shares, shares.map(([kind, share]) => `${kind} ${percent(share)}`).join(", ")),
+    h("div", { class: "legend" }, legend(shares.filter(([, share]) => share > 0).map(([kind, share]) => [kind, `${kind} ${percent(share)}`]))),
+    meter("KV in use, mean", percent(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
+    h("dl", { class: "facts" },
+      fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
+      fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
+      fact("CPU", isNumber(worker.cpu_cores) ? `${number(worker.cpu_cores)} cores` : NONE), fact("memory", bytes(worker.rss_bytes)),
+      fact("price", isNumber(worker.price_per_hour) ? `${money(worker.price_per_hour)}/h` : "not stated", "Set with --price-per-hour"),
+      fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_power_measured ? "Measured" : "Of the card")));
+}
+
+function drawTiers(answer) {
+  fill(byId("tier-cards"), answer.stores.length ? answer.stores.map(storeCard)
+    : h("div", { class: "panel" }, empty("No KV store runs", "Blocks live in the workers' memory alone. To keep more of them:", "tokenworks serve --kv-host-bytes 4GiB")));
+}
+
+function storeCard(store) {
+  const hits = Object.entries(store.hits).map(([tier, hit]) => fact(`hits, ${tier}`, count(hit)));
+  const evictions = Object.entries(store.evictions).filter(([, number]) => number).map(([tier, number]) => fact(`evicted, ${tier}`, count(number)));
+  const faults = Object.entries(store.faults).filter(([, number]) => number).map(([fault, number]) => fact(`fault: ${fault}`, count(number)));
+  return h("article", { class: "panel card", "aria-label": `Store ${store.store}` },
+    h("header", {}, h("h3", {}, store.store)),
+    Object.keys(store.limit_bytes).map((tier) => {
+      const [used, limit] = [store.used_bytes[tier] ?? 0, store.limit_bytes[tier]];
+      return meter(tier, limit ? `${bytes(used)} of ${bytes(limit)}` : bytes(used), limit ? used / limit : undefined, tier);
+    }),
+    h("dl", { class: "facts" }, hits, fact("misses", count(store.misses)), evictions, faults));
+}
+
+// ----------------------------------------------------------------------------------------------------------------- cost
+
+const LINES = {
+  failed: "requests that failed", between: "between steps", idle: "idle", unrecorded: "not (yet) in a record",
+  energy: "energy beside the requests'", rounding: "rounding",
+};
+const lineLabel = (line) => LINES[line.kind] ?? (line.kind === "kv" ? `KV kept, ${line.name}` : line.name || NONE);
+
+function drawCost(bill) {
+  if (!bill.lines.length) {
+    fill(byId("bill"), bill.unpriced_workers.length
+      ? empty("No price is stated", "Time is measured all the same. What it costs is known once a worker has a price:", "tokenworks serve --price-per-hour 0.40")
+      : empty("Nothing was spent", `No worker ran in the last ${state.since}.`));
+    return;
+  }
+  const most = Math.max(...bill.lines.map((line) => Math.abs(line.amount)));
+  fill(byId("bill"), h("div", { class: "bill" },
+    bill.lines.map((line) => billLine(lineLabel(line), line, most, bill.total)),
+    h("span", { class: "who total" }, "bill"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(bill.total))),
+    h("p", { class: "legend" }, billNotes(bill).map((note) => h("span", { class: "plain" }, note))));
+}
+
+const billLine = (label, line, most, total) => [
+  h("span", { class: "who" }, label),
+  h("span", { class: "track", "aria-hidden": "true" },
+    h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
+  h("span", { class: "amount" }, money(line.amount), h("span", { class: "soft part" }, percent(total ? line.amount / total : 0))),
+];
+
+function billNotes(bill) {
+  const { unpriced_workers: unpriced } = bill;
+  return [
+    isNumber(bill.per_million_tokens) && `${money(bill.per_million_tokens)} per million tokens`,
+    isNumber(bill.per_million_output_tokens) && `${money(bill.per_million_output_tokens)} per million output tokens`,
+    bill.saved > 0 && `${money(bill.saved)} saved by KV that was found instead of computed`,
+    unpriced.length > 0 && `no price stated for ${unpriced.join(", ")}`,
+    bill.is_energy_modelled && "energy modelled from stated watts",
+  ].filter(Boolean);
+}
+
+// ------------------------------------------------------------------------------------- diagnosis, drift, incidents, gaps
+
+function drawFindings({ findings }) {
+  byId("findings-count").hidden = !findings.length;
+  byId("findings-count").textContent = String(findings.length);
+  fill(byId("findings"), findings.length ? findings.map(finding)
+    : h("div", { class: "panel" }, empty("Nothing found", `No rule sees a fault in the last ${state.since}.`)));
+}
+
+const SEVERITIES = { critical: "bad", warning: "warn" };
+
+function finding(found) {
+  const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["gain", found.gain],
+    ["evidence", h("ul", {}, found.evidence.map(evidence))]];
+  return h("article", { class: "panel finding", "data-severity": found.severity },
+    h("div", { class: "head" }, h("h3", {}, found.rule), chip(found.severity, SEVERITIES[found.severity]),
+      found.subject && chip(`${found.kind} ${found.subject}`), h("span", { class: "note" }, `${count(found.requests)} requests`)),
+    h("dl", {}, facts.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])));
+}
+
+const evidence = (each) => h("li", {}, h("b", {}, each.text), ` ${each.meaning}`, each.before && h("span", { class: "soft" }, ` (before: ${each.before})`));
+
+function drawDrift({ features }) {
+  if (!features.length) {
+    fill(byId("features"), empty("Too little to compare", "Drift needs 50 requests in this window and as many in the one before."));
+    return;
+  }
+  fill(byId("features"), h("table", {},
+    h("thead", {}, h("tr", {}, [["feature", ""], ["PSI", ""], ["by chance", ""], ["before", "text"], ["now", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
+    h("tbody", {}, features.map((feature) => h("tr", {},
+      h("th", { scope: "row" }, feature.feature, feature.moved && chip("moved", "warn")),
+      h("td", { class: feature.moved ? "warn" : "" }, number(feature.psi)), h("td", { class: "soft" }, number(feature.noise)),
+      h("td", { class: "text" }, feature.before), h("td", { class: "text" }, feature.after))))));
+}
+
+function drawStatus(status) {
+  state.currency = status.currency;
+  byId("model").textContent = status.models.join(", ");
+  fill(byId("notices"), status.gaps.map((gap) =>
+    h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
+      h("span", {}, `between ${clock(gap.from_s, true)} and ${clock(gap.until_s, true)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
+  const rows = status.incidents.toReversed();
+  fill(byId("incident-rows"), rows.length
+    ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
+        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, clock(each.at_s, true)), h("td", { class: "text" }, each.kind), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
+    : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
+}
+
+// -------------------------------------------------------------------------------------------------------------- explain
+
+const ns = (value) => seconds(isNumber(value) ? value / 1e9 : value);
+
+async function openExplain(id) {
+  const dialog = byId("explain");
+  byId("explain-title").textContent = id;
+  fill(byId("explain-chips"));
+  fill(byId("explain-body"), h("p", { class: "soft" }, "…"));
+  if (!dialog.open) dialog.showModal();
+  try {
+    drawExplanation(await ask(`/observe/explain/${encodeURIComponent(id)}`));
+  } catch (error) {
+    fill(byId("explain-body"), h("p", { class: "bad" }, error.message));
+  }
+}
+
+function drawExplanation(told) {
+  fill(byId("explain-chips"), chip(told.outcome, told.outcome === "ok" ? "good" : "bad"), chip(told.scenario), chip(told.tenant || "no tenant"), chip(told.model));
+  fill(byId("explain-body"),
+    h("div", {}, h("p", { class: "sentence" }, told.story), told.advice && h("p", { class: "sentence soft" }, told.advice)),
+    h("dl", { class: "facts" }, requestFacts(told)),
+    part("Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
+    told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
+    told.spans?.length > 0 && part("The application around it", spanFall(told)),
+    told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, told.costs[0].amount, told.cost)),
+      h("span", { class: "who total" }, "request"), h("span", { class: "total" }, "\u00a0"), h("span", { class: "amount total" }, money(told.cost)))),
+    Object.keys(told.tags).length > 0 && part("Tags", h("p", { class: "head" }, Object.entries(told.tags).map(([key, value]) => chip(`${key}: ${value}`)))));
+}
+
+const part = (title, ...content) => h("section", {}, h("h3", {}, title), content);
+
+function requestFacts(told) {
+  const cached = Object.entries(told.cached_tokens).map(([tier, tokens]) => `${count(tokens)} ${tier}`).join(", ");
+  return [
+    fact("E2E", ns(told.e2e_ns)), fact("first token", ns(told.ttft_ns)),
+    told.gaps && fact("between tokens", `${ns(told.gaps.p50_ns)} P50`), told.gaps && fact("longest gap", ns(told.gaps.longest_ns)),
+    fact("prompt", `${count(told.prompt_tokens)} tokens`), fact("cached", cached || "0"), fact("output", `${count(told.output_tokens)} tokens`),
+    fact("finished by", told.finish_reasons.join(", ") || NONE), fact("cost", money(told.cost)),
+    told.saved > 0 && fact("saved by cache", money(told.saved)),
+    told.retries > 0 && fact("retries", count(told.retries)), told.migrations > 0 && fact("migrations", count(told.migrations)),
+    told.preemptions > 0 && fact("preemptions", count(told.preemptions)),
+    told.trace_id && fact("trace", h("span", { class: "mono" }, told.trace_id)),
+  ];
+}
+
+const legLabel = (leg) => [leg.worker, leg.kind !== "whole" && leg.kind].filter(Boolean).join(" · ");
+
+function legWords(leg) {
+  const predicted = isNumber(leg.predicted_ttft_ns) && `predicted first token after ${ns(leg.predicted_ttft_ns)}, came after ${ns(leg.actual_ttft_ns)}`;
+  const expected = leg.expected_cached_tokens > 0 && `${count(leg.expected_cached_tokens)} cached tokens expected there`;
+  const words = [leg.why, expected, predicted, leg.outcome !== "ok" && `ended: ${leg.outcome}`].filter(Boolean).join("; ");
+  return h("p", { class: "soft" }, h("b", {}, leg.worker), ` ${words}`);
+}
+
+/** Bars on one time axis; `start` and `span` in the unit of `whole`. */
+function waterfall(bars, whole) {
+  return h("div", { class: "fall" }, bars.map((bar) => [
+    h("span", { class: bar.isOnPath ? "label on-path" : "label", title: bar.title }, bar.label),
+    h("span", { class: "lane", title: bar.title }, h("i", { "data-kind": bar.kind, style: { left: `${(100 * bar.start) / whole}%`, width: `${(100 * bar.span) / whole}%` } })),
+    h("span", { class: "number" }, ns(bar.span)),
+    h("span", { class: "soft share number" }, isNumber(bar.share) ? percent(bar.share) : "")]));
+}
+
+function spanFall(told) {
+  const start = Math.min(0, ...told.spans.map((span) => span.start_ns));
+  const end = Math.max(told.e2e_ns, ...told.spans.map((span) => span.start_ns + span.ns));
+  return waterfall(told.spans.map((span) => ({ label: `${span.service} ${span.name}`, kind: span.is_error ? "lost" : "fetch", start: span.start_ns - start, span: span.ns, isOnPath: span.is_critical, title: span.is_critical ? "on the critical path" : "" })), end - start);
+}
+
+// ------------------------------------------------------------------------------------------------------------- the loop
+
+/** The answer of the observer; raises Error with its own words, or with what to do where there is none. */
+async function ask(path, signal) {
+  const response = await fetch(path, { signal, headers: { accept: "application/json" } });
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(answer?.error?.message ?? `The gateway answered ${response.status}.`);
+  if (answer === null) throw new Error("The gateway's answer is not JSON.");
+  return answer;
+}
+
+const SECTIONS = [
+  { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
+  { path: () => asking("table", { by: "all", columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
+  { path: () => asking("series"), draw: drawSeries, into: null },
+  { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
+  { path: () => asking("requests", { order: state.order, limit: state.limit }), draw: drawRequests, into: "request-rows" },
+  { path: () => asking("workers", {}, false), draw: drawWorkers, into: "worker-cards" },
+  { path: () => asking("tiers", {}, false), draw: drawTiers, into: "tier-cards" },
+  { path: () => asking("cost", {}, false), draw: drawCost, into: "bill" },
+  { path: () => asking("diagnose", {}, false), draw: drawFindings, into: "findings", every: SLOW_POLL_MS },
+  { path: () => asking("drift", {}, false), draw: drawDrift, into: "features", every: SLOW_POLL_MS },
+];
+
+const live = { round: 0, timer: 0, aborter: new AbortController() };
+
+/** Ask for everything that is due and draw it as it comes; then wait for the next time. */
+async function poll() {
+  clearTimeout(live.timer);
+  const round = (live.round += 1);
+  const results = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
+  if (round !== live.round) return;
+  const failures = results.filter(Boolean);
+  showLiveness(failures.length === SECTIONS.length || failures.some((failure) => failure.name === "TypeError") ? "down" : "live");
+  schedule();
+}
+
+/** The error, where there was one; nothing where the answer was drawn or is not due. */
+async function refresh(section, signal) {
+  const path = section.path();
+  const now = performance.now();
+  if (section.path_drawn === path && now - section.drawn_at < (section.every ?? 0)) return null;
+  try {
+    const answer = await ask(path, signal);
+    if (signal.aborted) return null;
+    section.draw(answer);
+    [section.path_drawn, section.drawn_at] = [path, now];
+    return null;
+  } catch (error) {
+    if (error.name === "AbortError") return null;
+    const words = error.name === "TypeError" && navigator.onLine !== undefined && /fetch/i.test(error.message) ? "The gateway does not answer." : error.message;
+    if (section.into) fill(byId(section.into), h("p", { class: "pad bad" }, words));
+    section.path_drawn = null;
+    return error;
+  }
+}
+
+function schedule() {
+  clearTimeout(live.timer);
+  if (!state.isPaused && !document.hidden) live.timer = setTimeout(poll, POLL_MS);
+}
+
+function showLiveness(what) {
+  byId("live").dataset.state = what;
+  byId("live").textContent = { live: "live", paused: "paused", down: "no answer" }[what];
+}
+
+/** A person asked for something else: what is under way counts no more. */
+function onAsked() {
+  remember();
+  drawFilters();
+  live.aborter.abort();
+  live.aborter = new AbortController();
+  poll();
+}
+
+function switchTheme() {
+  const isDark = getComputedStyle(document.documentElement).colorScheme === "light dark"
+    ? matchMedia("(prefers-color-scheme: dark)").matches
+    : document.documentElement.dataset.theme === "dark";
+  document.documentElement.dataset.theme = isDark ? "light" : "dark";
+  localStorage.setItem("theme", document.documentElement.dataset.theme);
+}
+
+function begin() {
+  const theme = localStorage.getItem("theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+  choice(byId("windows"), WINDOWS, "since", onAsked);
+  choice(byId("by"), DIMENSIONS, "by", onAsked);
+  choice(byId("preset"), PRESETS, "preset", onAsked);
+  choice(byId("order"), ORDERS, "order", onAsked);
+  fill(byId("stages-legend"), legend(GROUPS));
+  fill(byId("charts"), CHARTS.map((chart) => chart.figure));
+  drawFilters();
+  byId("theme").addEventListener("click", switchTheme);
+  byId("explain-close").addEventListener("click", () => byId("explain").close());
+  byId("explain").addEventListener("click", (event) => { if (event.target === byId("explain")) byId("explain").close(); });
+  byId("live").addEventListener("click", () => {
+    state.isPaused = !state.isPaused;
+    if (state.isPaused) showLiveness("paused");
+    else poll();
+    schedule();
+  });
+  document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : state.isPaused || poll()));
+  poll();
+}
+
+begin();

@@ -1,0 +1,205 @@
+"""What finished requests came to, in Prometheus' form: by scenario, and by tenant as far as there is room.
+
+Fed once a record (`RecordMetrics.add`, a few microseconds), so that these figures are those of the ledger and of the
+table. Money is summed in whole pico of the currency and becomes a decimal number only when it is shown. What an
+objective speaks of, and whether it was kept, is decided where the ledger decides it: in `observe.cell`.
+
+Tags have no lines here, whatever their number: the ledger keeps those. Tenants have lines up to `MAX_TENANTS`, those
+with the most tokens; all others are `(other)`. A tenant's line begins at zero when it gets its place, and ends when it
+loses it: rates are right, and sums over all tenants are those of all requests while no place has changed hands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tokenworks.contract.config import ObjectiveSettings
+from tokenworks.contract.record import PICO, Costs, Record
+from tokenworks.gateway.gen_ai_metrics import MAX_LABEL_CHARS, GenAiMetrics
+from tokenworks.observe.cell import is_invalid, keeps_objectives
+from tokenworks.policy.top_names import TopNames
+
+MAX_TENANTS: Final = 50
+KEPT: Final = "kept"
+BROKEN: Final = "broken"
+NOT_PROMISED: Final = "not_promised"  # the client's own doing: a bad request, or it left
+RESULTS: Final = (KEPT, BROKEN, NOT_PROMISED)
+
+
+class _ScenarioSums:
+    """Of one scenario."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # by outcome and result
+        self.prompt_tokens = self.output_tokens = 0
+        self.cached_tokens: Counter[str] = Counter()  # by tier
+        self.stages_ns: Counter[str] = Counter()
+        self.device_ns: Counter[str] = Counter()  # by work
+        self.costs: Counter[str] = Counter()  # by stage, pico
+        self.wasted = self.saved = 0  # pico
+        self.resends: Counter[str] = Counter()  # by the outcome of the leg before
+
+
+class _TenantSums:
+    """Of one tenant, or of all that have no place."""
+
+    def __init__(self) -> None:
+        self.results: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
+        self.prompt_tokens = self.output_tokens = 0
+        self.cost = 0  # pico
+
+
+class RecordMetrics(Collector):
+    """Since the gateway started."""
+
+    def __init__(self, currency: str, objectives: ObjectiveSettings) -> None:
+        self._currency = currency
+        self._objectives = objectives
+        self._gen_ai = GenAiMetrics()
+        self._scenarios: dict[str, _ScenarioSums] = {}
+        self._tenants: dict[str, _TenantSums] = {}
+        self._places = TopNames(MAX_TENANTS)
+
+    def add(self, record: Record, costs: Costs) -> None:
+        """Count a record and what it cost."""
+        result = self._result(record)
+        self._gen_ai.add(record)
+        self._add_to_scenario(record, costs, result)
+        self._add_to_tenant(record, costs.total, result)
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family, also those that have no lines yet."""
+        yield from self._gen_ai.families()
+        yield from self._scenario_families()
+        yield from self._tenant_families()
+        objective = GaugeMetricFamily(
+            "tokenworks_objective_success_ratio", "Share of requests that must keep their objectives."
+        )
+        objective.add_metric([], self._objectives.success_ratio)
+        currency = GaugeMetricFamily("tokenworks_cost_currency", "1; what amounts are in.", labels=["currency"])
+        currency.add_metric([self._currency], 1)
+        yield from (objective, currency)
+
+    def _result(self, record: Record) -> str:
+        if record.outcome == "client_gone" or is_invalid(record):
+            return NOT_PROMISED
+        return KEPT if keeps_objectives(record, self._objectives) else BROKEN
+
+    def _add_to_scenario(self, record: Record, costs: Costs, result: str) -> None:
+        sums = self._scenarios.get(record.scenario)
+        if sums is None:
+            sums = self._scenarios[record.scenario] = _ScenarioSums()
+        sums.outcomes[record.outcome, result] += 1
+        sums.prompt_tokens += record.prompt_tokens
+        sums.output_tokens += record.output_tokens
+        for tier, tokens in record.cached_tokens.items():
+            sums.cached_tokens[tier] += tokens
+        for stage, nanoseconds in record.stages_ns.items():
+            sums.stages_ns[stage] += nanoseconds
+        for leg in record.legs:
+            if leg.report is not None:
+                for work, nanoseconds in leg.report.device_ns.items():
+                    sums.device_ns[work] += nanoseconds
+            if leg.outcome in ("lost", "refused"):
+                sums.resends[leg.outcome] += 1
+        for name, pico in cost_by_stage(costs):
+            sums.costs[name] += pico
+        sums.saved += costs.saved
+        if record.outcome != "ok":
+            sums.wasted += costs.total
+
+    def _add_to_tenant(self, record: Record, cost: int, result: str) -> None:
+        used = 1 + record.prompt_tokens + record.output_tokens
+        name, dropped = self._places.place(record.tenant[:MAX_LABEL_CHARS], used)
+        if dropped is not None:
+            self._tenants.pop(dropped, None)
+        sums = self._tenants.get(name)
+        if sums is None:
+            sums = self._tenants[name] = _TenantSums()
+        sums.results[result] += 1
+        sums.prompt_tokens += record.prompt_tokens
+        sums.output_tokens += record.output_tokens
+        sums.cost += cost
+
+    def _scenario_families(self) -> Iterable[Metric]:
+        families = {name: CounterMetricFamily(name, text, labels=labels) for name, text, labels in _SCENARIO_FAMILIES}
+        for scenario, sums in self._scenarios.items():
+            lines: dict[str, Mapping[str, float]] = {
+                "tokenworks_records": _by(sums.outcomes, 0),
+                "tokenworks_objective_requests": dict.fromkeys(RESULTS, 0) | _by(sums.outcomes, 1),
+                "tokenworks_tokens": {"prompt": sums.prompt_tokens, "output": sums.output_tokens},
+                "tokenworks_cached_tokens_by_tier": sums.cached_tokens,
+                "tokenworks_stage_seconds": _seconds(sums.stages_ns),
+                "tokenworks_device_seconds": _seconds(sums.device_ns),
+                "tokenworks_cost": {stage: pico / PICO for stage, pico in sums.costs.items()},
+                "tokenworks_leg_failures": sums.resends,
+            }
+            for name, values in lines.items():
+                for key, value in values.items():
+                    families[name].add_metric([scenario, key], value)
+            families["tokenworks_cost_wasted"].add_metric([scenario], sums.wasted / PICO)
+            families["tokenworks_cost_saved"].add_metric([scenario], sums.saved / PICO)
+        return families.values()
+
+    def _tenant_families(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "tokenworks_tenant_requests", "Requests of a tenant, by what became of its objectives.", labels=_RESULT
+        )
+        tokens = CounterMetricFamily("tokenworks_tenant_tokens", "Tokens of a tenant.", labels=["tenant", "kind"])
+        cost = CounterMetricFamily("tokenworks_tenant_cost", "What a tenant's requests cost.", labels=["tenant"])
+        for tenant, sums in self._tenants.items():
+            for result, count in sums.results.items():
+                requests.add_metric([tenant, result], count)
+            tokens.add_metric([tenant, "prompt"], sums.prompt_tokens)
+            tokens.add_metric([tenant, "output"], sums.output_tokens)
+            cost.add_metric([tenant], sums.cost / PICO)
+        return [requests, tokens, cost]
+
+
+def cost_by_stage(costs: Costs) -> Iterator[tuple[str, int]]:
+    """What each part cost, in pico; they sum to the total."""
+    for work, pico in costs.device.items():
+        yield work, pico
+    for tier, pico in costs.kv.items():
+        yield f"kv_{tier}", pico
+    if costs.transfer:
+        yield "transfer", costs.transfer
+    if costs.energy:
+        yield "energy", costs.energy
+
+
+def _by(counts: Counter[tuple[str, str]], part: int) -> dict[str, int]:
+    """Counts by one part of their keys."""
+    sums: Counter[str] = Counter()
+    for key, count in counts.items():
+        sums[key[part]] += count
+    return dict(sums)
+
+
+def _seconds(sums_ns: Counter[str]) -> dict[str, float]:
+    return {name: nanoseconds / 1e9 for name, nanoseconds in sums_ns.items()}
+
+
+_RESULT: Final = ["tenant", "result"]
+_SCENARIO_FAMILIES: Final = (
+    ("tokenworks_records", "Requests that have ended, by scenario and outcome.", ["scenario", "outcome"]),
+    (
+        "tokenworks_objective_requests",
+        "Requests by what became of their objectives: kept, broken, not_promised.",
+        ["scenario", "result"],
+    ),
+    ("tokenworks_tokens", "Prompt and output tokens of requests that have ended.", ["scenario", "kind"]),
+    ("tokenworks_cached_tokens_by_tier", "Prompt tokens that were not computed, by tier.", ["scenario", "tier"]),
+    ("tokenworks_stage_seconds", "Where the requests' time went; stages sum to their E2E.", ["scenario", "stage"]),
+    ("tokenworks_device_seconds", "Device time of requests that have ended, by work.", ["scenario", "work"]),
+    ("tokenworks_cost", "What requests cost, by stage, in the configured currency.", ["scenario", "stage"]),
+    ("tokenworks_cost_wasted", "Of that, what went to requests that did not end well.", ["scenario"]),
+    ("tokenworks_cost_saved", "What computing the cached tokens would have cost besides.", ["scenario"]),
+    ("tokenworks_leg_failures", "Sendings to a worker that it refused, or died over.", ["scenario", "reason"]),
+)

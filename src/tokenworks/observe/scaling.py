@@ -1,0 +1,83 @@
+"""What came of the latest change in the number of workers: whether twice the workers did twice the work.
+
+The latest moment at which a worker came is looked for, in the window or in the baseline before it, and the time before
+that moment is compared with the time after. Workers that come within `SAME_START_S` of each other came together.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from tokenworks.observe.cell import merged
+from tokenworks.observe.ledger import Ledger, Window, WorkerStretch
+
+SAME_START_S: Final = 30.0
+MIN_REQUESTS: Final = 10
+
+SCALE_SIGNALS: Final = {
+    "scale_workers_before": ("count", "workers before the latest came"),
+    "scale_workers_after": ("count", "workers since the latest came"),
+    "scale_tokens_per_s_before": ("per_s", "tokens per second before the latest worker came"),
+    "scale_tokens_per_s_after": ("per_s", "tokens per second since the latest worker came"),
+    "scale_efficiency": ("share", "growth of tokens per second over growth of workers, since the latest came"),
+    "scale_device_ratio": ("times", "device time per token since the latest worker came, over before"),
+    "scale_busy_before": ("share", "part of the workers' time with work to do before the latest came"),
+    "scale_busy_after": ("share", "part of the workers' time with work to do since the latest came"),
+}
+
+
+class _Part(NamedTuple):
+    """One side of the change."""
+
+    workers: float
+    tokens_per_s: float
+    device_s_per_token: float
+    busy_share: float
+    requests: int
+
+
+def scale_figures(ledger: Ledger, window: Window) -> dict[str, float]:
+    """Values of `SCALE_SIGNALS`; all NaN where no worker came, or too little ran on either side."""
+    unknown = dict.fromkeys(SCALE_SIGNALS, math.nan)
+    change_ns = _latest_coming(ledger.workers(window), window)
+    if change_ns is None:
+        return unknown
+    before = _part(ledger, Window(window.start_ns, change_ns))
+    after = _part(ledger, Window(change_ns, window.end_ns))
+    if min(before.requests, after.requests) < MIN_REQUESTS or after.workers <= before.workers:
+        return unknown
+    growth = after.tokens_per_s / before.tokens_per_s / (after.workers / before.workers)
+    return {
+        "scale_workers_before": before.workers,
+        "scale_workers_after": after.workers,
+        "scale_tokens_per_s_before": before.tokens_per_s,
+        "scale_tokens_per_s_after": after.tokens_per_s,
+        "scale_efficiency": growth,
+        "scale_device_ratio": after.device_s_per_token / before.device_s_per_token,
+        "scale_busy_before": before.busy_share,
+        "scale_busy_after": after.busy_share,
+    }
+
+
+def _latest_coming(stretches: list[WorkerStretch], window: Window) -> int | None:
+    """When the last group of workers began to come; None where all were there from the start."""
+    comings = sorted(stretch.from_ns for stretch in stretches if stretch.from_ns > window.start_ns)
+    if not comings or all(stretch.from_ns > comings[-1] - SAME_START_S * 1e9 for stretch in stretches):
+        return None
+    return next(at_ns for at_ns in comings if at_ns > comings[-1] - SAME_START_S * 1e9)
+
+
+def _part(ledger: Ledger, window: Window) -> _Part:
+    cell = merged(ledger.cells(window).values())
+    stretches = ledger.workers(window)
+    computed = cell.prompt_tokens - sum(cell.cached_tokens.values()) + cell.output_tokens
+    wall_ns = sum(stretch.use.wall_ns for stretch in stretches)
+    lives_s = sum(stretch.until_ns - stretch.from_ns for stretch in stretches) / 1e9
+    return _Part(
+        lives_s / max(window.seconds, 1e-9),
+        (cell.prompt_tokens + cell.output_tokens) / max(window.seconds, 1e-9) or math.nan,
+        sum(cell.device_ns.values()) / 1e9 / max(computed, 1) or math.nan,
+        1 - sum(stretch.use.idle_ns for stretch in stretches) / wall_ns if wall_ns else math.nan,
+        cell.requests,
+    )

@@ -1,0 +1,157 @@
+"""Every rule fires on a ledger in which its trouble is written down, and stays silent on those where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.observe.made import MINUTE_NS
+from tests.observe.scenes import BEFORE, NO_PROMISES, NOW, Scene
+from tokenworks.contract.config import Settings
+from tokenworks.contract.record import Gap, Stage, Work
+from tokenworks.contract.request import Scenario
+from tokenworks.observe.diagnosis import Finding, diagnose
+from tokenworks.observe.ledger import Window
+from tokenworks.observe.rules import own_rules
+
+SETTINGS = Settings(objectives=NO_PROMISES)
+Added = Callable[[Scene], Scene]
+
+
+def found(scene: Scene, settings: Settings = SETTINGS, window: Window = NOW) -> list[Finding]:
+    return diagnose(scene.ledger(), window, settings)
+
+
+def names(findings: list[Finding]) -> set[str]:
+    return {finding.rule for finding in findings}
+
+
+def clean(seed: int = 1) -> Scene:
+    """A usual run: two tenants, two workers, all of it as before."""
+    scene = Scene(seed)
+    for window, count in ((BEFORE, 200), (NOW, 50)):
+        for tenant, worker in (("anna", "w0"), ("bert", "w1")):
+            scene.usual(window, count, tenant=tenant, worker=worker)
+    whole = Window(BEFORE.start_ns, NOW.end_ns)
+    return scene.worker(whole, "w0").worker(whole, "w1").store(BEFORE).store(NOW)
+
+
+def usual_before(count: int = 200) -> Scene:
+    return Scene().usual(BEFORE, count)
+
+
+def uneven() -> Scene:
+    whole = Window(BEFORE.start_ns, NOW.end_ns)
+    return usual_before().usual(NOW).worker(whole, "w0", 0.95, waiting=4).worker(whole, "w1", 0.05)
+
+
+def grown(after: int, busy: float, device_ms: float = 100, stages_ms: dict[Stage, float] | None = None) -> Scene:
+    """A second worker comes with the window; `after` requests end in it."""
+    scene = usual_before(160).worker(Window(BEFORE.start_ns, NOW.end_ns), "w0", busy).worker(NOW, "w1", busy)
+    work = {Work.PREFILL: 0.6 * device_ms, Work.DECODE: 0.4 * device_ms}
+    return scene.requests(NOW, after, stages_ms, work_ms=work)
+
+
+def with_loss(times: int) -> Scene:
+    scene = clean().incident("worker_lost", "w9", times)
+    minute = (NOW.end_ns - NOW.start_ns) // 10
+    for life in range(times):
+        scene.worker(Window(NOW.start_ns + life * minute, NOW.start_ns + (life + 1) * minute), "w9")
+    return scene
+
+
+def starved() -> Scene:
+    scene = Scene().worker(BEFORE, "w0", cores=1.9).worker(NOW, "w0", cores=0.9)
+    scene.usual(BEFORE, 200)
+    return scene.usual(NOW, 50, work_ms={Work.PREFILL: 120.0, Work.DECODE: 200.0})
+
+
+TAIL = 0.08  # of the requests, so that the slowest hundredth of a window is surely of them
+FAULTS: dict[str, Callable[[], Scene]] = {
+    "restart_loop": lambda: with_loss(3),
+    "worker_lost": lambda: with_loss(1),
+    "missing_records": lambda: _with_gap(clean()),
+    "failing": lambda: usual_before().usual(NOW, 90).usual(NOW, 10, outcome="worker_lost"),
+    "turned_away": lambda: usual_before().usual(NOW, 80).usual(NOW, 20, outcome="no_worker", worker=""),
+    "preemption_thrashing": lambda: usual_before().requests(
+        NOW, 60, {Stage.PREEMPTED: 300}, preemptions=2, recomputed_tokens=90
+    ),
+    "cache_lost": lambda: usual_before().usual(NOW, 60, cached=0).worker(_half(0), "w0").worker(_half(1), "w0"),
+    "cache_evicted": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE, 10).store(NOW, 5000),
+    "cache_collapse": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE).store(NOW),
+    "noisy_neighbour": lambda: clean().requests(NOW, 400, tenant="carl").requests(NOW, 50, {Stage.QUEUE: 900}),
+    "hot_tenant": lambda: clean().requests(NOW, 400, tenant="carl"),
+    "slow_worker": lambda: clean().requests(NOW, 100, {Stage.DECODE: 1500}, worker="w1", tenant="bert"),
+    "starved_worker": starved,
+    "uneven_load": uneven,
+    "no_gain_from_workers": lambda: grown(44, busy=0.9, device_ms=260),
+    "workers_wait_for_gateway": lambda: grown(44, busy=0.3, stages_ms={Stage.TOKENISE: 400}),
+    "host_bound": lambda: usual_before().usual(NOW).worker(NOW, busy=0.3, between=0.5),
+    "idle_devices": lambda: _idle(),
+    "disk_stall": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.FETCH_DISK: 1500})),
+    "remote_stall": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.FETCH_REMOTE: 1500})),
+    "late_by_preemption": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.PREEMPTED: 3000})),
+    "late_by_loss": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.LOST: 2500})),
+    "slow_network": lambda: usual_before().requests(NOW, 60, {Stage.WIRE: 300}),
+    "slow_client": lambda: usual_before().requests(NOW, 60, {Stage.WRITE: 400}),
+    "gateway_bound": lambda: usual_before().requests(NOW, 60, {Stage.TOKENISE: 200}),
+    "prefill_interference": lambda: (
+        usual_before()
+        .requests(NOW, 60, slow=(TAIL, {Stage.DECODE: 2500}), spikes=(3, 400.0))
+        .requests(NOW, 20, {Stage.PREFILL: 2000}, prompt=4000, cached=0, scenario=Scenario.OFFLINE)
+    ),
+    "late_by_prompt": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.PREFILL: 2500})),
+    "late_by_queue": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.QUEUE: 2500})),
+    "jitter": lambda: usual_before().usual(NOW, 60, spikes=(4, 60.0)),
+    "cost_by_price": lambda: usual_before().usual(NOW, 60, price=7.2),
+    "cost_by_waste": lambda: usual_before().usual(NOW, 50).usual(NOW, 40, outcome="client_gone", output=2, gap_ms=10.0),
+    "cost_by_cache": lambda: usual_before().usual(
+        NOW, 60, cached=40, work_ms={Work.PREFILL: 130.0, Work.DECODE: 100.0}
+    ),
+    "cost_by_speed": lambda: usual_before().usual(NOW, 60, work_ms={Work.PREFILL: 120.0, Work.DECODE: 300.0}),
+}
+
+
+def _half(number: int) -> Window:
+    middle = (NOW.start_ns + NOW.end_ns) // 2
+    return Window(NOW.start_ns, middle) if number == 0 else Window(middle, NOW.end_ns)
+
+
+def _with_gap(scene: Scene) -> Scene:
+    scene.frames.append(Gap(NOW.start_ns, NOW.start_ns + MINUTE_NS, 7, "disk full"))
+    return scene
+
+
+def _idle() -> Scene:
+    scene = usual_before().usual(NOW)
+    for number in range(4):
+        scene.worker(Window(BEFORE.start_ns, NOW.end_ns), f"w{number}", busy=0.02, between=0.0)
+    return scene
+
+
+def test_every_rule_has_its_fault_here() -> None:
+    assert set(FAULTS) == {rule.name for rule in own_rules().rules}
+
+
+@pytest.mark.parametrize("rule", FAULTS)
+def test_a_fault_is_found(rule: str) -> None:
+    findings = found(FAULTS[rule]())
+    assert rule in names(findings), names(findings)
+    [finding] = [finding for finding in findings if finding.rule == rule][:1]
+    assert "unknown" not in finding.signal + finding.cause + finding.action
+    assert finding.evidence
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_clean_run_is_silent(seed: int) -> None:
+    assert found(clean(seed)) == []
+
+
+def test_a_clean_run_without_anything_before_is_silent() -> None:
+    window = Window(BEFORE.start_ns, NOW.end_ns)
+    assert found(clean(), Settings(), window) == []
+
+
+def test_an_empty_ledger_is_silent() -> None:
+    assert found(Scene()) == []
