@@ -71,7 +71,7 @@ def test_commands_and_flags_exist(page: Path) -> None:
 
 @each_page
 def test_environment_names_exist(page: Path) -> None:
-    named = set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+", page.read_text(encoding="utf-8")))
+    named = set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z0-9_]+", page.read_text(encoding="utf-8")))
     assert named <= {setting.environment for setting in all_settings()} | NOT_SETTINGS
 
 

@@ -28,15 +28,23 @@ LEDGER = """
     --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
     --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
 """
+ALERTS = """
+    --alerts-kind --alerts-url --alerts-secret-variable --alerts-interval-s --alerts-drift-psi --alerts-drift-hours
+    --alerts-drift-reference-hours
+"""
+OBJECTIVES = """
+    --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
+    --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
+"""
 EXPORT = "--otlp-endpoint --zone"
 LOG = "--log-level --log-format"
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {EXPORT} --workers --drain-s {LOG} --config --settings",
+    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {ALERTS} {EXPORT} --workers --drain-s {LOG} --config --settings",
     "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s {LOG} --config --settings --parent",
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s {LOG} --config
         --settings --parent""",
     "kvstore": f"{KV} --id --gateway {LOG} --config --settings --parent",
-    "observer": f"{LEDGER} {EXPORT} {LOG} --config --settings --parent",
+    "observer": f"{LEDGER} {ALERTS} {EXPORT} {LOG} --config --settings --parent",
     "table": """
         --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
         --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
@@ -44,6 +52,11 @@ FROZEN = {
         --slo-offline-ttft-s --slo-offline-tpot-s --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s
         --slo-realtime-e2e-s --slo-success-ratio --config --settings
     """,
+    "drift": """
+        --since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings
+    """,
+    "alerts list": f"--json --ledger-path --ledger-database {OBJECTIVES} {ALERTS} --config --settings",
+    "alerts test": f"{ALERTS} --config --settings",
     "chains": """
         TRACE --since --until --traces --json --ledger-path --ledger-database --zone --config --settings
     """,

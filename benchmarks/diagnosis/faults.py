@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import httpx
 
-from benchmarks.diagnosis.system import System, stopping
+from benchmarks.diagnosis.system import Ask, System, running, stopping
+from tests.kv.throttle import ThrottledProxy
 from tokenworks.observe.ledger import Window
 
 AT_A_TIME = 4
@@ -41,42 +44,42 @@ def usual(system: System, number: int) -> None:
     system.complete(f"{document} question {number}?", key=TENANTS[number // NUM_DOCUMENTS % len(TENANTS)])
 
 
-def warm_up(system: System) -> None:
-    """Every document is in a cache, and every kernel is compiled."""
-    system.traffic(usual, 3.0, AT_A_TIME)
+def usual_of_one(system: System, number: int) -> None:
+    """A short chat about one document, which fits where little does."""
+    system.complete(f"document: {DOCUMENT} question {number}?")
 
 
-def usual_run(system: System, seconds: float = 8.0) -> Window:
-    """What every fault is compared with."""
-    return system.traffic(usual, seconds, AT_A_TIME)
+def usual_anew(system: System, number: int) -> None:
+    """A short question that nobody has asked before, so that every worker is as good as any other."""
+    system.complete(f"{number} {time.time_ns()} The", max_tokens=32)
+
+
+def usual_run(system: System, ask: Ask = usual, seconds: float = 4.0) -> Window:
+    """What every fault is compared with, once every document is in a cache and every kernel compiled."""
+    system.traffic(ask, seconds / 4, AT_A_TIME)
+    return system.traffic(ask, seconds, AT_A_TIME)
 
 
 def slow_worker(system: System) -> Window:
-    """One of two workers gets a quarter of its time."""
-    with stopping(system.pids("worker")[-1:], stopped_s=0.06, running_s=0.02):
-        return system.traffic(usual, 6.0, AT_A_TIME)
+    """One of two workers gets an eighth of its time."""
+    with stopping(system.pids("worker")[-1:], stopped_s=0.14, running_s=0.02):
+        return system.traffic(usual_anew, 4.0, 2 * AT_A_TIME, at_least=100)
 
 
 def unsteady_workers(system: System) -> Window:
     """Both stand still for a moment now and then."""
     with stopping(system.pids("worker"), stopped_s=0.15, running_s=0.6):
-        return system.traffic(usual, 6.0, AT_A_TIME)
-
-
-def late_gateway(system: System) -> Window:
-    """The gateway gets a tenth of its time, so that what arrives there waits."""
-    with stopping(system.pids("gateway"), stopped_s=0.18, running_s=0.02):
-        return system.traffic(usual, 6.0, AT_A_TIME)
+        return system.traffic(usual, 4.0, AT_A_TIME)
 
 
 def flood(system: System) -> Window:
     """A third tenant sends more than fits, with long answers."""
 
     def greedy(running: System, number: int) -> None:
-        running.complete(f"{number} The", max_tokens=150, key="key-of-carl")
+        running.complete(f"{number} The", max_tokens=80, key="key-of-carl")
 
-    with beside(system, greedy, at_a_time=24):
-        return system.traffic(usual, 6.0, AT_A_TIME)
+    with beside(system, greedy, at_a_time=16):
+        return system.traffic(usual, 4.0, AT_A_TIME)
 
 
 def unlike_prompts(system: System) -> Window:
@@ -85,7 +88,7 @@ def unlike_prompts(system: System) -> Window:
     def ask(running: System, number: int) -> None:
         running.complete(f"{number} {time.time_ns()} {DOCUMENT}", key=TENANTS[number % 2])
 
-    return system.traffic(ask, 5.0, AT_A_TIME)
+    return system.traffic(ask, 3.0, AT_A_TIME)
 
 
 def long_prompts(system: System) -> Window:
@@ -97,7 +100,7 @@ def long_prompts(system: System) -> Window:
         else:
             running.complete(f"{number} {time.time_ns()} " + "of " * 1700, max_tokens=4)
 
-    return system.traffic(ask, 6.0, AT_A_TIME)
+    return system.traffic(ask, 4.0, AT_A_TIME)
 
 
 def offline_prompts(system: System) -> Window:
@@ -108,7 +111,7 @@ def offline_prompts(system: System) -> Window:
         running.complete(prompt, max_tokens=1, key="key-of-dora", service_tier="flex")
 
     with beside(system, summarise, at_a_time=3):
-        return system.traffic(usual, 6.0, AT_A_TIME)
+        return system.traffic(usual, 4.0, AT_A_TIME)
 
 
 def slow_clients(system: System) -> Window:
@@ -126,7 +129,7 @@ def slow_clients(system: System) -> Window:
             while connection.recv(1 << 16):
                 pass
 
-    return system.traffic(ask, 5.0, 2 * AT_A_TIME)
+    return system.traffic(ask, 3.0, 2 * AT_A_TIME)
 
 
 def bad_requests(system: System) -> Window:
@@ -138,7 +141,7 @@ def bad_requests(system: System) -> Window:
         else:
             running.complete("The " * 5000, max_tokens=4)
 
-    return system.traffic(ask, 4.0, AT_A_TIME)
+    return system.traffic(ask, 2.0, AT_A_TIME, at_least=60)
 
 
 def leaving_clients(system: System) -> Window:
@@ -154,7 +157,7 @@ def leaving_clients(system: System) -> Window:
                 if tokens > 60:
                     return
 
-    return system.traffic(ask, 5.0, AT_A_TIME)
+    return system.traffic(ask, 3.0, AT_A_TIME)
 
 
 def kill_worker(system: System) -> Window:
@@ -171,7 +174,7 @@ def crowd(system: System) -> Window:
     def ask(running: System, number: int) -> None:
         running.complete(f"{number} The", max_tokens=200)
 
-    return system.traffic(ask, 6.0, 16)
+    return system.traffic(ask, 4.0, 16)
 
 
 def many_documents(system: System) -> Window:
@@ -180,7 +183,7 @@ def many_documents(system: System) -> Window:
     def ask(running: System, number: int) -> None:
         running.complete(f"page {number % 200}: {DOCUMENT}", max_tokens=4)
 
-    return system.traffic(ask, 6.0, 2)
+    return system.traffic(ask, 4.0, 2)
 
 
 @contextmanager
@@ -203,12 +206,13 @@ def beside(system: System, ask: Callable[[System, int], None], at_a_time: int) -
             thread.join()
 
 
-POOL = ("--workers", "2", "--threads", "1", "--max-running", "4", "--price-per-hour", "1")
+STEADY = ("--speculation", "off", "--price-per-hour", "1")
+"""A token takes as long whatever the text is."""
+POOL = (*STEADY, "--workers", "2", "--threads", "1", "--max-running", "4")
 """Options of the system for most faults."""
 POOL_FAULTS = (
     Fault("slow_worker", slow_worker),
     Fault("jitter", unsteady_workers),
-    Fault("slow_network", late_gateway),
     Fault("noisy_neighbour", flood),
     Fault("late_by_queue", flood),
     Fault("cache_collapse", unlike_prompts),
@@ -220,6 +224,42 @@ POOL_FAULTS = (
     Fault("cost_by_waste", leaving_clients),
     Fault("worker_lost", kill_worker),
 )
-SMALL = ("--threads", "2", "--kv-bytes", "2MiB", "--kv-host-bytes", "4MiB")
+FAR_RULES = ("cost_by_price", "no_gain_from_workers", "slow_network")
+FAR = (*STEADY, "--threads", "2", "--worker-address")
+"""Options of the system that another worker joins; the address follows."""
+SMALL = (*STEADY, "--threads", "2", "--kv-bytes", "2MiB", "--kv-host-bytes", "4MiB")
 """Options of the system that is short of memory."""
 SMALL_FAULTS = (Fault("preemption_thrashing", crowd), Fault("cache_evicted", many_documents))
+
+
+@contextmanager
+def far_system(folder: Path) -> Iterator[tuple[System, tuple[Fault, ...]]]:
+    """A system that a worker can join over a network which can be made slow, and what goes wrong there, in order."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ThrottledProxy(("127.0.0.1", port)) as proxy, running(folder, *FAR, f"tcp://127.0.0.1:{port}") as system:
+        join = partial(second_worker, proxy=proxy)
+        yield (
+            system,
+            (
+                Fault("cost_by_price", join),
+                Fault("no_gain_from_workers", join),
+                Fault("slow_network", partial(long_way, proxy=proxy)),
+            ),
+        )
+
+
+def second_worker(system: System, proxy: ThrottledProxy) -> Window:
+    """A dearer worker joins on the same cores."""
+    address = f"tcp://127.0.0.1:{proxy.port}"
+    system.join("far", address, "--speculation", "off", "--threads", "2", "--price-per-hour", "5")
+    return system.traffic(usual_anew, 10.0, 2 * AT_A_TIME)
+
+
+def long_way(system: System, proxy: ThrottledProxy) -> Window:
+    """The network to that worker becomes slow."""
+    proxy.latency_s = 0.4
+    try:
+        return system.traffic(usual_anew, 8.0, 2 * AT_A_TIME)
+    finally:
+        proxy.latency_s = 0.0

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,10 @@ from typing import Any
 
 import httpx
 
+from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.ledger import Window
+from tokenworks.observe.store import open_ledger
 
 PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
 Body = dict[str, Any]
@@ -35,6 +38,7 @@ class System:
     url: str
     folder: Path
     numbers: Iterator[int] = field(default_factory=count)
+    others: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def complete(self, prompt: str, max_tokens: int = 24, key: str = "none", **more: Any) -> int:
         """The status of one completion that is exactly as long as wanted."""
@@ -42,33 +46,31 @@ class System:
         headers = {"authorization": f"Bearer {key}"}
         return httpx.post(f"{self.url}/v1/completions", json=body | more, headers=headers, timeout=60).status_code
 
-    def traffic(self, ask: Ask, seconds: float, at_a_time: int) -> Window:
-        """`ask` again and again, so many at a time; what ended in it is in the ledger when this returns."""
+    def traffic(self, ask: Ask, seconds: float, at_a_time: int, at_least: int = 40) -> Window:
+        """`ask` again and again, so many at a time, for so long and so often; what ended is in the ledger after it."""
         start_ns = time.time_ns()
         deadline = time.monotonic() + seconds
+        asked: list[int] = []
 
-        def client() -> int:
-            asked = 0
-            while time.monotonic() < deadline:
-                ask(self, next(self.numbers))
-                asked += 1
-            return asked
+        def client() -> None:
+            while time.monotonic() < deadline or len(asked) < at_least:
+                asked.append(next(self.numbers))
+                ask(self, asked[-1])
 
         with ThreadPoolExecutor(at_a_time) as pool:
-            asked = sum(future.result() for future in [pool.submit(client) for _ in range(at_a_time)])
+            for future in [pool.submit(client) for _ in range(at_a_time)]:
+                future.result()
         window = Window(start_ns, time.time_ns())
-        self.wait_for(lambda: self.num_records(window) >= asked, f"{asked} records")
+        self.wait_for(lambda: self.num_records(window) >= len(asked), f"{len(asked)} records")
         return window
 
     def num_records(self, window: Window) -> int:
-        """Requests that the ledger has of a window."""
-        return self.table(window)["requests"]
-
-    def table(self, window: Window) -> Any:
-        """Its whole line of the table."""
-        arguments = (*_between(window), "--by", "all", "--columns", "requests", "--json")
-        rows = json.loads(self.run("table", *arguments))["rows"]
-        return rows[0] if rows else {"requests": 0}
+        """Requests that the ledger has of a window; 0 while there is no ledger yet."""
+        try:
+            with closing(open_ledger(LedgerSettings(path=str(self.folder / "state")))) as ledger:
+                return sum(cell.requests for cell in ledger.cells(window).values())
+        except LedgerError:
+            return 0
 
     def diagnose(self, window: Window, baseline: Window | None, *options: str) -> list[dict[str, Any]]:
         """The findings, as the command tells them."""
@@ -90,6 +92,14 @@ class System:
         own = [(pid, args) for pid, parent, args in rows if int(parent) == self.process.pid]
         return sorted(int(pid) for pid, args in own if re.search(rf"tokenworks.*\b{part}\b", args))
 
+    def join(self, name: str, address: str, *options: str) -> None:
+        """Start one more worker by hand and wait until it is ready; it ends with the system."""
+        command = [sys.executable, "-m", "tokenworks", "worker", "--id", name, "--gateway", address, *options]
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(self.folder))
+        self.others.append(process)
+        self.wait_for(lambda: name in self.workers(), f"worker {name}")
+
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Poll until true; fails after a long while."""
         deadline = time.monotonic() + PATIENCE_S
@@ -98,8 +108,8 @@ class System:
             assert time.monotonic() < deadline, f"waited in vain for: {what}\n{self.log()}"
             time.sleep(0.1)
 
-    def workers(self) -> list[dict[str, Any]]:
-        """Those that are ready."""
+    def workers(self) -> list[str]:
+        """Names of those that are ready."""
         try:
             return list(httpx.get(f"{self.url}/health/ready").json()["workers"])
         except (httpx.TransportError, KeyError):
@@ -111,6 +121,9 @@ class System:
 
     def stop(self) -> None:
         """Drain and end it."""
+        for process in self.others:
+            process.terminate()
+            process.wait(PATIENCE_S)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -139,6 +152,16 @@ def begin(folder: Path, *options: str, workers: int = 1) -> System:
     system.url = found[1]
     system.wait_for(lambda: len(system.workers()) >= workers, f"{workers} workers")
     return system
+
+
+@contextmanager
+def running(folder: Path, *options: str, workers: int = 1) -> Iterator[System]:
+    """One that ends with the block."""
+    system = begin(folder, *options, workers=workers)
+    try:
+        yield system
+    finally:
+        system.stop()
 
 
 @contextmanager

@@ -5,8 +5,8 @@
 Without reuse: requests with prompts of their own (512 tokens in, 32 out, four at a time) on a system without a store
 and on one with host memory and disk, in turns; the ratio of median throughputs. With a remote tier behind a proxy
 that lets 1 MB/s through: conversations as in `replay`, turn by turn, on a system whose store has hardly any memory;
-each turn's TTFT against the same turn without a store. (Needs redis-server; without it this part is left out, and
-says so.)
+each turn's TTFT against the same turn without a store, taken before and after: how much those two differ is the noise.
+(Needs redis-server; without it this part is left out, and says so.)
 """
 
 from __future__ import annotations
@@ -68,19 +68,23 @@ def slow_remote(options: argparse.Namespace, turns: list[Turn]) -> None:
     found: dict[str, list[Answer]] = {}
     with slow_redis(LINE_BYTES_PER_S) as url:
         store = f'[kv]\nhost_bytes = "64MiB"\nremote = "{url}"'
-        for name, kv, stores in (("no store", "", 0), ("slow remote", store, 1)):
+        for name, kv, stores in (("before", "", 0), ("slow remote", store, 1), ("after", "", 0)):
             print(f"{name}:")
             with running(configuration(options, options.device, kv)) as fleet:
                 fleet.wait_until(1, stores)
                 found[name] = asyncio.run(replay(fleet, turns, {}))
                 if stores:
                     print("declined:", fleet.metric("tokenworks_worker_kv_declined_blocks"), "blocks")
-    ratios = [a.ttft_s / b.ttft_s for a, b in zip(found["slow remote"], found["no store"], strict=True)]
-    p50, p90, worst = np.percentile(ratios, [50, 90, 100])
-    print(
-        f"\nTTFT with a remote tier at 1 MB/s over TTFT without a store, {len(ratios)} turns: "
-        f"P50 {p50:.3f}, P90 {p90:.3f}, worst {worst:.3f}"
-    )
+    slow, before, after = ([a.ttft_s for a in found[name]] for name in ("slow remote", "before", "after"))
+    mean = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
+    _print_ratios("TTFT with a remote tier at 1 MB/s over TTFT without a store", slow, mean)
+    _print_ratios("TTFT without a store, after over before", after, before)
+
+
+def _print_ratios(what: str, ours: list[float], base: list[float]) -> None:
+    p50, p90, worst = np.percentile([a / b for a, b in zip(ours, base, strict=True)], [50, 90, 100])
+    sums = sum(ours) / sum(base)
+    print(f"\n{what}, {len(ours)} turns: P50 {p50:.3f}, P90 {p90:.3f}, worst {worst:.3f}, sums {sums:.3f}")
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def test_a_named_file_is_read_instead_of_the_current_folders(folder: Path) -> No
 
 def test_every_setting_can_be_set_in_every_place(folder: Path) -> None:
     for setting in all_settings():
-        plain = {str: "x", int: 1024, float: 7.5, bool: "true"}[type(setting.default)]
+        plain = {str: "x", int: 1024, float: 0.75, bool: "true"}[type(setting.default)]
         value = setting.choices[-1] if setting.choices else plain
         quoted = f'"{value}"' if isinstance(value, str) and value != "true" else value
         section = f"[{setting.section}]\n" if setting.section else ""

@@ -416,7 +416,7 @@ def wait_until() -> WaitUntil:
     return _wait_until
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def running_rig(checkpoint: Path) -> MakeRig:
     """Makes gateways with other settings."""
     return partial(_running_rig, checkpoint)

@@ -39,8 +39,8 @@ class MemoryLedger:
 
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
         found = []
-        for start_ns in range(window.start_ns, window.end_ns, step_ns):
-            step = Window(start_ns, min(start_ns + step_ns, window.end_ns))
+        for start_ns in range(window.start_ns - window.start_ns % step_ns, window.end_ns, step_ns):
+            step = Window(max(start_ns, window.start_ns), min(start_ns + step_ns, window.end_ns))
             found.append((start_ns, self.cells(step, None, where).get("", Cell())))
         return found
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,17 +17,20 @@ from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Frame, Gap, Incident
 from tokenworks.contract.request import Scenario
-from tokenworks.observe.alert_rules import BURN_RULES, MIN_BROKEN, PAGE, TICKET, Alert, firing
+from tokenworks.observe.alert_rules import BURN_RULES, MIN_BROKEN, PAGE, TICKET, Alert, CellsByLength, firing
+from tokenworks.observe.cell import Cell
 from tokenworks.observe.figures import FeatureFigure
+from tokenworks.observe.ledger import Window
 
 NOW = NOON_NS
+numbers = count()
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules.yml"
 
 
 def ended(minutes_ago: float, number: int = 1, **fields: object) -> list[Frame]:
     """So many requests that ended then; by the same millisecond each."""
     at_ns = NOW - round(minutes_ago * MINUTE_NS)
-    return [record(each, ended_ns=at_ns, **fields) for each in range(number)]
+    return [record(next(numbers), ended_ns=at_ns, **fields) for _ in range(number)]
 
 
 def broken(minutes_ago: float, number: int = 1, **fields: object) -> list[Frame]:
@@ -143,6 +149,24 @@ def test_features_that_moved_are_told_of_by_name() -> None:
     (alert,) = firing(MemoryLedger(), NOW, ObjectiveSettings(), features)
     assert (alert.name, alert.subject) == ("Drift", "input_tokens")
     assert alert.summary == "input_tokens drifted, PSI 0.50: from P50 100, P90 900 to P50 300, P90 2700"
+
+
+def test_long_windows_are_read_rarely_and_short_ones_always() -> None:
+    class Counting(MemoryLedger):
+        read: list[int] = []
+
+        def cells(self, window: Window, *arguments: Any) -> dict[str, Cell]:
+            self.read.append(round(window.seconds))
+            return super().cells(window, *arguments)
+
+    ledger, kept = Counting(), CellsByLength()
+    for step in range(40):  # twenty minutes
+        firing(ledger, NOW + step * 30 * SECOND_NS, ObjectiveSettings(), (), kept)
+    times = Counter(ledger.read)
+    assert times[300] == 40
+    assert times[3600] == 20
+    assert times[6 * 3600] <= 6
+    assert times[3 * 86400] == 1
 
 
 def test_prometheus_has_the_same_windows_and_factors() -> None:

@@ -13,7 +13,7 @@ from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.record import Leg, Record, SequenceReport, Work
 from tokenworks.contract.request import Scenario
-from tokenworks.observe.comparison import Comparison, Side, compare, parse_against
+from tokenworks.observe.comparison import Comparison, Side, compare, parse_against, slice_ns
 from tokenworks.observe.ledger import Window
 
 SECOND_NS = 10**9
@@ -25,12 +25,12 @@ COLUMNS = ("requests", "success_rate", "ttft_p50", "e2e_p99", "requests_per_s", 
 
 
 def traffic(
-    window: Window, seed: int, *, slower: float = 1.0, failing: float = 0.02, version: str = "a"
+    window: Window, seed: int, *, slower: float = 1.0, failing: float = 0.02, version: str = "a", rate: int = 8
 ) -> list[Record]:
-    """Eight requests a second for the whole window."""
+    """So many requests a second for the whole window."""
     chance = random.Random(seed)
     records = []
-    for number in range(int(window.seconds * 8)):
+    for number in range(int(window.seconds * rate)):
         e2e_ns = int(chance.lognormvariate(0, 0.4) * 0.1 * slower * SECOND_NS)
         ended_ns = window.start_ns + int(chance.random() * (window.end_ns - window.start_ns))
         outcome = "engine_failed" if chance.random() < failing else "ok"
@@ -70,7 +70,7 @@ def verdicts(found: Comparison) -> dict[str, str]:
 
 def test_the_same_traffic_twice_differs_by_noise_alone(compared: Compare) -> None:
     wrong = []
-    for seed in range(0, 10, 2):
+    for seed in range(0, 6, 2):
         records = [*traffic(MINUTE, seed), *traffic(NEXT, seed + 1)]
         found = verdicts(compared(records, Side(MINUTE, {}, "before"), Side(NEXT, {}, "now")))
         assert found.pop("requests") == found.pop("busy") == "unknown"
@@ -117,6 +117,23 @@ def test_nothing_against_nothing_is_no_error(compared: Compare) -> None:
     found = compared([], Side(MINUTE, {}, "before"), Side(NEXT, {}, "now"))
     assert set(verdicts(found).values()) == {"unknown", "noise"}
     assert not any(row.first or row.second or row.change for row in found.rows)
+
+
+@pytest.mark.parametrize(
+    ("length_s", "slice_s"),
+    [(0.5, 1), (7, 1), (61, 2), (719, 12), (720, 60), (5400, 120), (43_200, 3600), (2_592_000, 86_400), (1e7, 172_800)],
+)
+def test_slices_are_of_whole_units_of_time(length_s: float, slice_s: int) -> None:
+    assert slice_ns(int(length_s * SECOND_NS)) == slice_s * SECOND_NS
+
+
+def test_throughput_of_windows_with_unlike_slices_can_be_compared(compared: Compare) -> None:
+    long = Window(START_NS + SECOND_NS // 3, START_NS + 1000 * SECOND_NS)  # of whole minutes, the ends cut short
+    found = compared(traffic(long, 1, rate=1), Side(long, {}, "long"), Side(NEXT, {}, "short"))
+    change = {row.column.key: row.change for row in found.rows}["requests_per_s"]
+    assert change is not None
+    assert change.low < 1 < change.high
+    assert change.value == pytest.approx(1, abs=0.4)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from tests.observe.made import MINUTE_NS
 from tests.observe.scenes import BEFORE, NO_PROMISES, NOW, Scene
 from tokenworks.contract.config import Settings
-from tokenworks.contract.record import Gap, Stage, Work
+from tokenworks.contract.record import Gap, Stage, Work, WorkerSample
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.diagnosis import Finding, diagnose
 from tokenworks.observe.ledger import Window
@@ -30,14 +31,14 @@ def names(findings: list[Finding]) -> set[str]:
 def clean(seed: int = 1) -> Scene:
     """A usual run: two tenants, two workers, all of it as before."""
     scene = Scene(seed)
-    for window, count in ((BEFORE, 200), (NOW, 50)):
+    for window, count in ((BEFORE, 80), (NOW, 25)):
         for tenant, worker in (("anna", "w0"), ("bert", "w1")):
             scene.usual(window, count, tenant=tenant, worker=worker)
     whole = Window(BEFORE.start_ns, NOW.end_ns)
     return scene.worker(whole, "w0").worker(whole, "w1").store(BEFORE).store(NOW)
 
 
-def usual_before(count: int = 200) -> Scene:
+def usual_before(count: int = 80) -> Scene:
     return Scene().usual(BEFORE, count)
 
 
@@ -46,11 +47,10 @@ def uneven() -> Scene:
     return usual_before().usual(NOW).worker(whole, "w0", 0.95, waiting=4).worker(whole, "w1", 0.05)
 
 
-def grown(after: int, busy: float, device_ms: float = 100, stages_ms: dict[Stage, float] | None = None) -> Scene:
+def grown(after: int, busy: float, stages_ms: dict[Stage, float] | None = None) -> Scene:
     """A second worker comes with the window; `after` requests end in it."""
-    scene = usual_before(160).worker(Window(BEFORE.start_ns, NOW.end_ns), "w0", busy).worker(NOW, "w1", busy)
-    work = {Work.PREFILL: 0.6 * device_ms, Work.DECODE: 0.4 * device_ms}
-    return scene.requests(NOW, after, stages_ms, work_ms=work)
+    scene = usual_before(80).worker(Window(BEFORE.start_ns, NOW.end_ns), "w0", busy).worker(NOW, "w1", busy)
+    return scene.requests(NOW, after, stages_ms)
 
 
 def with_loss(times: int) -> Scene:
@@ -62,8 +62,15 @@ def with_loss(times: int) -> Scene:
 
 
 def starved() -> Scene:
-    scene = Scene().worker(BEFORE, "w0", cores=1.9).worker(NOW, "w0", cores=0.9)
-    scene.usual(BEFORE, 200)
+    """One life, of which the processor gave less from noon on."""
+    scene = Scene().worker(Window(BEFORE.start_ns - 5 * MINUTE_NS, NOW.end_ns), "w0", cores=1.9)
+    samples = [frame for frame in scene.frames if isinstance(frame, WorkerSample)]
+    noon_s = next(sample.use.cpu_s for sample in samples if sample.at_ns == NOW.start_ns)
+    for at, sample in enumerate(samples):
+        if sample.at_ns > NOW.start_ns:
+            use = msgspec.structs.replace(sample.use, cpu_s=noon_s + (sample.use.cpu_s - noon_s) / 2)
+            scene.frames[at] = msgspec.structs.replace(sample, use=use)
+    scene.usual(BEFORE, 80)
     return scene.usual(NOW, 50, work_ms={Work.PREFILL: 120.0, Work.DECODE: 200.0})
 
 
@@ -72,7 +79,7 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "restart_loop": lambda: with_loss(3),
     "worker_lost": lambda: with_loss(1),
     "missing_records": lambda: _with_gap(clean()),
-    "failing": lambda: usual_before().usual(NOW, 90).usual(NOW, 10, outcome="worker_lost"),
+    "failing": lambda: usual_before().usual(NOW, 45).usual(NOW, 5, outcome="worker_lost"),
     "turned_away": lambda: usual_before().usual(NOW, 80).usual(NOW, 20, outcome="no_worker", worker=""),
     "preemption_thrashing": lambda: usual_before().requests(
         NOW, 60, {Stage.PREEMPTED: 300}, preemptions=2, recomputed_tokens=90
@@ -80,13 +87,13 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "cache_lost": lambda: usual_before().usual(NOW, 60, cached=0).worker(_half(0), "w0").worker(_half(1), "w0"),
     "cache_evicted": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE, 10).store(NOW, 5000),
     "cache_collapse": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE).store(NOW),
-    "noisy_neighbour": lambda: clean().requests(NOW, 400, tenant="carl").requests(NOW, 50, {Stage.QUEUE: 900}),
-    "hot_tenant": lambda: clean().requests(NOW, 400, tenant="carl"),
-    "slow_worker": lambda: clean().requests(NOW, 100, {Stage.DECODE: 1500}, worker="w1", tenant="bert"),
+    "noisy_neighbour": lambda: clean().requests(NOW, 200, tenant="carl").requests(NOW, 50, {Stage.QUEUE: 900}),
+    "hot_tenant": lambda: clean().requests(NOW, 200, tenant="carl"),
+    "slow_worker": lambda: clean().requests(NOW, 50, {Stage.DECODE: 1500}, worker="w1", tenant="bert"),
     "starved_worker": starved,
     "uneven_load": uneven,
-    "no_gain_from_workers": lambda: grown(44, busy=0.9, device_ms=260),
-    "workers_wait_for_gateway": lambda: grown(44, busy=0.3, stages_ms={Stage.TOKENISE: 400}),
+    "no_gain_from_workers": lambda: grown(22, busy=0.9),
+    "workers_wait_for_gateway": lambda: grown(22, busy=0.3, stages_ms={Stage.TOKENISE: 400}),
     "host_bound": lambda: usual_before().usual(NOW).worker(NOW, busy=0.3, between=0.5),
     "idle_devices": lambda: _idle(),
     "disk_stall": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.FETCH_DISK: 1500})),
@@ -103,7 +110,9 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     ),
     "late_by_prompt": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.PREFILL: 2500})),
     "late_by_queue": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.QUEUE: 2500})),
-    "jitter": lambda: usual_before().usual(NOW, 60, spikes=(4, 60.0)),
+    "jitter": lambda: usual_before().usual(
+        NOW, 60, spikes=(4, 150.0), work_ms={Work.PREFILL: 20.0, Work.DECODE: 140.0}
+    ),
     "cost_by_price": lambda: usual_before().usual(NOW, 60, price=7.2),
     "cost_by_waste": lambda: usual_before().usual(NOW, 50).usual(NOW, 40, outcome="client_gone", output=2, gap_ms=10.0),
     "cost_by_cache": lambda: usual_before().usual(

@@ -51,7 +51,7 @@ def traffic(
         is_short = draw.random() < short
         output = draw.randint(3, 30) if is_short else max(40, round(draw.lognormvariate(5, 0.7) * output_scale))
         yield record(
-            number,
+            10_000 * seed + number,
             ended_ns=at_ns + SECOND_NS,
             prompt_tokens=prompt,
             output_tokens=output,

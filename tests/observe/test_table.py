@@ -193,6 +193,16 @@ def test_machines_are_told_where_they_belong_to_the_row_as_a_whole(ledger: Ledge
     assert found.total["cpu_cores"] == pytest.approx(4.0)
 
 
+def test_a_worker_that_only_idles_has_its_row(make_ledger: MakeLedger) -> None:
+    frames = mixed_frames()
+    idle = WorkerUse(WINDOW.start_ns, 600 * SECOND_NS, idle_ns=600 * SECOND_NS)
+    ledger = make_ledger([*frames, WorkerSample(WINDOW.end_ns - 1, "lazy", "m", idle, price_per_hour=6.0)], SETTINGS)
+    rows = {row["worker"]: row for row in table_of(ledger, by="worker").rows}
+    assert (rows["lazy"]["requests"], rows["lazy"]["busy"]) == (0, 0.0)
+    assert "lazy" not in {row["tenant"] for row in table_of(ledger, by="tenant").rows}
+    assert table_of(ledger).bill.of("idle") > 10**12
+
+
 @pytest.mark.parametrize("by", ["scenario", "tenant", "tag:user"])
 def test_machines_that_rows_share_are_told_of_none(ledger: Ledger, by: str) -> None:
     found = table_of(ledger, by=by)

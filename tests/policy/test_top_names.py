@@ -76,3 +76,25 @@ def test_the_heavy_names_of_skewed_traffic_have_the_places() -> None:
         used[name] += 1
         names.place(name)
     assert {f"tenant-{rank}" for rank in range(5)} <= set(names._placed)
+
+
+def test_it_is_space_saving_as_published() -> None:
+    """Against the slow version: the least of the candidates, found by looking at all of them, makes room."""
+    draw = random.Random(9)
+    names = TopNames(2)
+    names.place("a", 1 << 40)
+    names.place("b", 1 << 40)
+    slow: dict[str, tuple[int, int]] = {}
+    for _ in range(5000):
+        name, weight = f"n{min(int(draw.paretovariate(0.7)), 60)}", draw.randint(1, 5)
+        names.place(name, weight)
+        count, error = slow.get(name, (0, 0))
+        if not count and len(slow) >= 8:
+            least = min(slow.values())[0]
+            gone = next(each for each, counts in slow.items() if counts[0] == least and each not in names._candidates)
+            del slow[gone]
+            count = error = least
+        slow[name] = (count + weight, error)
+        if names._uses_until_halving == 10_000:
+            slow = {each: (counts[0] // 2, counts[1] // 2) for each, counts in slow.items()}
+        assert names._candidates == slow

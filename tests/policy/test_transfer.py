@@ -290,5 +290,16 @@ def test_tiers_that_were_read_in_one_fetch_are_judged_apart() -> None:
     assert seen == pytest.approx({Tier.HOST: 1.0, Tier.DISK: 3.0})
 
 
+def test_the_wait_until_now_is_parted_among_the_tiers_that_were_waited_for() -> None:
+    found = plan([Tier.HOST] * 2 + [Tier.DISK], {Tier.HOST: Speed(1e-4, 1e10), Tier.DISK: Speed(1e-3, 1e9)})
+    fetch = Fetch(found, 5.0)
+    assert fetch.waited_s(5.25) == {Tier.HOST: 0.25}
+    fetch.arrived(2, 6.0)
+    assert fetch.waited_s(6.5) == {Tier.HOST: 1.0, Tier.DISK: 0.5}
+    fetch.arrived(1, 8.0)
+    assert fetch.waited_s(8.5) == {Tier.HOST: 1.0, Tier.DISK: 2.5}  # to take it over
+    assert fetch.waited_s(0.0) == {Tier.HOST: 1.0, Tier.DISK: 2.0}  # a clock that goes back
+
+
 def test_margins_start_at_half_as_much_again() -> None:
     assert math.exp(FIRST_MARGIN) == pytest.approx(1.5)

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
 from tests.foreign_server import PATIENCE_S, ForeignServer, RunningRelay
 from tokenworks.contract import wire
 from tokenworks.contract.errors import StartupError
+from tokenworks.contract.record import Stage, Work
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import EndReason, SequenceOutput
 from tokenworks.fleet.launch import EMBEDDED_MODEL
@@ -99,6 +101,12 @@ def relay(gateway: Gateway, server: ForeignServer, relays: list[RunningRelay]) -
     return relays[0]
 
 
+def plain(end: wire.End) -> wire.End:
+    """Without what it took, which no two requests take alike."""
+    assert end.report is not None
+    return msgspec.structs.replace(end, report=None)
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
@@ -149,7 +157,28 @@ def test_a_cancel_closes_the_connection(gateway: Gateway, relay: RunningRelay, s
     gateway.send(wire.Cancel("never heard of"))
     wait_until(lambda: server.num_open == 0)
     assert gateway.load().running == 0
-    assert not any(output.end for output in gateway.outputs("r"))
+    end = gateway.end("r")
+    assert end.reason is EndReason.CANCELLED
+    assert end.report is not None
+    assert end.report.stages_ns.keys() == {Stage.PREFILL, Stage.DECODE}
+    assert not gateway.outputs("never heard of")
+
+
+def test_what_requests_took_is_what_the_server_was_busy(
+    gateway: Gateway, relay: RunningRelay, server: ForeignServer
+) -> None:
+    for request_id in ("a", "b"):
+        gateway.submit(request_id, max_tokens=20)
+    reports = [gateway.end(request_id).report for request_id in ("a", "b")]
+    server.status = 500
+    gateway.submit("refused")
+    reports.append(gateway.end("refused").report)
+    use = gateway.load().use
+    taken = [report.device_ns.get(work, 0) for report in reports if report for work in Work]
+    assert sum(taken) == sum(use.step_ns.values()) > 0
+    assert use.wall_ns == sum(use.step_ns.values()) + use.idle_ns
+    assert use.energy_j is None
+    assert use.rss_bytes > 0
 
 
 def test_a_stop_token_of_ours_closes_the_connection(
@@ -157,7 +186,7 @@ def test_a_stop_token_of_ours_closes_the_connection(
 ) -> None:
     server.max_events = 2
     gateway.submit("r", max_tokens=50, stop_token_ids=(311,))
-    assert gateway.end("r") == wire.End(EndReason.STOP, stop_token_id=311)
+    assert plain(gateway.end("r")) == wire.End(EndReason.STOP, stop_token_id=311)
     wait_until(lambda: server.num_open == 0)
 
 
@@ -181,7 +210,7 @@ def test_the_servers_word_on_a_bad_request_is_passed_on(
 ) -> None:
     server.status, server.message = 400, "the context is 200 tokens, you asked for 201"
     gateway.submit("r")
-    assert gateway.end("r") == wire.End(EndReason.REFUSED, error=server.message, param="prompt")
+    assert plain(gateway.end("r")) == wire.End(EndReason.REFUSED, error=server.message, param="prompt")
 
 
 @pytest.mark.parametrize("status", [401, 500])

@@ -26,7 +26,7 @@ def alerts() -> None:
 
 @alerts.command("list", cls=SettingsCommand)
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
-@takes_settings("ledger", "objectives", "alerts", takes_model=False)
+@takes_settings("ledger.path", "ledger.database", "objectives", "alerts", takes_model=False)
 def list_alerts(is_json: bool, **options: Any) -> None:
     """Evaluate the alert rules over the ledger, now.
 

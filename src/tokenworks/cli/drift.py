@@ -29,7 +29,7 @@ from tokenworks.observe.when import parse_duration, parse_window
     help="What to compare with: the time of this length before that window, or FROM..UNTIL.",
 )
 @click.option("--json", "is_json", is_flag=True, help="Print JSON, with every bin of every feature.")
-@takes_settings("ledger", "alerts.drift_psi", takes_model=False)
+@takes_settings("ledger.path", "ledger.database", "alerts.drift_psi", takes_model=False)
 def drift(since: str, until: str, reference: str, is_json: bool, **options: Any) -> None:
     """Compare traffic and answers with those of a reference window.
 

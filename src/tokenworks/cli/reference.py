@@ -16,6 +16,7 @@ import click
 
 from tokenworks.cli.main import main
 from tokenworks.cli.options import SettingOption, metavar
+from tokenworks.cli.reference_diagnosis import diagnosis_lines
 from tokenworks.contract import errors
 from tokenworks.contract.config import WorkerGroup
 from tokenworks.contract.errors import TokenworksError
@@ -63,6 +64,11 @@ def errors_page() -> str:
         "",
     ]
     return "\n".join([*head, *_table(("code", "HTTP status", "type", "meaning"), rows)]) + "\n"
+
+
+def diagnosis_page() -> str:
+    """Every rule of diagnosis with its condition, and every figure that a rule may name."""
+    return "\n".join([NOTICE, *diagnosis_lines(_table)]) + "\n"
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ PAGES: Final = {
     "flags.md": flags_page,
     "errors.md": errors_page,
     "metrics.md": metrics_page,
+    "diagnosis.md": diagnosis_page,
     "columns.md": columns_page,
 }
 

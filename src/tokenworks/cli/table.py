@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,12 +19,12 @@ from tokenworks.contract.errors import InvalidRequest
 from tokenworks.observe.columns import COLUMNS, PRESETS
 from tokenworks.observe.comparison import Comparison, Side, compare, parse_against
 from tokenworks.observe.table import EVERYTHING, Table, build_table
+from tokenworks.observe.terms import with_terms
 from tokenworks.observe.when import parse_window
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from tokenworks.observe.ledger import Ledger
     from tokenworks.observe.store import SqlLedger
 
 _REFRESH_S: Final = 2.0
@@ -83,9 +84,11 @@ def table(as_json: bool, as_csv: bool, watch: bool, where: tuple[str, ...], colu
         return
     if as_json + as_csv + watch > 1 or (as_csv and options["against"]):
         raise click.UsageError("--json, --csv and --watch exclude each other, and a comparison has no CSV")
+    if watch and not sys.stdout.isatty():
+        raise click.UsageError("--watch needs a terminal; ask again and again with --json instead")
     names = tuple(name.strip() for name in columns.split(",") if name.strip())
     question = _Question(where=_pairs(where), columns=names, **{key: options.pop(key) for key in _ASKED})
-    settings = settings_from(options)
+    settings = with_terms(settings_from(options))
     with _opened(settings) as ledger:
         try:
             _print(ledger, settings, question, "json" if as_json else "csv" if as_csv else "watch" if watch else "page")
@@ -99,7 +102,7 @@ def _opened(settings: Settings) -> closing[SqlLedger]:
     return closing(open_ledger(settings.ledger, cost=settings.cost, objectives=settings.objectives))
 
 
-def _print(ledger: Ledger, settings: Settings, question: _Question, form: str) -> None:
+def _print(ledger: SqlLedger, settings: Settings, question: _Question, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(_answer(ledger, settings, question).as_json()))
     elif form == "csv":
@@ -113,7 +116,7 @@ def _print(ledger: Ledger, settings: Settings, question: _Question, form: str) -
         console.print(_page(ledger, settings, question, console))
 
 
-def _answer(ledger: Ledger, settings: Settings, question: _Question) -> Table | Comparison:
+def _answer(ledger: SqlLedger, settings: Settings, question: _Question) -> Table | Comparison:
     now_ns = time.time_ns()
     window = parse_window(question.since, question.until, now_ns)
     preset, columns, where = question.preset, question.columns, question.where
@@ -124,12 +127,12 @@ def _answer(ledger: Ledger, settings: Settings, question: _Question) -> Table | 
     return build_table(ledger, window, settings, by=by, where=where, preset=preset, columns=columns, limit=rows)
 
 
-def _page(ledger: Ledger, settings: Settings, question: _Question, console: Console) -> RenderableType:
+def _page(ledger: SqlLedger, settings: Settings, question: _Question, console: Console) -> RenderableType:
     from tokenworks.cli.table_page import comparison_page, table_page
 
     answer = _answer(ledger, settings, question)
     if isinstance(answer, Table):
-        return table_page(answer, console.width, settings.ledger.path or "the ledger")
+        return table_page(answer, console.width, ledger.where)
     return comparison_page(answer)
 
 
@@ -146,8 +149,8 @@ def _watch(page: Callable[[Console], RenderableType]) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+    is_wide_enough = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if is_wide_enough else _PLAIN_WIDTH)
 
 
 def _print_csv(table: Table) -> None:

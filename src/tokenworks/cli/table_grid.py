@@ -14,7 +14,7 @@ from tokenworks.cli.figures import figure, plain
 from tokenworks.observe.columns import Column
 from tokenworks.observe.table import EVERYTHING, Table
 
-_GUTTER = 2
+_GUTTER = 3
 
 
 class _Sheet(NamedTuple):

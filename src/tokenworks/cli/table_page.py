@@ -93,7 +93,7 @@ def table_notes(table: Table) -> Iterator[str]:
         yield f"records are missing between {moment(gap.from_ns)} and {moment(gap.until_ns)} ({frames}){why}"
     if table.num_hidden:
         yield f"{table.num_hidden:,} more groups with fewer requests are not shown; --rows 0 shows all"
-    if table.observed.seconds < 0.99 * table.window.seconds:
+    if table.observed.seconds < 0.9 * table.window.seconds:
         asked, seen = duration(table.window.seconds), duration(table.observed.seconds)
         yield f"of the {asked} asked for, there was a system for {seen}; figures per second are over that"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final, get_args
 
 import msgspec
@@ -94,7 +95,12 @@ class Setting(msgspec.Struct, frozen=True):
 
 def all_settings() -> list[Setting]:
     """Every setting, in the order of the structs: the top level first, then section by section."""
-    return [setting for section, struct in section_types().items() for setting in _settings_of(section, struct)]
+    return list(_all_settings())
+
+
+@cache  # every command asks several times before it begins, and reading the structs takes milliseconds
+def _all_settings() -> tuple[Setting, ...]:
+    return tuple(setting for section, struct in section_types().items() for setting in _settings_of(section, struct))
 
 
 def group_settings() -> list[Setting]:

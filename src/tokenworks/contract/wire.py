@@ -203,6 +203,7 @@ class Submit(Message, frozen=True):
 
     request: Request
     publishes: bool = False
+    sent_ns: int = 0  # by the gateway's monotonic clock, which says something beside other messages' only; 0: unsaid
 
 
 class Cancel(Message, frozen=True):

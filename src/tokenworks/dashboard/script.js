@@ -8,7 +8,7 @@ const POLL_MS = 2000;
 const SLOW_POLL_MS = 10000; // of what walks the whole window: diagnosis and drift
 const WINDOWS = ["5m", "15m", "1h", "6h", "24h", "7d"];
 const DIMENSIONS = ["scenario", "tenant", "model", "version", "worker"];
-const PRESETS = ["online", "offline", "realtime"];
+const PRESETS = ["overview", "online", "offline", "realtime"];
 const ORDERS = ["latest", "slowest"];
 
 // ---------------------------------------------------------------------------------------------------------------- state
@@ -18,7 +18,7 @@ const known = (name, values, otherwise) => (values.includes(query.get(name)) ? q
 const state = {
   since: known("since", WINDOWS, "15m"),
   by: known("by", DIMENSIONS, "scenario"),
-  preset: known("preset", PRESETS, "online"),
+  preset: known("preset", PRESETS, "overview"),
   order: known("order", ORDERS, "latest"),
   where: query.getAll("where").filter((condition) => condition.includes("=")),
   limit: 12, // requests shown
@@ -101,9 +101,12 @@ function choice(container, values, name, onChange) {
 }
 
 const chip = (text, kind = "") => h("span", { class: `chip ${kind}` }, text);
-const stacked = (parts, label) =>
-  h("div", { class: "stack", role: "img", "aria-label": label },
-    parts.map(([kind, share]) => h("i", { "data-kind": kind, style: { "flex-grow": share, "flex-basis": 0 } })));
+/** Parts of a whole, side by side: [kind, size] each, of whatever unit. */
+function stacked(parts, label) {
+  const whole = parts.reduce((sum, [, size]) => sum + size, 0) || 1; // flex-grow must sum to 1 or more to fill the bar
+  return h("div", { class: "stack", role: "img", "aria-label": label },
+    parts.map(([kind, size]) => h("i", { "data-kind": kind, style: { flex: `${size / whole} 0 0px` } })));
+}
 const legend = (kinds) => kinds.map(([kind, label]) => h("span", { "data-kind": kind }, label));
 
 // -------------------------------------------------------------------------------------------------------------- figures
@@ -141,6 +144,7 @@ function scaled(value, unit, base, names) {
 const bytes = (value) => scaled(value, "B", 1024, ["", "Ki", "Mi", "Gi", "Ti"]);
 const count = (value) => (isNumber(value) ? value.toLocaleString("en", { maximumFractionDigits: 0 }) : NONE);
 const percent = (value) => (isNumber(value) ? `${digits(value * 100)} %` : NONE);
+const share = (value) => (isNumber(value) && value > 0 && value < 0.001 ? "<0.1 %" : percent(isNumber(value) ? Math.round(value * 1000) / 1000 : value));
 const number = (value) => (isNumber(value) ? digits(value) : NONE);
 
 function money(value) {
@@ -153,8 +157,12 @@ function money(value) {
   }
 }
 
-const clock = (at_s, withDay) =>
-  new Date(at_s * 1000).toLocaleString([], { ...(withDay && { month: "short", day: "numeric" }), hour: "2-digit", minute: "2-digit", ...(!withDay && { second: "2-digit" }) });
+const HOUR = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const clock = (at_s) => new Date(at_s * 1000).toLocaleTimeString("en", { ...HOUR, second: "2-digit" });
+const moment = (at_s) => new Date(at_s * 1000).toLocaleString("en", { day: "numeric", month: "short", ...HOUR });
+/** On an axis, and in a list of what lies in the window: no more than tells two moments apart. */
+const when = (at_s) => (isLongWindow() ? moment(at_s) : clock(at_s));
+const tick = (at_s) => (isLongWindow() ? moment(at_s) : new Date(at_s * 1000).toLocaleTimeString("en", HOUR));
 const isLongWindow = () => ["24h", "7d"].includes(state.since);
 
 // --------------------------------------------------------------------------------------------------------------- charts
@@ -167,8 +175,8 @@ class Chart {
     this.when = h("span", { class: "when" });
     this.plot = svg("svg", { role: "img", tabindex: "0" });
     this.figure = h("figure", { class: "panel chart" },
-      h("figcaption", {}, h("h3", {}, title),
-        lines.map((line, index) => h("span", { class: `key ${line.kind}` }, `${line.label} `, this.keys[index])), this.when),
+      h("figcaption", {}, h("div", { class: "title" }, h("h3", {}, title), this.when),
+        h("div", {}, lines.map((line, index) => h("span", { class: `key ${line.kind}` }, `${line.label} `, this.keys[index])))),
       this.plot);
     this.plot.addEventListener("pointermove", (event) => this.point(event.offsetX));
     this.plot.addEventListener("pointerleave", () => this.show(null));
@@ -224,7 +232,7 @@ class Chart {
     if (!this.points.length) return [];
     const last = this.points.length - 1;
     return [[0, "start"], [last >> 1, "middle"], [last, "end"]].map(([index, anchor]) =>
-      svg("text", { x: x(index), y: height - 3, "text-anchor": anchor }, clock(this.points[index].at_s, isLongWindow())));
+      svg("text", { x: x(index), y: height - 3, "text-anchor": anchor }, tick(this.points[index].at_s)));
   }
 
   line(line, x, y) {
@@ -257,7 +265,7 @@ class Chart {
     const point = this.points[this.at ?? -1];
     const texts = this.lines.map((line) => this.format(point ? point[line.key] : latest(line.key)));
     this.lines.forEach((line, index) => { this.keys[index].textContent = texts[index]; });
-    this.when.textContent = point ? clock(point.at_s, isLongWindow()) : "";
+    this.when.textContent = point ? when(point.at_s) : "";
     const words = this.lines.map((line, index) => `${line.label} ${texts[index]}`).join(", ");
     this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
   }
@@ -281,13 +289,11 @@ const CHARTS = [
 const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": bytes, currency: money, requests: count, tokens: count };
 const UNITS_IN_HEAD = ["1/s", "tokens/s", "bytes/s", "J", "cores"]; // of the others each figure says its own
 
-function cellText(value, unit) {
-  if (value === null || value === undefined || value === "") return NONE;
-  if (!isNumber(value)) return String(value);
-  return (FORMATS[unit] ?? number)(value);
+/** A figure of the table as people read it, with the figure as it came beside it. */
+function figure(value, unit, key) {
+  if (!isNumber(value)) return NONE;
+  return h("data", { value, "data-figure": key }, (FORMATS[unit] ?? number)(value));
 }
-
-const isText = (column, rows) => rows.some((row) => typeof row[column.key] === "string");
 
 const TILES = [
   ["Requests", "requests", (row) => `${number(row.concurrency)} at a time`],
@@ -304,7 +310,7 @@ function drawTiles({ rows, columns }) {
   const row = rows[0] ?? {};
   const units = Object.fromEntries(columns.map((column) => [column.key, column.unit]));
   fill(byId("tiles"), TILES.map(([title, key, beside]) =>
-    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", { "data-figure": key }, cellText(row[key], units[key])), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
+    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", {}, figure(row[key], units[key], key)), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
 }
 
 function drawTable(answer) {
@@ -315,19 +321,17 @@ function drawTable(answer) {
     return;
   }
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
-    h("th", { scope: "col", title: column.help, class: isText(column, rows) ? "text" : "" }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
-  const body = h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column, index) => {
-    const text = cellText(row[column.key], column.unit);
-    if (index) return h("td", { class: isText(column, rows) ? "text" : "" }, text);
-    return h("th", { scope: "row", title: text }, filterButton(text));
-  }))));
+    h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && h("small", {}, column.unit)))));
+  const body = h("tbody", {}, rows.map((row) => h("tr", {},
+    h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
+    answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   fill(byId("rows"), h("table", {}, head, body), hidden);
 }
 
 function filterButton(value) {
   const condition = `${state.by}=${value}`;
-  return h("button", { class: "link", "data-key": condition, title: `Show ${condition} alone`, onclick: () => filterBy(condition) }, value);
+  return h("button", { class: "link", "data-key": condition, title: `Show ${condition} alone`, onclick: () => filterBy(condition) }, value || NONE);
 }
 
 function filterBy(condition) {
@@ -385,7 +389,7 @@ function drawRequests(answer) {
 function requestRow(request, longest_s) {
   const open = () => openExplain(request.id);
   return h("tr", { class: "open", onclick: open },
-    h("td", {}, clock(request.ended_s, isLongWindow())),
+    h("td", {}, when(request.ended_s)),
     h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 12))),
     h("td", { class: "text name", title: request.tenant }, request.tenant || NONE),
     h("td", { class: "text" }, request.scenario),
@@ -411,8 +415,8 @@ function stageBar(request, longest_s) {
 
 const fact = (term, value, title) => h("div", { title }, h("dt", {}, term), h("dd", {}, value));
 
-function meter(label, value, share, kind) {
-  const parts = isNumber(share) ? [[kind, share], ["idle", Math.max(0, 1 - share)]] : [["idle", 1]];
+function meter(label, value, part, kind) {
+  const parts = isNumber(part) ? [[kind, part], ["idle", Math.max(0, 1 - part)]] : [["idle", 1]];
   return h("div", { class: "meter" }, h("div", {}, label, h("b", {}, value)), stacked(parts, `${label}: ${value}`));
 }
 
@@ -429,9 +433,9 @@ function workerCard(worker, window) {
   return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
     h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), isGone(worker, window) && chip("gone", "warn")),
     h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`].filter(Boolean).join(" · ")),
-    stacked(shares, shares.map(([kind, share]) => `${kind} ${percent(share)}`).join(", ")),
-    h("div", { class: "legend" }, legend(shares.filter(([, share]) => share > 0).map(([kind, share]) => [kind, `${kind} ${percent(share)}`]))),
-    meter("KV in use, mean", percent(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
+    stacked(shares, shares.map(([kind, part]) => `${kind} ${share(part)}`).join(", ")),
+    h("div", { class: "legend" }, legend(shares.filter(([, part]) => part > 0).map(([kind, part]) => [kind, `${kind} ${share(part)}`]))),
+    meter("KV in use, mean", share(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
     h("dl", { class: "facts" },
       fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
       fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
@@ -484,7 +488,7 @@ const billLine = (label, line, most, total) => [
   h("span", { class: "who" }, label),
   h("span", { class: "track", "aria-hidden": "true" },
     h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
-  h("span", { class: "amount" }, money(line.amount), h("span", { class: "soft part" }, percent(total ? line.amount / total : 0))),
+  h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount)), h("span", { class: "soft part" }, share(total ? line.amount / total : 0))),
 ];
 
 function billNotes(bill) {
@@ -538,11 +542,11 @@ function drawStatus(status) {
   byId("model").textContent = status.models.join(", ");
   fill(byId("notices"), status.gaps.map((gap) =>
     h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
-      h("span", {}, `between ${clock(gap.from_s, true)} and ${clock(gap.until_s, true)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
+      h("span", {}, `between ${moment(gap.from_s)} and ${moment(gap.until_s)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
   const rows = status.incidents.toReversed();
   fill(byId("incident-rows"), rows.length
     ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, clock(each.at_s, true)), h("td", { class: "text" }, each.kind), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
+        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: "text" }, each.kind), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
     : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
 }
 
@@ -568,6 +572,7 @@ function drawExplanation(told) {
   fill(byId("explain-body"),
     h("div", {}, h("p", { class: "sentence" }, told.story), told.advice && h("p", { class: "sentence soft" }, told.advice)),
     h("dl", { class: "facts" }, requestFacts(told)),
+    told.trace_id && h("p", { class: "soft" }, "trace ", h("span", { class: "mono" }, told.trace_id)),
     part("Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
     told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
     told.spans?.length > 0 && part("The application around it", spanFall(told)),
@@ -588,7 +593,6 @@ function requestFacts(told) {
     told.saved > 0 && fact("saved by cache", money(told.saved)),
     told.retries > 0 && fact("retries", count(told.retries)), told.migrations > 0 && fact("migrations", count(told.migrations)),
     told.preemptions > 0 && fact("preemptions", count(told.preemptions)),
-    told.trace_id && fact("trace", h("span", { class: "mono" }, told.trace_id)),
   ];
 }
 
@@ -607,24 +611,36 @@ function waterfall(bars, whole) {
     h("span", { class: bar.isOnPath ? "label on-path" : "label", title: bar.title }, bar.label),
     h("span", { class: "lane", title: bar.title }, h("i", { "data-kind": bar.kind, style: { left: `${(100 * bar.start) / whole}%`, width: `${(100 * bar.span) / whole}%` } })),
     h("span", { class: "number" }, ns(bar.span)),
-    h("span", { class: "soft share number" }, isNumber(bar.share) ? percent(bar.share) : "")]));
+    h("span", { class: "soft share number" }, isNumber(bar.share) ? share(bar.share) : "")]));
 }
+
+const spanKind = (span) => (span.is_error ? "lost" : span.is_this ? "prefill" : span.is_critical ? "decode" : "gateway");
 
 function spanFall(told) {
   const start = Math.min(0, ...told.spans.map((span) => span.start_ns));
   const end = Math.max(told.e2e_ns, ...told.spans.map((span) => span.start_ns + span.ns));
-  return waterfall(told.spans.map((span) => ({ label: `${span.service} ${span.name}`, kind: span.is_error ? "lost" : "fetch", start: span.start_ns - start, span: span.ns, isOnPath: span.is_critical, title: span.is_critical ? "on the critical path" : "" })), end - start);
+  return waterfall(told.spans.map((span) => ({ label: `${span.service} ${span.name}`, kind: spanKind(span), start: span.start_ns - start, span: span.ns, isOnPath: span.is_critical, title: span.is_critical ? "on the critical path" : "" })), end - start);
 }
 
 // ------------------------------------------------------------------------------------------------------------- the loop
 
-/** The answer of the observer; raises Error with its own words, or with what to do where there is none. */
+/** What went wrong with a question; `isDown`: nobody was there to answer it. */
+class Unanswered extends Error {
+  constructor(words, isDown) {
+    super(words);
+    this.isDown = isDown;
+  }
+}
+
+/** The answer of the observer; raises Unanswered with its own words, or with what to do where there is none. */
 async function ask(path, signal) {
-  const response = await fetch(path, { signal, headers: { accept: "application/json" } });
+  const response = await fetch(path, { signal }).catch((error) => {
+    throw error.name === "AbortError" ? error : new Unanswered("The gateway does not answer; is `tokenworks serve` running?", true);
+  });
   const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(answer?.error?.message ?? `The gateway answered ${response.status}.`);
-  if (answer === null) throw new Error("The gateway's answer is not JSON.");
-  return answer;
+  if (response.ok && answer !== null) return answer;
+  const told = answer?.error;
+  throw new Unanswered(told?.message ?? `The gateway answered ${response.status}.`, told?.code === "observer_unavailable");
 }
 
 const SECTIONS = [
@@ -646,10 +662,11 @@ const live = { round: 0, timer: 0, aborter: new AbortController() };
 async function poll() {
   clearTimeout(live.timer);
   const round = (live.round += 1);
-  const results = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
-  if (round !== live.round) return;
-  const failures = results.filter(Boolean);
-  showLiveness(failures.length === SECTIONS.length || failures.some((failure) => failure.name === "TypeError") ? "down" : "live");
+  const errors = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
+  if (round !== live.round || state.isPaused) return;
+  const down = errors.find((error) => error?.isDown);
+  showLiveness(down ? "down" : "live");
+  if (down) fill(byId("notices"), h("p", { class: "notice bad" }, h("strong", { class: "bad" }, "No answer"), h("span", {}, down.message)));
   schedule();
 }
 
@@ -657,20 +674,19 @@ async function poll() {
 async function refresh(section, signal) {
   const path = section.path();
   const now = performance.now();
-  if (section.path_drawn === path && now - section.drawn_at < (section.every ?? 0)) return null;
+  if (section.asked === path && now - section.drawnAt < (section.every ?? 0)) return null;
   try {
     const answer = await ask(path, signal);
-    if (signal.aborted) return null;
-    section.draw(answer);
-    [section.path_drawn, section.drawn_at] = [path, now];
-    return null;
+    if (!signal.aborted) section.draw(answer);
+    [section.asked, section.drawnAt] = [path, now];
   } catch (error) {
     if (error.name === "AbortError") return null;
-    const words = error.name === "TypeError" && navigator.onLine !== undefined && /fetch/i.test(error.message) ? "The gateway does not answer." : error.message;
-    if (section.into) fill(byId(section.into), h("p", { class: "pad bad" }, words));
-    section.path_drawn = null;
+    if (!(error instanceof Unanswered)) throw error; // a bug of this page: let the console tell
+    if (section.into && !error.isDown) fill(byId(section.into), h("p", { class: "pad bad" }, error.message));
+    section.asked = null;
     return error;
   }
+  return null;
 }
 
 function schedule() {
@@ -700,6 +716,19 @@ function switchTheme() {
   localStorage.setItem("theme", document.documentElement.dataset.theme);
 }
 
+/** Mark in the navigation where the reader is. */
+function followReader() {
+  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const watch = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      for (const link of links.values()) link.removeAttribute("aria-current");
+      links.get(entry.target.id).setAttribute("aria-current", "true");
+    }
+  }, { rootMargin: "-15% 0px -75% 0px" });
+  for (const id of links.keys()) watch.observe(byId(id));
+}
+
 function begin() {
   const theme = localStorage.getItem("theme");
   if (theme) document.documentElement.dataset.theme = theme;
@@ -710,14 +739,15 @@ function begin() {
   fill(byId("stages-legend"), legend(GROUPS));
   fill(byId("charts"), CHARTS.map((chart) => chart.figure));
   drawFilters();
+  followReader();
   byId("theme").addEventListener("click", switchTheme);
   byId("explain-close").addEventListener("click", () => byId("explain").close());
   byId("explain").addEventListener("click", (event) => { if (event.target === byId("explain")) byId("explain").close(); });
   byId("live").addEventListener("click", () => {
     state.isPaused = !state.isPaused;
-    if (state.isPaused) showLiveness("paused");
+    showLiveness(state.isPaused ? "paused" : "live");
+    if (state.isPaused) schedule();
     else poll();
-    schedule();
   });
   document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : state.isPaused || poll()));
   poll();

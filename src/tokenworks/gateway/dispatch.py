@@ -148,7 +148,7 @@ class Dispatcher:
     def _send_to(self, worker: Worker, flight: Flight) -> bool:
         """Hand a flight to a worker; False where it cannot be reached, which is then lost."""
         now_ns = time.monotonic_ns()  # before it is sent: the worker may begin before this process goes on
-        if not self._send(worker.identity, wire.encode(flight.submit())):
+        if not self._send(worker.identity, wire.encode(flight.submit(now_ns))):
             self._members.lose(worker.id, "cannot be reached")
             return False
         held_tokens = self._placing.held_tokens(flight, worker)

@@ -105,13 +105,13 @@ class Flight:
         """Whether somebody else may go on after a loss."""
         return self.num_losses <= MAX_RESENDS and not self._has_text
 
-    def submit(self) -> Submit:
-        """What to send now."""
+    def submit(self, now_ns: int) -> Submit:
+        """What to send now, by a monotonic clock."""
         if not self.prefill_tokens:
-            return Submit(self.request)
+            return Submit(self.request, sent_ns=now_ns)
         token_ids = self.request.token_ids[: self.prefill_tokens]
         first = replace(self.request, id=self.wire_id, token_ids=token_ids, sampling=_PREFILL_SAMPLING)
-        return Submit(first, publishes=True)
+        return Submit(first, publishes=True, sent_ns=now_ns)
 
     @property
     def sent_tokens(self) -> int:

@@ -192,6 +192,7 @@ class KVClient:
         except ArenaError as error:
             self._refused(error.message)
             return
+        self._arena.page_in()
         log.info("attached to KV store %s (%.1f GiB of memory)", message.store_id, message.arena_bytes / 2**30)
         self._store_id, self.speeds, self._refusal = message.store_id, message.speeds, ""
 

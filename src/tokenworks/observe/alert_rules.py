@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.record import Gap, Incident
-from tokenworks.observe.cell import Cell
+from tokenworks.observe.cell import Cell, merged
 from tokenworks.observe.figures import FeatureFigure
 from tokenworks.observe.ledger import Ledger, Window
 
@@ -30,6 +30,7 @@ CACHE_MIN_SHARE: Final = 0.1  # of prompt tokens cached before: else there is no
 CACHE_MIN_TOKENS: Final = 10_000  # prompt tokens in the short window
 CACHE_COLLAPSE: Final = 0.5
 LOST: Final = "worker_lost"
+_FRESHNESS: Final = 100
 _NS: Final = 10**9
 
 
@@ -63,22 +64,44 @@ BURN_RULES: Final = (
 )
 
 
+class CellsByLength:
+    """Cells of windows that end now, by scenario, read again once they are stale by a hundredth of their length.
+
+    Three days of cells are read a hundred times as rarely as the last minutes, and matter as little.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[int, dict[str, Cell]]] = {}
+
+    def read(self, ledger: Ledger, seconds: int, now_ns: int) -> dict[str, Cell]:
+        """Of the last `seconds`, or nearly; raises LedgerError."""
+        at_ns, cells = self._kept.get(seconds, (0, {}))
+        if abs(now_ns - at_ns) >= seconds * _NS // _FRESHNESS:
+            cells = ledger.cells(_last(seconds, now_ns), "scenario")
+            self._kept[seconds] = now_ns, cells
+        return cells
+
+
 def firing(
-    ledger: Ledger, now_ns: int, objectives: ObjectiveSettings, drift: Iterable[FeatureFigure] = ()
+    ledger: Ledger,
+    now_ns: int,
+    objectives: ObjectiveSettings,
+    drift: Iterable[FeatureFigure] = (),
+    kept: CellsByLength | None = None,
 ) -> list[Alert]:
     """All that hold at a moment; `drift` is what was last found. Raises LedgerError."""
+    kept = kept or CellsByLength()
     windows = sorted({seconds for rule in BURN_RULES for seconds in (rule.long_s, rule.short_s)})
-    cells = {seconds: ledger.cells(_last(seconds, now_ns), "scenario") for seconds in windows}
-    recent, before = (
-        ledger.cells(window).get("", Cell())
-        for window in (_last(CACHE_WINDOW_S, now_ns), _last(CACHE_BEFORE_S, now_ns - CACHE_WINDOW_S * _NS))
-    )
+    cells = {seconds: kept.read(ledger, seconds, now_ns) for seconds in windows}
     found = [
         *burning(cells, objectives),
         *lost_workers(ledger.incidents(_last(RECENT_S, now_ns))),
         *refused(ledger, _last(RECENT_S // 5, now_ns)),
         *missing(ledger.gaps(_last(GAP_WINDOW_S, now_ns))),
-        *collapsed(recent, before),
+        *collapsed(
+            _all(kept.read(ledger, CACHE_WINDOW_S, now_ns)),
+            _all(kept.read(ledger, CACHE_BEFORE_S, now_ns - CACHE_WINDOW_S * _NS)),
+        ),
         *drifted(drift),
     ]
     return list({alert.key: alert for alert in reversed(found)}.values())[::-1]
@@ -141,6 +164,10 @@ def drifted(features: Iterable[FeatureFigure]) -> Iterator[Alert]:
 
 def _last(seconds: int, now_ns: int) -> Window:
     return Window(now_ns - seconds * _NS, now_ns)
+
+
+def _all(cells: Mapping[str, Cell]) -> Cell:
+    return merged(cells.values())
 
 
 def _broken(cell: Cell) -> int:

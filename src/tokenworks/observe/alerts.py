@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from tokenworks.contract.config import AlertSettings, Settings
 from tokenworks.contract.errors import ConfigError, LedgerError, TokenworksError
 from tokenworks.observe.alert_book import AlertBook, Notice
-from tokenworks.observe.alert_rules import GAP_WINDOW_S, firing
+from tokenworks.observe.alert_rules import GAP_WINDOW_S, CellsByLength, firing
 from tokenworks.observe.delivery import Delivery
 from tokenworks.observe.drift import drift
 from tokenworks.observe.figures import FeatureFigure, Figures, SpanFigures, read_figures, write_figures
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRIFT_EVERY_S: Final = 600
+FIRST_LOOK_S: Final = 3.0  # after the start: there is a ledger by then
 _NS: Final = 10**9
 _NS_PER_HOUR: Final = 3600 * _NS
 
@@ -49,6 +50,7 @@ class Lookout:
         self._folder = folder
         known = read_figures(folder)
         self._book = AlertBook(known.alerts if known else ())
+        self._cells = CellsByLength()
         self._drift: list[FeatureFigure] = []
         self._drift_at_ns = 0
 
@@ -65,7 +67,8 @@ class Lookout:
         if now_ns - self._drift_at_ns >= DRIFT_EVERY_S * _NS:
             self._drift = drift_figures(ledger, self._settings.alerts, now_ns)
             self._drift_at_ns = now_ns
-        notices = self._book.update(firing(ledger, now_ns, self._settings.objectives, self._drift), now_ns)
+        alerts = firing(ledger, now_ns, self._settings.objectives, self._drift, self._cells)
+        notices = self._book.update(alerts, now_ns)
         gaps = ledger.gaps(Window(now_ns - GAP_WINDOW_S * _NS, now_ns))
         missing = sum(gap.frames for gap in gaps)
         write_figures(self._folder, Figures(now_ns, missing, self._book.figures(), self._drift, self._spans))
@@ -102,6 +105,7 @@ def _receiver(alerts: AlertSettings) -> Receiver | None:
 
 
 async def _every(lookout: Lookout, interval_s: float, delivery: Delivery | None) -> None:
+    await asyncio.sleep(min(interval_s, FIRST_LOOK_S))
     while True:
         try:
             notices = await asyncio.to_thread(lookout.look, time.time_ns())

@@ -69,14 +69,20 @@ def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 
 def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
-    """`GET /observe/series`: the window in `points` steps."""
-    step_ns = max(10**9, -(-(question.window.end_ns - question.window.start_ns) // question.points))
-    found = ledger.series(question.window, step_ns, question.where)
+    """`GET /observe/series`: the window in `points` steps, or one more: a ledger's steps begin where it likes."""
+    window = question.window
+    step_ns = max(10**9, -(-(window.end_ns - window.start_ns) // question.points))
+    found = ledger.series(window, step_ns, question.where)
     return {
-        "window": _window(question.window),
+        "window": _window(window),
         "step_s": step_ns / 1e9,
-        "points": [{"at_s": at_ns / 1e9, **_point(cell, step_ns / 1e9)} for at_ns, cell in found],
+        "points": [{"at_s": at_ns / 1e9, **_point(cell, _within(window, at_ns, step_ns))} for at_ns, cell in found],
     }
+
+
+def _within(window: Window, at_ns: int, step_ns: int) -> float:
+    """Seconds of a step that lie in the window; the first and the last may lie there in part."""
+    return max(1, min(at_ns + step_ns, window.end_ns) - max(at_ns, window.start_ns)) / 1e9
 
 
 def requests(ledger: Ledger, question: Question, settings: Settings) -> Any:

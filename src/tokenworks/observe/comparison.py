@@ -23,8 +23,10 @@ from tokenworks.observe.table import EVERYTHING, Table, build_table, check_where
 from tokenworks.observe.when import parse_moment, parse_window
 
 CONFIDENCE: Final = 0.95
-SLICES: Final = 60
-_SHORTEST_NS: Final = 10**9
+FEWEST: Final = 12
+MOST: Final = 60
+_UNITS_NS: Final = tuple(seconds * 10**9 for seconds in (86_400, 3600, 60, 1))
+"""What the ledger has cells of: so a long window is compared from a few of them."""
 Verdict = Literal["better", "worse", "changed", "noise", "unknown"]
 
 
@@ -120,12 +122,20 @@ def parse_against(text: str, window: Window, where: dict[str, str], now_ns: int)
 
 
 def _slices(ledger: Ledger, table: Table) -> list[Facts]:
-    """Those in which nothing ended are slices too, whether the ledger tells of them or not."""
-    length_ns = table.observed.end_ns - table.observed.start_ns
-    step_ns = max(-(-length_ns // SLICES), _SHORTEST_NS)
-    cells = [cell for _, cell in ledger.series(table.observed, step_ns, table.where)]
-    empty = [Cell()] * (-(-length_ns // step_ns) - len(cells))
-    return [Facts(cell, step_ns / 1e9) for cell in (*cells, *empty)]
+    """Those in which nothing ended are slices too; the first and the last may be cut short by the window."""
+    start_ns, end_ns = table.observed
+    step_ns = slice_ns(end_ns - start_ns)
+    cells = dict(ledger.series(table.observed, step_ns, table.where))
+    starts = range(start_ns - start_ns % step_ns, end_ns, step_ns)
+    return [
+        Facts(cells.get(start, Cell()), (min(start + step_ns, end_ns) - max(start, start_ns)) / 1e9) for start in starts
+    ]
+
+
+def slice_ns(length_ns: int) -> int:
+    """How long a slice of a window is: whole seconds, minutes, hours or days, of which it has 12 to 61 from 12 s on."""
+    unit_ns = next((unit_ns for unit_ns in _UNITS_NS if length_ns >= FEWEST * unit_ns), _UNITS_NS[-1])
+    return max(1, -(-length_ns // (MOST * unit_ns))) * unit_ns
 
 
 def _compared(

@@ -28,6 +28,7 @@ from tokenworks.contract.folders import state_folder
 from tokenworks.observe.intake import Intake
 from tokenworks.observe.store import open_ledger
 from tokenworks.observe.tasks import TASKS, ObserverContext, Task
+from tokenworks.observe.terms import note_terms
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ async def _main(settings: Settings, folder: Path, lock: int, tasks: Sequence[Tas
         asyncio.get_running_loop().add_signal_handler(number, context.stopping.set)
     if not await _alone(lock, folder, context.stopping):
         return
+    note_terms(folder, settings)
     log.info("observing %s", folder)
     running = [asyncio.create_task(_kept_running(task, context)) for task in tasks]
     await _take_in(intake, context.stopping)

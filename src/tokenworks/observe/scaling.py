@@ -18,21 +18,21 @@ MIN_REQUESTS: Final = 10
 SCALE_SIGNALS: Final = {
     "scale_workers_before": ("count", "workers before the latest came"),
     "scale_workers_after": ("count", "workers since the latest came"),
-    "scale_tokens_per_s_before": ("per_s", "tokens per second before the latest worker came"),
-    "scale_tokens_per_s_after": ("per_s", "tokens per second since the latest worker came"),
-    "scale_efficiency": ("share", "growth of tokens per second over growth of workers, since the latest came"),
-    "scale_device_ratio": ("times", "device time per token since the latest worker came, over before"),
+    "scale_growth": ("share", "growth of tokens per second over growth of workers, since the latest came"),
+    "scale_pace_before": ("per_s", "tokens per second of a worker with work to do, before the latest came"),
+    "scale_pace_after": ("per_s", "tokens per second of a worker with work to do, since the latest came"),
+    "scale_efficiency": ("share", "what a worker with work to do computes since the latest came, over before"),
     "scale_busy_before": ("share", "part of the workers' time with work to do before the latest came"),
     "scale_busy_after": ("share", "part of the workers' time with work to do since the latest came"),
 }
 
 
 class _Part(NamedTuple):
-    """One side of the change."""
+    """One side of the change; tokens are those that were computed."""
 
     workers: float
     tokens_per_s: float
-    device_s_per_token: float
+    pace: float  # tokens per second with work to do
     busy_share: float
     requests: int
 
@@ -47,14 +47,13 @@ def scale_figures(ledger: Ledger, window: Window) -> dict[str, float]:
     after = _part(ledger, Window(change_ns, window.end_ns))
     if min(before.requests, after.requests) < MIN_REQUESTS or after.workers <= before.workers:
         return unknown
-    growth = after.tokens_per_s / before.tokens_per_s / (after.workers / before.workers)
     return {
         "scale_workers_before": before.workers,
         "scale_workers_after": after.workers,
-        "scale_tokens_per_s_before": before.tokens_per_s,
-        "scale_tokens_per_s_after": after.tokens_per_s,
-        "scale_efficiency": growth,
-        "scale_device_ratio": after.device_s_per_token / before.device_s_per_token,
+        "scale_growth": after.tokens_per_s / before.tokens_per_s / (after.workers / before.workers),
+        "scale_pace_before": before.pace,
+        "scale_pace_after": after.pace,
+        "scale_efficiency": after.pace / before.pace,
         "scale_busy_before": before.busy_share,
         "scale_busy_after": after.busy_share,
     }
@@ -73,11 +72,12 @@ def _part(ledger: Ledger, window: Window) -> _Part:
     stretches = ledger.workers(window)
     computed = cell.prompt_tokens - sum(cell.cached_tokens.values()) + cell.output_tokens
     wall_ns = sum(stretch.use.wall_ns for stretch in stretches)
+    busy_ns = wall_ns - sum(stretch.use.idle_ns for stretch in stretches)
     lives_s = sum(stretch.until_ns - stretch.from_ns for stretch in stretches) / 1e9
     return _Part(
-        lives_s / max(window.seconds, 1e-9),
-        (cell.prompt_tokens + cell.output_tokens) / max(window.seconds, 1e-9) or math.nan,
-        sum(cell.device_ns.values()) / 1e9 / max(computed, 1) or math.nan,
-        1 - sum(stretch.use.idle_ns for stretch in stretches) / wall_ns if wall_ns else math.nan,
-        cell.requests,
+        workers=lives_s / max(window.seconds, 1e-9),
+        tokens_per_s=computed / max(window.seconds, 1e-9) or math.nan,
+        pace=computed / (busy_ns / 1e9) if computed and busy_ns else math.nan,
+        busy_share=busy_ns / wall_ns if wall_ns else math.nan,
+        requests=cell.requests,
     )

@@ -83,6 +83,8 @@ def build_table(
     cells = ledger.cells(window, None if by == EVERYTHING else by, where)
     rows = _Rows(wanted, observed, workers, where, owed, merged(tenants.values()).cost)
     total = rows.of(EVERYTHING, merged(cells.values()), None)
+    if by in _OF_MACHINES:
+        cells = {name: Cell() for name in rows.machine_names(by)} | cells
     names = _ordered(by, cells)
     shown = names[: limit or None]
     return Table(
@@ -151,6 +153,10 @@ class _Rows:
         if not self._are_shared and by in (*_OF_MACHINES, EVERYTHING):
             facts.machines = machines_of(w for w in self._workers if name is None or getattr(w, by) == name)
         return {column.key: column.of(facts) for column in self._columns}
+
+    def machine_names(self, by: str) -> set[str]:
+        """Groups that there are though nothing ended there: a worker that only idles has its row."""
+        return set() if self._are_shared else {getattr(stretch, by) for stretch in self._workers}
 
     def _full_cost(self, cell: Cell) -> int:
         """With its share of what no request's work cost; whole pico, so that groups sum to the bill to within one."""

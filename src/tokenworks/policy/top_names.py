@@ -7,11 +7,12 @@ how much of its count is sure. A name takes the place of the least used one once
 places change hands seldom, and never for names that come once.
 
 Counts are halved every `half_life` uses, so that what was large last month makes room. Memory is bounded by `limit`;
-`place` takes O(1) for a name that has a place, O(limit) for others.
+`place` takes O(1) for a name that has a place, O(log limit) amortised for others.
 """
 
 from __future__ import annotations
 
+from heapq import heapify, heapreplace
 from typing import Final
 
 OTHER: Final = "(other)"
@@ -27,7 +28,9 @@ class TopNames:
         self._half_life = half_life
         self._uses_until_halving = half_life
         self._placed: dict[str, int] = {}  # their use
+        self._least_use = 0  # no placed name is used less
         self._candidates: dict[str, tuple[int, int]] = {}  # use counted, and how much of that may be others'
+        self._by_count: list[tuple[int, str]] = []  # a heap of them once all have come, each count as it once was
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -39,10 +42,14 @@ class TopNames:
             self._placed[name] = self._placed.get(name, 0) + weight
             return name, None
         sure = self._count_candidate(name, weight)
+        if sure <= _CLEARLY_MORE * self._least_use:
+            return OTHER, None
         weakest = min(self._placed, key=self._placed.__getitem__)
-        if sure <= _CLEARLY_MORE * self._placed[weakest]:
+        self._least_use = self._placed[weakest]
+        if sure <= _CLEARLY_MORE * self._least_use:
             return OTHER, None
         del self._placed[weakest], self._candidates[name]
+        self._by_count.clear()
         self._placed[name] = sure
         return name, weakest
 
@@ -50,16 +57,32 @@ class TopNames:
         """What it was surely used."""
         count, error = self._candidates.get(name, (0, 0))
         if not count and len(self._candidates) >= _CANDIDATES_PER_PLACE * self._limit:
-            least = min(self._candidates, key=lambda each: self._candidates[each][0])
-            count = error = self._candidates.pop(least)[0]
+            count = error = self._replace_least(name, weight)
         self._candidates[name] = (count + weight, error)
         return count + weight - error
+
+    def _replace_least(self, name: str, weight: int) -> int:
+        """Make room for a candidate in place of the one used least; that one's count."""
+        if not self._by_count:
+            self._by_count = [(count, each) for each, (count, _) in self._candidates.items()]
+            heapify(self._by_count)
+        while True:
+            noted, least = self._by_count[0]
+            count = self._candidates[least][0]
+            if count == noted:
+                break
+            heapreplace(self._by_count, (count, least))  # it was used since
+        heapreplace(self._by_count, (count + weight, name))
+        del self._candidates[least]
+        return count
 
     def _age(self) -> None:
         self._uses_until_halving -= 1
         if self._uses_until_halving:
             return
         self._uses_until_halving = self._half_life
+        self._least_use //= 2
+        self._by_count.clear()
         self._placed = {name: use // 2 for name, use in self._placed.items()}
         halved = {name: (count // 2, error // 2) for name, (count, error) in self._candidates.items()}
         self._candidates = {name: counts for name, counts in halved.items() if counts[0]}

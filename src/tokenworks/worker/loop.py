@@ -136,33 +136,35 @@ class StepLoop:
         for index, link in enumerate(self._links):
             for message in link.receive():
                 self._handle(index, message)
+        self._meter.looked()
 
     def _handle(self, index: int, message: ToWorker) -> None:
         match message:
             case Submit():
-                self._submit(index, message.request, message.publishes)
+                self._submit(index, message)
             case Cancel():
                 self._cancel(message.request_id)
             case Rejoin():
                 self._rejoin(index)
 
-    def _submit(self, index: int, request: Request, publishes: bool) -> None:
-        arrived_ns = self._meter.now_ns()
+    def _submit(self, index: int, message: Submit) -> None:
+        request = message.request
+        came_ns = self._meter.came_ns(index, message.sent_ns)
         try:
             if self._is_draining:
                 raise TokenworksError("this worker is leaving and takes no new requests")
             self._engine.add(request)
         except TokenworksError as error:
-            self._refuse(index, request, error, arrived_ns)
+            self._refuse(index, request, error, came_ns)
         else:
             self._gateway_of[request.id] = index
-            self._meter.arrived(request, arrived_ns, publishes=publishes)
-            if publishes and self._exchange:
+            self._meter.arrived(request, came_ns, publishes=message.publishes)
+            if message.publishes and self._exchange:
                 self._exchange.publishes(request)
 
-    def _refuse(self, index: int, request: Request, error: TokenworksError, arrived_ns: int) -> None:
+    def _refuse(self, index: int, request: Request, error: TokenworksError, came_ns: int) -> None:
         reason = EndReason.REFUSED if self._is_draining else EndReason.FAILED
-        end = End(reason=reason, error=error.message, report=self._meter.refused(arrived_ns))
+        end = End(reason=reason, error=error.message, report=self._meter.refused(came_ns))
         self._links[index].send(StepOutput([SequenceOutput(request.id, end=end)]))
 
     def _cancel(self, request_id: str) -> None:
@@ -192,6 +194,7 @@ class StepLoop:
         """The gateway has lost its memory: nobody waits there for what it had asked."""
         log.info("gateway %s asks to rejoin", self._links[index].address)
         self._drop_requests_of(index)
+        self._meter.has_changed(index)
         self._introduce(index)
 
     def _introduce(self, index: int) -> None:

@@ -9,6 +9,7 @@ it: `benchmarks/metering.py` measures it.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from tokenworks.contract.wire import SequenceOutput
 from tokenworks.engine.arithmetic import Arithmetic
 from tokenworks.engine.engine import Engine, StepTime
 from tokenworks.policy.accounts import Accounts, Step, Wait
+from tokenworks.policy.one_way import Doorstep
 from tokenworks.policy.sharing import Prices
 from tokenworks.worker.machine import Machine
 
@@ -42,6 +44,8 @@ class Meter:
         self._seen_ns = self._told_ns = clock_ns()
         self._between_ns = self._idle_ns = 0
         self._flops = self._read_bytes = 0.0
+        self._looked_ns = self._seen_ns
+        self._doors: defaultdict[int, Doorstep] = defaultdict(Doorstep)
         self._snapshot = self._take_snapshot()
 
     # The worker
@@ -92,9 +96,17 @@ class Meter:
 
     # Sequences
 
-    def now_ns(self) -> int:
-        """The instant, on its clock."""
-        return self._clock_ns()
+    def came_ns(self, gateway: int, sent_ns: int) -> int:
+        """When a message came that is seen now: see `one_way`."""
+        return self._doors[gateway].came_ns(sent_ns, self._clock_ns(), self._looked_ns)
+
+    def looked(self) -> None:
+        """All that had come by now has been seen."""
+        self._looked_ns = self._clock_ns()
+
+    def has_changed(self, gateway: int) -> None:
+        """It is another process now, perhaps on another machine: what is known of its clock is void."""
+        self._doors[gateway] = Doorstep()
 
     def arrived(self, request: Request, at_ns: int, *, publishes: bool) -> None:
         """The engine has taken a request that came then."""

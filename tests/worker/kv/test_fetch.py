@@ -13,7 +13,7 @@ from tokenworks.contract.request import Sampling
 from tokenworks.engine.engine import Engine
 from tokenworks.kv.client import StoreEvent, StoreLost
 from tokenworks.kv.convert import convert
-from tokenworks.kv.format import BlockFault
+from tokenworks.kv.format import BlockFault, block_bytes
 from tokenworks.kv.protocol import Found, Missing, Ready
 
 if TYPE_CHECKING:
@@ -248,6 +248,9 @@ def test_blocks_that_come_too_late(reader: Member, reference: Any) -> None:
     assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
     assert blocks_read(reader) == 2
     assert reader.faults == {"late": 6}
+    [wait] = reader.exchange.take_waits()
+    assert wait.fetched_bytes == {Tier.HOST: 2 * block_bytes(reader.engine.spec)}
+    assert wait.by_tier_ns[Tier.HOST] > 1e17
     assert len(reader.client.words("done")) == 1
 
 
@@ -287,8 +290,12 @@ def test_a_request_that_is_cancelled_while_its_blocks_arrive_leaves_nothing_behi
     held = hold_back(reader, 2)
     reader.add("request", PROMPT, GREEDY)
     reader.turn_until(lambda: bool(held))
-    reader.engine.cancel("request")
     reader.exchange.forget("request")
+    reader.engine.cancel("request")
+    [wait] = reader.exchange.take_waits()
+    assert (wait.request_id, wait.held_blocks) == ("request", 8)
+    assert wait.by_tier_ns[Tier.HOST] > 0
+    assert sum(wait.fetched_bytes.values()) <= 2 * block_bytes(reader.engine.spec)
     reader.client.pending += held
     reader.turn()
     assert reader.engine.load.free_blocks == reader.engine.load.total_blocks

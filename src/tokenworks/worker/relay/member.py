@@ -118,7 +118,7 @@ class Member:
         request = message.request
         why = self._why_not(message)
         if why is not None:
-            self._links.give(gateway, refused(request.id, why))
+            self._tell(gateway, refused(request.id, why))
             return
         assert self._known is not None
         self._meter.begin(request.id, time.perf_counter_ns())
@@ -168,7 +168,7 @@ class Member:
     def _tell(self, gateway: int, output: SequenceOutput) -> None:
         """To the gateway; an end with what the request took."""
         if output.end is not None:
-            report = self._meter.end(output.request_id, time.perf_counter_ns())
+            report = self._meter.end(output.request_id, time.perf_counter_ns()) or SequenceReport()
             output = replace(output, end=replace(output.end, report=report))
         self._links.give(gateway, output)
 

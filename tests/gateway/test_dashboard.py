@@ -1,0 +1,276 @@
+"""The dashboard in a real Chromium: it shows what the observer answers, to everybody, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.gateway.browser import Browser, chromium
+from tests.observe.asked import RunningApi
+from tests.observe.memory_ledger import MemoryLedger
+from tests.observe.traffic import MARKUP, SCRIPT, TENANTS, mixed_traffic
+from tokenworks.contract.config import LedgerSettings, Settings
+from tokenworks.contract.record import Gap
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import MakeRig, Rig
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+class Shown:
+    """A gateway whose observer answers from a ledger in memory; it can be stopped and started."""
+
+    def __init__(self, rig: Rig, settings: Settings, ledger: MemoryLedger) -> None:
+        self.rig = rig
+        self.ledger = ledger
+        self.url = f"{rig.gateway.url}/dashboard"
+        self._settings = settings
+        self.api: RunningApi | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.api = RunningApi(self._settings, lambda: self.ledger)
+
+    def stop(self) -> None:
+        if self.api is not None:
+            self.api.close()
+        self.api = None
+
+
+@pytest.fixture(scope="module")
+def show(running_rig: MakeRig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[MemoryLedger], Shown]]:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def begin(ledger: MemoryLedger) -> Shown:
+            settings = LedgerSettings(path=str(tmp_path_factory.mktemp("ledger")))
+            shown = Shown(stack.enter_context(running_rig(ledger=settings)), Settings(ledger=settings), ledger)
+            stack.callback(shown.stop)
+            return shown
+
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def shown(show: Callable[[MemoryLedger], Shown]) -> Shown:
+    return show(MemoryLedger(mixed_traffic(time.time_ns(), 180)))
+
+
+def is_drawn(browser: Browser) -> bool:
+    """Whether every section has its answer."""
+    filled = ("#tiles data", "#rows tbody tr", "#request-rows tbody tr", "#worker-cards article", "#bill data")
+    later = ("#tier-cards article", "#findings > *", "#features > *", "#incident-rows tbody tr", "#charts .path")
+    return all(browser.js("!!document.querySelector(arguments[0])", selector) for selector in (*filled, *later))
+
+
+def test_it_loads_without_a_complaint_and_asks_nobody_else(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    assert browser.complaints() == []
+    assert browser.hosts_asked() == {shown.url.split("/")[2]}
+
+
+@pytest.mark.parametrize("by", ["scenario", "tenant", "worker"])
+def test_its_figures_are_those_of_the_table(browser: Browser, shown: Shown, by: str) -> None:
+    browser.open(f"{shown.url}?by={by}&preset=online")
+    browser.wait(lambda: browser.all("#rows tbody tr"), "the table")
+    answer = shown.rig.http.get("/observe/table", params={"by": by, "preset": "online"}).json()
+    rows = browser.js(
+        "[...document.querySelectorAll('#rows tbody tr')].map((row) => [row.querySelector('th').textContent,"
+        "Object.fromEntries([...row.querySelectorAll('data')].map((e) => [e.dataset.figure, Number(e.value)]))])"
+    )
+    told = [
+        [row[by], {key: value for key, value in row.items() if key != by and value is not None}]
+        for row in answer["rows"]
+    ]
+    assert rows == told
+    assert len(rows) > 1
+
+
+def test_the_bill_and_the_tiles_are_those_of_the_table(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    answer = shown.rig.http.get("/observe/table?by=all&columns=requests,success_rate,ttft_p99,full_cost").json()
+    amounts = browser.js("[...document.querySelectorAll('#bill .amount data')].map((each) => Number(each.value))")
+    assert amounts == [line["amount"] for line in answer["bill"]["lines"]]
+    for key in ("requests", "success_rate", "ttft_p99"):
+        assert browser.js(f"Number(document.querySelector('#tiles [data-figure={key}]').value)") == answer["total"][key]
+    assert browser.text("#tiles [data-figure=requests]") == f"{answer['total']['requests']:,.0f}"
+
+
+def test_hostile_names_stay_text(browser: Browser, shown: Shown) -> None:
+    browser.open(f"{shown.url}?by=tenant")
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    assert set(browser.js("[...document.querySelectorAll('#rows tbody th')].map((each) => each.textContent)")) == {
+        *TENANTS
+    }
+    assert MARKUP in browser.text("#bill")
+    assert SCRIPT in browser.text("#incident-rows")
+    open_explanation(browser, "request-7")
+    assert f"feature: {MARKUP}" in browser.text("#explain-body")
+    assert f"{SCRIPT}: search" in browser.text("#explain-body")
+    assert browser.js("document.querySelectorAll('main img, main script, dialog img, dialog script').length") == 0
+    assert browser.driver.title == "Tokenworks"
+    assert browser.complaints() == []
+
+
+def open_explanation(browser: Browser, request_id: str) -> None:
+    """By the page's own function, as a click on the row does: the row may be drawn again at any moment."""
+    browser.js(
+        "[...document.querySelectorAll('#request-rows button.link')].find((each) => each.title === arguments[0])"
+        "?.click() ?? document.querySelector('#request-rows button.link').click()",
+        request_id,
+    )
+    browser.wait(lambda: browser.all("#explain-body .fall"), "the waterfall")
+
+
+def test_a_filter_is_a_names_click_and_goes_again(browser: Browser, shown: Shown) -> None:
+    browser.open(f"{shown.url}?by=tenant")
+    browser.wait(lambda: len(browser.all("#rows tbody tr")) == len(TENANTS), "the tenants")
+    browser.js("[...document.querySelectorAll('#rows tbody th button')].find((e) => e.textContent === 'acme').click()")
+    browser.wait(lambda: len(browser.all("#rows tbody tr")) == 1, "one tenant")
+    assert "where=tenant%3Dacme" in browser.driver.current_url
+    browser.js("document.querySelector('#filters button').click()")
+    browser.wait(lambda: len(browser.all("#rows tbody tr")) == len(TENANTS), "all tenants")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(browser: Browser, shown: Shown, scheme: str) -> None:
+    browser.open(shown.url, scheme=scheme)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    assert browser.poor_contrasts() == []
+    is_dark = browser.js("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every((each) => each < 64)")
+    assert is_dark == (scheme == "dark")
+
+
+def test_the_switch_is_remembered(browser: Browser, shown: Shown) -> None:
+    background = "getComputedStyle(document.body).backgroundColor"
+    browser.open(shown.url, scheme="dark")
+    dark = browser.js(background)
+    browser.one("#theme").click()
+    light = browser.js(background)
+    assert light != dark
+    browser.driver.refresh()
+    assert browser.js(background) == light
+    browser.one("#theme").click()
+    assert browser.js(background) == dark
+
+
+@pytest.mark.parametrize("is_explaining", [False, True])
+def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, shown: Shown, is_explaining: bool) -> None:
+    browser.open(f"{shown.url}?by=tenant", width=390, height=844)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    if is_explaining:
+        open_explanation(browser, "request-7")
+        assert browser.js(
+            "document.querySelector('#explain').scrollWidth <= document.querySelector('#explain').clientWidth"
+        )
+    assert browser.js("document.documentElement.scrollWidth") == 390
+
+
+def test_the_keyboard_suffices(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    browser.one("#request-rows").click()
+    close_explanation(browser)
+    browser.js("document.querySelector('#request-rows').focus()")
+    press(browser, Keys.TAB)
+    focused = browser.js("document.activeElement.dataset.key")
+    shown_id = browser.js("document.querySelector('#request-rows button.link').dataset.key")
+    assert focused == shown_id
+    drawn = browser.js("(window.polls = performance.getEntriesByType('resource').length)")
+    browser.wait(
+        lambda: browser.js("performance.getEntriesByType('resource').length") > drawn + 10, "another round of answers"
+    )
+    assert browser.js("document.activeElement.dataset.key") == focused  # though the rows were drawn again
+    press(browser, Keys.ENTER)
+    browser.wait(lambda: browser.all("#explain-body .fall"), "the waterfall")
+    assert browser.js("document.querySelector('#explain').contains(document.activeElement)")
+    press(browser, Keys.ESCAPE)
+    assert not browser.js("document.querySelector('#explain').open")
+    browser.wait(lambda: browser.js("document.activeElement.dataset.key") == focused, "the focus where it was")
+
+
+def close_explanation(browser: Browser) -> None:
+    browser.js("document.querySelector('#explain').close()")
+
+
+def press(browser: Browser, key: str) -> None:
+    browser.driver.switch_to.active_element.send_keys(key)
+
+
+def test_arrows_walk_through_a_chart(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    browser.js("document.querySelector('#charts svg').focus()")
+    before = browser.one("#charts svg").get_attribute("aria-label")
+    assert before is not None
+    assert "Time to first token: P50" in before
+    press(browser, Keys.ARROW_LEFT)
+    assert browser.text("#charts .when") != ""
+    assert browser.all("#charts .cross")
+
+
+def test_it_says_when_nobody_answers_and_goes_on_when_somebody_does(
+    browser: Browser, show: Callable[[MemoryLedger], Shown]
+) -> None:
+    shown = show(MemoryLedger(mixed_traffic(time.time_ns(), 60)))
+    browser.open(shown.url)
+    browser.wait(lambda: browser.text("#live") == "live", "the first answers")
+    shown.stop()
+    browser.wait(lambda: browser.text("#live") == "no answer", "the first error")
+    assert "the observer does not answer" in browser.text("#notices")
+    shown.start()
+    browser.wait(lambda: browser.text("#live") == "live" and is_drawn(browser), "answers again")
+    assert "does not answer" not in browser.text("main")
+
+
+def test_paused_it_asks_nothing(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    browser.one("#live").click()
+    browser.wait(lambda: browser.text("#live") == "paused", "the pause")
+    time.sleep(0.5)  # for what was under way
+    asked = browser.js("performance.getEntriesByType('resource').length")
+    time.sleep(2.5)
+    assert browser.js("performance.getEntriesByType('resource').length") == asked
+    browser.one("#live").click()
+    browser.wait(lambda: browser.js("performance.getEntriesByType('resource').length") > asked, "questions again")
+
+
+def test_an_empty_ledger_says_what_to_do_and_gaps_are_told(
+    browser: Browser, show: Callable[[MemoryLedger], Shown]
+) -> None:
+    ledger = MemoryLedger()
+    shown = show(ledger)
+    browser.open(shown.url)
+    browser.wait(lambda: "curl" in browser.text("#rows"), "what to do")
+    assert "--kv-host-bytes" in browser.text("#tier-cards")
+    now_ns = time.time_ns()
+    ledger.frames.append(Gap(now_ns - 10**9, now_ns, 12, f"disk full {MARKUP}"))
+    browser.wait(lambda: "Records are missing" in browser.text("#notices"), "the gap")
+    assert f"12 could not be written (disk full {MARKUP})" in browser.text("#notices")
+    assert browser.complaints() == []
+
+
+def test_the_page_allows_nothing_but_itself(shown: Shown) -> None:
+    policy = shown.rig.http.get("/dashboard").headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    page = (Path(__file__).parents[2] / "src" / "tokenworks" / "dashboard" / "index.html").read_text(encoding="utf-8")
+    assert " style=" not in page
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in page

@@ -1,0 +1,250 @@
+"""What the gateway passes on to the observer, and what it says where there is none."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tests.observe.asked import RunningApi
+from tests.observe.memory_ledger import MemoryLedger
+from tests.observe.traffic import MARKUP, SCRIPT, mixed_traffic
+from tokenworks.contract.config import LedgerSettings, Settings
+from tokenworks.contract.errors import LedgerDamaged
+from tokenworks.gateway import observer_client
+from tokenworks.observe.ledger import OpenLedger
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import MakeRig, Rig
+
+
+async def told_back(request: Request) -> Response:
+    """Stands for the intake of spans: says what arrived."""
+    body = await request.body()
+    headers = [request.headers.get(name, "-") for name in ("content-type", "content-encoding", "authorization")]
+    return Response(b" ".join([body, *(header.encode() for header in headers)]), 202, media_type="text/plain")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ledger")
+
+
+@pytest.fixture(scope="module")
+def observed_rig(folder: Path, running_rig: MakeRig) -> Iterator[Rig]:
+    """A gateway, and an observer over made-up traffic."""
+    settings = LedgerSettings(path=str(folder))
+    ledger = MemoryLedger(mixed_traffic(time.time_ns(), 120))
+    api = RunningApi(Settings(ledger=settings), lambda: ledger, Route("/v1/traces", told_back, methods=["POST"]))
+    try:
+        with running_rig(ledger=settings) as rig:
+            yield rig
+    finally:
+        api.close()
+
+
+def test_questions_are_passed_on_as_they_are(observed_rig: Rig) -> None:
+    answer = observed_rig.http.get("/observe/table", params={"by": "tenant", "where": f"tenant={MARKUP}"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert [row["tenant"] for row in answer.json()["rows"]] == [MARKUP]
+    assert answer.json()["total"]["requests"] == answer.json()["rows"][0]["requests"] > 0
+
+
+def test_an_id_of_any_characters_is_explained(observed_rig: Rig) -> None:
+    """The first of the made-up requests is called by markup with slashes in it."""
+    answer = observed_rig.http.get(f"/observe/explain/{quote(SCRIPT, safe='')}")
+    assert (answer.status_code, answer.json()["id"]) == (200, SCRIPT)
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "word"),
+    [
+        ("nothing", 404, "/observe/table"),
+        ("explain/nobody", 404, "no record"),
+        ("table?by=colour", 400, "scenario"),
+        ("table?whre=tenant=acme", 400, "where"),
+        ("table?where=acme", 400, "DIMENSION=VALUE"),
+        ("table?where=tenant=a&where=tenant=b", 400, "DIMENSION=VALUE"),
+        ("table?where=colour=red", 400, "tenant"),
+        ("table?preset=best", 400, "online"),
+        ("table?columns=ttft_p98", 400, "nearest"),
+        ("table?since=yesterday", 400, "since"),
+        ("table?since=5m&until=10m", 400, "before"),
+        ("table?since=1h&since=2h", 400, "twice"),
+        ("requests?limit=0", 400, "from 1 to 500"),
+        ("requests?limit=9999999999999", 400, "from 1 to 500"),
+        ("requests?order=best", 400, "slowest"),
+        (f"table?preset={'x' * 2000}", 400, "longer"),
+    ],
+)
+def test_a_wrong_question_is_told_what_is_wrong(observed_rig: Rig, question: str, status: int, word: str) -> None:
+    answer = observed_rig.http.get(f"/observe/{question}")
+    assert answer.status_code == status
+    assert word in answer.json()["error"]["message"]
+
+
+def test_a_method_that_is_none_is_told(observed_rig: Rig) -> None:
+    assert observed_rig.http.post("/observe/table").json()["error"]["code"] == "method_not_allowed"
+
+
+def test_spans_are_passed_on_without_the_key(observed_rig: Rig) -> None:
+    headers = {"content-type": "application/x-protobuf", "content-encoding": "gzip", "authorization": "Bearer tw-x"}
+    answer = observed_rig.http.post("/v1/traces", content=b"\x0a\xff", headers=headers)
+    assert answer.status_code == 202
+    assert answer.content == b"\x0a\xff application/x-protobuf gzip -"
+
+
+@pytest.mark.parametrize("client", ["203.0.113.7", "2001:db8::1"])
+@pytest.mark.parametrize("path", ["/observe/table", "/dashboard", "/dashboard/script.js"])
+def test_other_machines_are_refused(observed_rig: Rig, client: str, path: str) -> None:
+    answer = observed_rig.http.get(path, headers={"x-forwarded-for": client})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+    assert "ssh -L" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil"])
+def test_a_name_that_somebody_made_lead_here_is_refused(observed_rig: Rig, host: str) -> None:
+    """Or a page in a browser here could read the figures (DNS rebinding)."""
+    for path in ("/observe/table", "/dashboard", "/admin/workers"):
+        assert observed_rig.http.get(path, headers={"host": host}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "[::1]:8000", "[::1]", "localhost:1", "LOCALHOST", "box.localhost", "10.0.0.5:80"]
+)
+def test_addresses_and_localhost_are_this_machine(observed_rig: Rig, host: str) -> None:
+    assert observed_rig.http.get("/dashboard", headers={"host": host}).status_code == 200
+
+
+def test_without_an_observer_it_says_so(running_rig: MakeRig, tmp_path: Path) -> None:
+    with running_rig(ledger=LedgerSettings(path=str(tmp_path))) as rig:
+        answer = rig.http.get("/observe/table")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "observer_unavailable")
+        assert "tokenworks observer" in answer.json()["error"]["message"]
+        assert rig.http.get("/dashboard").status_code == 200
+
+
+def test_without_a_ledger_it_says_so(running_rig: MakeRig) -> None:
+    with running_rig(ledger=LedgerSettings(path="off")) as rig:
+        answer = rig.http.get("/observe/table")
+        assert (answer.status_code, "switched off" in answer.json()["error"]["message"]) == (503, True)
+
+
+def test_an_observer_that_came_back_answers(running_rig: MakeRig, tmp_path: Path) -> None:
+    """The socket of one that was killed lies there; the next one takes its place."""
+    settings = LedgerSettings(path=str(tmp_path))
+    with running_rig(ledger=settings) as rig:
+        for _ in range(2):
+            api = RunningApi(Settings(ledger=settings), MemoryLedger)
+            assert rig.http.get("/observe/table").json()["rows"] == []
+            api.close()
+            assert (tmp_path / "observer.sock").exists()
+            assert rig.http.get("/observe/table").status_code == 503
+
+
+def test_a_folder_deeper_than_a_sockets_name_may_be(running_rig: MakeRig, tmp_path: Path) -> None:
+    folder = tmp_path / ("deep" * 20) / ("deeper" * 20)
+    folder.mkdir(parents=True)
+    settings = LedgerSettings(path=str(folder))
+    api = RunningApi(Settings(ledger=settings), MemoryLedger)
+    try:
+        with running_rig(ledger=settings) as rig:
+            assert rig.http.get("/observe/table").json()["rows"] == []
+    finally:
+        api.close()
+
+
+def test_an_observer_may_be_asked_over_tcp(running_rig: MakeRig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    settings = LedgerSettings(path="off", address=f"http://127.0.0.1:{port}")
+    api = RunningApi(Settings(ledger=settings), MemoryLedger)
+    try:
+        with running_rig(ledger=settings) as rig:
+            assert rig.http.get("/observe/table").json()["rows"] == []
+    finally:
+        api.close()
+
+
+def test_a_damaged_ledger_is_told_and_tried_again(running_rig: MakeRig, tmp_path: Path) -> None:
+    found: list[OpenLedger] = []
+
+    def open_ledger() -> OpenLedger:
+        if not found:
+            raise LedgerDamaged("the ledger is no database")
+        return found[0]
+
+    settings = LedgerSettings(path=str(tmp_path))
+    api = RunningApi(Settings(ledger=settings), open_ledger)
+    try:
+        with running_rig(ledger=settings) as rig:
+            answer = rig.http.get("/observe/table?since=1h")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "ledger_damaged")
+            found.append(MemoryLedger())
+            assert rig.http.get("/observe/table?since=2h").status_code == 200
+    finally:
+        api.close()
+
+
+class SlowLedger(MemoryLedger):
+    """Holds every question until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.num_asked = 0
+
+    def extent(self) -> None:
+        self.num_asked += 1
+        self.go.wait(20)
+
+
+def test_ten_dashboards_cost_what_one_costs(running_rig: MakeRig, tmp_path: Path) -> None:
+    ledger = SlowLedger()
+    settings = LedgerSettings(path=str(tmp_path))
+    api = RunningApi(Settings(ledger=settings), lambda: ledger)
+    try:
+        with running_rig(ledger=settings) as rig:
+            ask = [threading.Thread(target=rig.http.get, args=("/observe/status",)) for _ in range(10)]
+            for each in ask:
+                each.start()
+            assert rig.http.get("/observe/nothing").status_code == 404  # its event loop is free meanwhile
+            ledger.go.set()
+            for each in ask:
+                each.join()
+    finally:
+        ledger.go.set()
+        api.close()
+    assert ledger.num_asked <= 2  # those that came after a second, on a slow machine, are a question of their own
+
+
+def test_an_observer_that_is_too_slow_is_not_waited_for(
+    running_rig: MakeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observer_client, "TIMEOUT_S", 0.2)
+    ledger = SlowLedger()
+    settings = LedgerSettings(path=str(tmp_path))
+    api = RunningApi(Settings(ledger=settings), lambda: ledger)
+    try:
+        with running_rig(ledger=settings) as rig:
+            answer = rig.http.get("/observe/status")
+            assert (answer.status_code, "shorter window" in answer.json()["error"]["message"]) == (503, True)
+    finally:
+        ledger.go.set()
+        api.close()
+
+
+def test_an_answer_that_is_too_large_is_not_kept_in_memory(observed_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observer_client, "MAX_ANSWER_BYTES", 100)
+    answer = observed_rig.http.get("/observe/table?limit=7")
+    assert (answer.status_code, "too large" in answer.json()["error"]["message"]) == (503, True)
