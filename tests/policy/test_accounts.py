@@ -14,7 +14,7 @@ from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import SequenceReport, Stage, Work
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.policy.accounts import Accounts, Step, Wait
+from tokenworks.policy.accounts import Accounts, Computed, Step, Wait
 from tokenworks.policy.block_pool import BlockPool
 from tokenworks.policy.scheduler import Limits, Scheduler
 from tokenworks.policy.sequence import Sequence
@@ -53,6 +53,7 @@ class Run:
         self.ended_ns: dict[str, int] = {}
         self.reports: dict[str, SequenceReport] = {}
         self.plans: list[StepPlan] = []
+        self.computed: list[Computed] = []
 
     def add(self, name: str, prompt: int, max_tokens: int, *, publishes: bool = False) -> None:
         first = 1000 * sum(map(ord, name))
@@ -227,6 +228,24 @@ def test_a_step_that_fails_is_paid_by_those_who_were_in_it() -> None:
     assert all(shares)
 
 
+def test_shared_out_as_one_run_or_step_by_step_is_the_same_but_for_rounding() -> None:
+    reports = []
+    for asks_always in (False, True):
+        run = Run(num_blocks=64)
+        for name, prompt in (("a", 4), ("b", 14), ("c", 9)):
+            run.add(name, prompt, 40)
+        while run.scheduler.has_work:
+            run.step(10**6)
+            if asks_always:
+                run.accounts.settle()
+        reports.append(run.reports)
+    for at_once, by_step in zip(reports[0].values(), reports[1].values(), strict=True):
+        assert at_once.stages_ns == by_step.stages_ns
+        assert at_once.device_ns == pytest.approx(by_step.device_ns, rel=1e-3)
+        assert at_once.kv_byte_s == pytest.approx(by_step.kv_byte_s, rel=0.05)
+        assert (at_once.steps, at_once.computed_tokens) == (by_step.steps, by_step.computed_tokens)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_every_partition_is_exact_whatever_happens(seed: int) -> None:
     """Stages sum to arrival to end, shares to steps, and the counts are those that can be read off the plans."""
@@ -238,6 +257,8 @@ def test_every_partition_is_exact_whatever_happens(seed: int) -> None:
         choice = rng.random()
         if choice < 0.25:
             run.add(f"{next(names)}", rng.randrange(1, 16), rng.randrange(1, 16), publishes=rng.random() < 0.2)
+        elif choice < 0.28:
+            run.computed += run.accounts.take_computed()
         elif choice < 0.32 and run.arrived_ns.keys() - run.ended_ns.keys():
             run.cancel(rng.choice(sorted(run.arrived_ns.keys() - run.ended_ns.keys())))
         else:
@@ -265,4 +286,9 @@ def check(run: Run) -> None:
             by_work[work] += ns
     assert {work: ns for work, ns in run.accounts.work_ns.items() if ns} == by_work
     assert sum(by_work.values()) == run.step_ns
+    run.computed += run.accounts.take_computed()
+    assert sum(each.num_steps for each in run.computed) == len(run.plans)
+    for which in ("num_tokens", "num_sampled"):
+        told = sum(getattr(chunk, which) * each.num_steps for each in run.computed for chunk in each.chunks)
+        assert told == sum(getattr(chunk, which) for plan in run.plans for chunk in plan.chunks)
     assert sum(report.preemptions for report in run.reports.values()) == run.scheduler.preemptions

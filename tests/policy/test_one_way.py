@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tokenworks.policy.one_way import MEMORY_NS, Doorstep
 
 OFFSET = 7_000_000_000_000  # of the two clocks
@@ -49,6 +52,14 @@ def test_the_quickest_of_the_time_before_counts_until_the_next_turn() -> None:
     assert door.came_ns(MEMORY_NS + 100, OFFSET + MEMORY_NS + 600, 0) == OFFSET + MEMORY_NS + 99
     third = 2 * MEMORY_NS + 1000
     assert door.came_ns(third, OFFSET + third + 700, 0) == OFFSET + third + 499
+
+
+@given(st.lists(st.tuples(st.integers(-(2**63), 2**64), st.integers(0, 10**12), st.integers(0, 10**12))))
+def test_whatever_a_sender_says_is_taken_to_lie_between_two_looks(messages: list[tuple[int, int, int]]) -> None:
+    door, seen = Doorstep(), 10**12
+    for sent, later, since in messages:
+        seen += later
+        assert seen - since <= door.came_ns(sent, seen, seen - since) <= seen
 
 
 def test_in_a_worker_that_is_always_busy_the_guess_is_off_by_less_than_a_few_steps_in_a_hundred() -> None:

@@ -8,7 +8,17 @@ from collections.abc import Callable
 import zmq
 
 from tokenworks.contract.record import SequenceReport
-from tokenworks.contract.wire import End, Hello, Message, SequenceOutput, StepOutput, decode_to_gateway, encode
+from tokenworks.contract.wire import (
+    End,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Message,
+    SequenceOutput,
+    StepOutput,
+    decode_to_gateway,
+    encode,
+)
 
 SOON_S = 30.0  # never reached but by a test that fails
 
@@ -22,6 +32,8 @@ class Gateway:
         self._socket.bind(address)
         self.identities: dict[str, bytes] = {}
         self.outputs: list[SequenceOutput] = []
+        self.beats: list[Heartbeat] = []
+        self.has_left = False
 
     def take_until(self, is_done: Callable[[], bool]) -> None:
         until_s = time.monotonic() + SOON_S
@@ -34,6 +46,10 @@ class Gateway:
                     self.identities[message.worker_id] = identity
                 elif isinstance(message, StepOutput):
                     self.outputs += message.outputs
+                elif isinstance(message, Heartbeat):
+                    self.beats.append(message)
+                elif isinstance(message, Goodbye):
+                    self.has_left = True
 
     def send(self, worker: str, message: Message) -> None:
         self._socket.send_multipart([self.identities[worker], encode(message)])

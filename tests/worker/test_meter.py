@@ -28,6 +28,7 @@ from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
 from tokenworks.worker.machine import Machine
 from tokenworks.worker.meter import Meter
+from tokenworks.worker.process import load_of
 
 EMBEDDED = Path(tokenworks.__file__).parent / "embedded"
 CARD = Card("cpu", 1, "", "", 1, 1, "", 1, 1, (), (), 6e-4, 3e-5, 2e-8, 2e-4, 5e-5, 1e-6)
@@ -80,11 +81,14 @@ class Worker(threading.Thread):
         self._link = GatewayLink(self._context, gateway)
         self.engine = engine
         self.meter = Watched(engine, CARD, Machine(1))
-        heartbeat = HeartbeatThread("w", [gateway], lambda: engine.load)
-        self.loop = StepLoop(engine, hello, [self._link], heartbeat, self.meter)
+        self._heartbeat = HeartbeatThread("w", [gateway], load_of(engine, None, self.meter))
+        self.loop = StepLoop(engine, hello, [self._link], self._heartbeat, self.meter)
 
     def run(self) -> None:
+        self._heartbeat.start()
         self.loop.run()
+        self._heartbeat.stop()
+        self._heartbeat.join()
         self._link.close()
         self._context.term()
 
@@ -170,6 +174,28 @@ def test_idle_time_is_time_without_requests(start: Callable[[Engine], Worker], g
     check_sums([gateway.report("a")], use)
 
 
+def test_the_heartbeat_tells_of_it_while_it_works(start: Callable[[Engine], Worker], gateway: Gateway) -> None:
+    start(make_engine())
+    gateway.send("w", Submit(request("a", 20, 1400)))
+    gateway.take_until(lambda: len(gateway.beats) > 1)
+    for use in (beat.load.use for beat in gateway.beats):
+        assert use.wall_ns == sum(use.step_ns.values()) + use.between_ns + use.idle_ns > 0
+        assert use.started_ns > 1.7e18
+        assert use.rss_bytes > 0
+        assert use.cpu_s > 0
+    assert gateway.beats[0].load.use.wall_ns < gateway.beats[1].load.use.wall_ns
+
+
+def test_a_worker_that_leaves_has_told_all_of_its_life(start: Callable[[Engine], Worker], gateway: Gateway) -> None:
+    worker = start(make_engine())
+    send_all(gateway, [request("a", 20, 30)])
+    use = worker.leave()
+    gateway.take_until(lambda: gateway.has_left)
+    told = gateway.beats[-1].load.use
+    assert (told.wall_ns, told.step_ns, told.idle_ns) == (use.wall_ns, use.step_ns, use.idle_ns)
+    check_sums([gateway.report("a")], told)
+
+
 def test_guesses_are_charged_to_who_guessed(
     start: Callable[[Engine], Worker], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +224,34 @@ def test_a_cancelled_sequence_says_what_it_took(start: Callable[[Engine], Worker
     assert gateway.report("a").computed_tokens >= 20 + 2
     assert not gateway.of("nobody")
     check_sums([gateway.report(name) for name in "ab"], worker.leave())
+
+
+def test_what_came_during_a_step_was_queueing_and_not_on_the_wire(
+    start: Callable[[Engine], Worker], gateway: Gateway
+) -> None:
+    engine = make_engine()
+    model, goes_on, has_begun = engine.model, threading.Event(), threading.Event()
+
+    class Held:
+        config, step_bytes = model.config, staticmethod(model.step_bytes)
+
+        def __call__(self, *arguments: Any) -> Any:
+            has_begun.set()
+            goes_on.wait(SOON_S)
+            return model(*arguments)
+
+    start(engine)
+    for name in ("first", "second", "third"):  # by which the way is known
+        gateway.send("w", Submit(request(name, 9, 1), sent_ns=time.monotonic_ns()))
+        gateway.take_until(lambda name=name: gateway.has_ended(name))  # type: ignore[misc]
+    engine.model = Held()  # type: ignore[assignment]
+    gateway.send("w", Submit(request("slow", 9, 1), sent_ns=time.monotonic_ns()))
+    assert has_begun.wait(SOON_S)
+    gateway.send("w", Submit(request("late", 9, 1), sent_ns=time.monotonic_ns()))
+    time.sleep(1)
+    goes_on.set()
+    gateway.take_until(lambda: gateway.has_ended("late"))
+    assert gateway.report("late").stages_ns[Stage.QUEUE] > 5 * 10**8
 
 
 def test_a_step_that_fails_is_paid_by_who_was_in_it(start: Callable[[Engine], Worker], gateway: Gateway) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tokenworks.worker import peaks
-from tokenworks.worker.peaks import largest_cache_bytes, measure_peaks
+from tokenworks.worker.peaks import cache_bytes, measure_peaks
 
 
-def test_both_peaks_are_measured(tmp_path: Path) -> None:
+def test_both_peaks_are_measured() -> None:
     found = measure_peaks(torch.float32, 1)
     assert 1e8 < found.flops < 1e16
     assert 1e7 < found.bytes_per_s < 1e14
@@ -30,14 +30,25 @@ def test_where_memory_is_short_nothing_is_said_of_reading_it(free_bytes: int, mo
     assert found.bytes_per_s == 0
 
 
-def test_the_largest_cache_is_the_one_that_counts(tmp_path: Path) -> None:
-    for index, size in enumerate(("32K", "1024K", "3M", "nonsense")):
-        (tmp_path / f"index{index}").mkdir()
-        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
-    assert largest_cache_bytes(tmp_path) == 3 << 20
+def caches_of(cpu: Path, *caches: tuple[str, str, str]) -> None:
+    for index, cache in enumerate(caches):
+        folder = cpu / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, value in zip(("level", "size", "shared_cpu_list"), cache, strict=True):
+            (folder / name).write_text(f"{value}\n")
+
+
+def test_last_level_caches_are_counted_once_and_together(tmp_path: Path) -> None:
+    caches_of(tmp_path / "cpu0", ("1", "32K", "0"), ("2", "1M", "0"), ("3", "32M", "0-1"))
+    caches_of(tmp_path / "cpu1", ("1", "32K", "1"), ("2", "1M", "1"), ("3", "32M", "0-1"))
+    caches_of(tmp_path / "cpu2", ("1", "32K", "2"), ("3", "32M", "2-3"))
+    (tmp_path / "cpufreq").mkdir()
+    assert cache_bytes(tmp_path) == 64 << 20
 
 
 def test_a_machine_that_does_not_tell_its_caches(tmp_path: Path) -> None:
-    assert largest_cache_bytes(tmp_path) == 32 << 20
-    (tmp_path / "index0").mkdir()
-    assert largest_cache_bytes(tmp_path) == 32 << 20
+    assert cache_bytes(tmp_path / "nothing") == 32 << 20
+    caches_of(tmp_path / "cpu0", ("3", "", "0"))
+    caches_of(tmp_path / "cpu1", ("3", "many", "0"))
+    (tmp_path / "cpu2").mkdir()
+    assert cache_bytes(tmp_path) == 32 << 20

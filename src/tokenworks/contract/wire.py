@@ -207,7 +207,7 @@ class Submit(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """Nobody waits for this request any more."""
+    """Nobody waits for this request any more. Where it still runs, its end is told all the same, with its report."""
 
     request_id: str
 

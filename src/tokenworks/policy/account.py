@@ -15,6 +15,10 @@ from tokenworks.contract.record import SequenceReport, Stage, Work
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.step_plan import Chunk
 
+_STALL: Final = Stage.STALL  # plain names: looking up an enum's member takes as long as the sum that it is wanted for
+_DECODE: Final = Stage.DECODE
+_DECODING: Final = Work.DECODE
+
 FETCH_STAGES: Final = {Tier.HOST: Stage.FETCH_HOST, Tier.DISK: Stage.FETCH_DISK, Tier.REMOTE: Stage.FETCH_REMOTE}
 
 
@@ -63,24 +67,27 @@ class Account:
             left_ns -= part_ns
         self.stages_ns[Stage.QUEUE] += left_ns
 
-    def stage_of(self, chunk: Chunk) -> Stage:
-        """What a step that computes this chunk is to it."""
-        if chunk.start < self.num_computed:
-            return Stage.PREEMPTED
-        return Stage.PREFILL if chunk.start < self.num_given else Stage.DECODE
+    def is_next_token(self, chunk: Chunk) -> bool:
+        """Whether this is what decodes on, as a sequence does most of the time."""
+        return chunk.num_tokens == 1 and chunk.start == self.num_computed >= self.num_given
 
     def decode(self, num_steps: int, steps_ns: int, until_ns: int, share_ns: int) -> None:
         """Take one token from each of so many steps, which took `steps_ns` of the time until now."""
-        self.stages_ns[Stage.STALL] += until_ns - self.since_ns - steps_ns
-        self.stages_ns[Stage.DECODE] += steps_ns
-        self.device_ns[Work.DECODE] += share_ns
+        self.stages_ns[_STALL] += until_ns - self.since_ns - steps_ns
+        self.stages_ns[_DECODE] += steps_ns
+        self.device_ns[_DECODING] += share_ns
         self.since_ns = until_ns
         self.steps += num_steps
         self.computed_tokens += num_steps
         self.num_computed += num_steps
 
-    def compute(self, chunk: Chunk, share_ns: int, num_right: int, draft_share: float) -> dict[Work, int]:
-        """Take part in a step; what its share of it was spent on. `draft_share`: one draft's part of the chunk."""
+    def compute(
+        self, chunk: Chunk, until_ns: int, share_ns: int, num_right: int, draft_share: float
+    ) -> dict[Work, int]:
+        """Take part in a step that ended then; what its share was spent on. `draft_share`: of one draft, in that."""
+        self.sequence = chunk.sequence
+        self.stages_ns[self._stage_of(chunk)] += until_ns - self.since_ns
+        self.since_ns = until_ns
         end = chunk.start + chunk.num_tokens
         num_again = max(0, min(end, self.num_computed) - chunk.start)
         num_wrong = len(chunk.drafts) - num_right
@@ -91,13 +98,21 @@ class Account:
         self.draft_tokens += len(chunk.drafts)
         self.rejected_tokens += num_wrong
         self.num_computed = max(self.num_computed, end - num_wrong)
-        work = Work.PREFILL if chunk.start < self.num_given else Work.DECODE
         again_ns = share_ns * num_again // chunk.num_tokens
         wrong_ns = min(share_ns - again_ns, int(share_ns * num_wrong * draft_share))
-        spent = {work: share_ns - again_ns - wrong_ns, Work.RECOMPUTE: again_ns, Work.DRAFT: wrong_ns}
-        for kind, spent_ns in spent.items():
-            self.device_ns[kind] += spent_ns
-        return spent
+        work = Work.PREFILL if chunk.start < self.num_given else Work.DECODE
+        return self._spend({work: share_ns - again_ns - wrong_ns, Work.RECOMPUTE: again_ns, Work.DRAFT: wrong_ns})
+
+    def _spend(self, spent_ns: dict[Work, int]) -> dict[Work, int]:
+        for work, ns in spent_ns.items():
+            self.device_ns[work] += ns
+        return spent_ns
+
+    def _stage_of(self, chunk: Chunk) -> Stage:
+        """What a step that computes this chunk is to it."""
+        if chunk.start < self.num_computed:
+            return Stage.PREEMPTED
+        return Stage.PREFILL if chunk.start < self.num_given else Stage.DECODE
 
     def report(self, block_bytes: int) -> SequenceReport:
         """All that is known; what is 0 is left out."""

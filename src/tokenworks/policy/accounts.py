@@ -150,29 +150,30 @@ class Accounts:
             account.last_step = self._num_steps
 
     def _share_out(self, step: Step) -> None:
+        last = self._num_steps
         self._num_steps += 1
-        chunks = step.chunks
-        self._computed.append(Computed(chunks, 1))
-        num_right = _num_right(step) if any([chunk.drafts for chunk in chunks]) else {}
-        costs = chunk_costs(chunks, self._prices)
-        for chunk, cost, share_ns in zip(chunks, costs, share_out(step.end_ns - step.start_ns, costs), strict=True):
+        self._computed.append(Computed(step.chunks, 1))
+        costs = chunk_costs(step.chunks, self._prices)
+        duration_ns, decoded_ns = step.end_ns - step.start_ns, 0
+        for chunk, cost, share_ns in zip(step.chunks, costs, share_out(duration_ns, costs), strict=True):
             account = self._accounts[chunk.sequence.request.id]
-            self._take_part(account, chunk, step)
-            right = num_right.get(chunk.sequence.request.id, 0) if chunk.drafts else 0
-            draft_share = self._prices.per_row_s / cost if cost > 0 else 1 / chunk.num_tokens
-            for work, ns in account.compute(chunk, share_ns, right, draft_share).items():
-                self.work_ns[work] += ns
+            was_running = account.last_step == last
+            account.last_step = last + 1
+            held_since_ns = account.since_ns if was_running else step.start_ns
+            account.block_ns += self._blocks(chunk.start + chunk.num_tokens) * (step.end_ns - held_since_ns)
+            if was_running and account.is_next_token(chunk):
+                account.decode(1, duration_ns, step.end_ns, share_ns)
+                decoded_ns += share_ns
+            else:
+                account.wait_until(step.start_ns, was_running=was_running)
+                self._compute(account, chunk, cost, share_ns, step)
+        self.work_ns[Work.DECODE] += decoded_ns
 
-    def _take_part(self, account: Account, chunk: Chunk, step: Step) -> None:
-        """The time from when it was last seen to the step's end."""
-        was_running = account.last_step == self._num_steps - 1
-        held_since_ns = account.since_ns if was_running else step.start_ns
-        account.block_ns += self._blocks(chunk.start + chunk.num_tokens) * (step.end_ns - held_since_ns)
-        account.wait_until(step.start_ns, was_running=was_running)
-        account.stages_ns[account.stage_of(chunk)] += step.end_ns - step.start_ns
-        account.since_ns = step.end_ns
-        account.last_step = self._num_steps
-        account.sequence = chunk.sequence
+    def _compute(self, account: Account, chunk: Chunk, cost: float, share_ns: int, step: Step) -> None:
+        num_right = _num_right(step, chunk.sequence.request.id) if chunk.drafts else 0
+        draft_share = self._prices.per_row_s / cost if cost > 0 else 1 / chunk.num_tokens
+        for work, ns in account.compute(chunk, step.end_ns, share_ns, num_right, draft_share).items():
+            self.work_ns[work] += ns
 
     def _blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self._block_tokens)
@@ -194,6 +195,6 @@ class Accounts:
         return computed
 
 
-def _num_right(step: Step) -> dict[str, int]:
-    """Drafts that proved right, by request: each gave a token beyond the first. In a step that failed, none did."""
-    return {output.request_id: max(len(output.token_ids) - 1, 0) for output in step.outputs}
+def _num_right(step: Step, request_id: str) -> int:
+    """Drafts that proved right: each gave a token beyond the first. In a step that failed, none did."""
+    return sum(max(len(output.token_ids) - 1, 0) for output in step.outputs if output.request_id == request_id)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-MEMORY_NS: Final = 30 * 10**9
-"""The quickest of the last one to two times this: clocks drift apart by some 50 microseconds a second at worst."""
+MEMORY_NS: Final = 10 * 10**9
+"""The quickest of the last one to two times this: two clocks drift apart by some microseconds a second."""
 
 
 class Doorstep:

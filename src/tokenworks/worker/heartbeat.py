@@ -38,6 +38,10 @@ class HeartbeatThread(threading.Thread):
         """The step loop says that it is not stuck."""
         self._last_round = time.monotonic()
 
+    def beat(self) -> Heartbeat:
+        """What is told now; by the step loop too, as its last word but one. Safe in any thread."""
+        return Heartbeat(self._worker_id, self._load())
+
     def stop(self) -> None:
         """End the thread, soon."""
         self._stopped.set()
@@ -47,13 +51,13 @@ class HeartbeatThread(threading.Thread):
         links = [GatewayLink(context, address) for address in self._addresses]
         while not self._stopped.wait(INTERVAL_S):
             if time.monotonic() - self._last_round < STALL_S:
-                self._beat(links)
+                self._send(links)
         for link in links:
             link.close()
         context.term()
 
-    def _beat(self, links: Sequence[GatewayLink]) -> None:
-        beat = Heartbeat(self._worker_id, self._load())
+    def _send(self, links: Sequence[GatewayLink]) -> None:
+        beat = self.beat()
         for index, link in enumerate(links):
             link.send(beat)
             if any(isinstance(message, Rejoin) for message in link.receive()):

@@ -91,6 +91,7 @@ class StepLoop:
                 self._send_all(Leaving(self._hello.worker_id))
         self._take_in()
         self._meter.turned(is_idle=True)
+        self._send_all(self._heartbeat.beat())  # the whole of its life: the last second's requests have been told too
         self._send_all(Goodbye(self._hello.worker_id))
 
     @property

@@ -7,9 +7,9 @@ reading memory that is larger than the caches, by the native library, which does
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,11 +18,11 @@ import torch
 from tokenworks.contract.memory import free_memory_bytes
 from tokenworks.engine.native import library
 
-CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
+CPUS: Final = Path("/sys/devices/system/cpu")
 TRIES: Final = 3
 LONG_ENOUGH_S: Final = 0.01  # the threads' start and the clock are lost in it
 SIZES: Final = (512, 1024, 2048, 4096)  # of the square matrices: of the order of a layer's
-_LEAST_BYTES, _MOST_BYTES = 64 << 20, 512 << 20
+_LEAST_BYTES, _MOST_BYTES = 64 << 20, 1 << 30
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -34,9 +34,9 @@ class Peaks(NamedTuple):
 
 
 @torch.inference_mode()
-def measure_peaks(dtype: torch.dtype, threads: int, caches: Path = CACHES) -> Peaks:
+def measure_peaks(dtype: torch.dtype, threads: int, cpus: Path = CPUS) -> Peaks:
     """Of this machine's processor, for matrices of `dtype`."""
-    return Peaks(_peak_flops(dtype), _peak_read(threads, caches))
+    return Peaks(_peak_flops(dtype), _peak_read(threads, cpus))
 
 
 def _peak_flops(dtype: torch.dtype) -> float:
@@ -51,11 +51,11 @@ def _peak_flops(dtype: torch.dtype) -> float:
     return best
 
 
-def _peak_read(threads: int, caches: Path) -> float:
+def _peak_read(threads: int, cpus: Path) -> float:
     """No more than a quarter of the free memory is taken; where that is less than the caches, nothing is said."""
-    largest = largest_cache_bytes(caches)
-    num_bytes = min(max(4 * largest, _LEAST_BYTES), _MOST_BYTES, free_memory_bytes() // 4) // 4096 * 4096
-    if num_bytes < 2 * largest or num_bytes == 0:
+    cached = cache_bytes(cpus)
+    num_bytes = min(max(3 * cached, _LEAST_BYTES), _MOST_BYTES, free_memory_bytes() // 4) // 4096 * 4096
+    if num_bytes < 2 * cached or num_bytes == 0:
         return 0.0
     memory = torch.ones(num_bytes // 4)  # written, so that every page is there
     return num_bytes / _best_s(_reader(memory, threads))
@@ -79,11 +79,12 @@ def _best_s(call: Callable[[], object]) -> float:
     return max(min(times), 1e-9)
 
 
-def largest_cache_bytes(caches: Path) -> int:
-    """Of the first core, as Linux tells; 32 MiB where it does not."""
-    try:
-        texts = [(folder / "size").read_text().strip() for folder in caches.glob("index*")]
-    except OSError:
-        texts = []
-    found = [match for text in texts if (match := re.fullmatch(r"(\d+)([KMG])", text))]
-    return max((int(match[1]) * _UNITS[match[2]] for match in found), default=32 << 20)
+def cache_bytes(cpus: Path) -> int:
+    """Of all last-level caches together, as Linux tells (a large processor has one for every few cores); or 32 MiB."""
+    found: dict[str, int] = {}  # by the cores that share it
+    for cpu in cpus.glob("cpu[0-9]*"):
+        with suppress(OSError, ValueError, LookupError):
+            last = max((cpu / "cache").glob("index[0-9]*"), key=lambda folder: int((folder / "level").read_text()))
+            size = (last / "size").read_text().strip()
+            found[(last / "shared_cpu_list").read_text()] = int(size[:-1]) * _UNITS[size[-1]]
+    return sum(found.values()) or 32 << 20

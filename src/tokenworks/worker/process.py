@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import zmq
 from msgspec.structs import replace
 
 from tokenworks.contract.config import EngineSettings, Settings
-from tokenworks.contract.wire import PROTOCOL, Hello, Role
+from tokenworks.contract.wire import PROTOCOL, Hello, Load, Role
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.kernels.threads import set_threads
 from tokenworks.kv.client import KVClient
@@ -53,6 +53,7 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
         card.prefill_s(settings.engine.max_step_tokens, 0) * 1e3,
         settings.engine.max_step_tokens,
     )
+    log.info("peaks: %.0f GFLOP/s, %.1f GB/s", card.peak_flops / 1e9, card.peak_bytes_per_s / 1e9)
     hello = Hello(
         protocol=PROTOCOL,
         worker_id=worker_id,
@@ -100,7 +101,7 @@ def serve(engine: Engine, hello: Hello, gateways: Sequence[str], store_address: 
     links = [GatewayLink(context, address) for address in gateways]
     exchange = open_exchange(context, engine, hello, store_address) if store_address else None
     meter = Meter(engine, hello.card, Machine(hello.card.threads))
-    heartbeat = HeartbeatThread(hello.worker_id, gateways, lambda: replace((exchange or engine).load, use=meter.use))
+    heartbeat = HeartbeatThread(hello.worker_id, gateways, load_of(engine, exchange, meter))
     loop = StepLoop(engine, hello, links, heartbeat, meter, exchange)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.drain())
@@ -112,6 +113,11 @@ def serve(engine: Engine, hello: Hello, gateways: Sequence[str], store_address: 
     for link in links:
         link.close()
     context.term()
+
+
+def load_of(engine: Engine, exchange: KVExchange | None, meter: Meter) -> Callable[[], Load]:
+    """What the heartbeat tells, to be called in its thread."""
+    return lambda: replace((exchange or engine).load, use=meter.use)
 
 
 def open_exchange(context: zmq.Context[zmq.Socket[bytes]], engine: Engine, hello: Hello, address: str) -> KVExchange:

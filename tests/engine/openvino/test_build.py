@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '
 
 from tokenworks.contract.config import EngineSettings, KVSettings
 from tokenworks.contract.errors import CheckpointError, ConfigError
-from tokenworks.contract.request import Sampling
+from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.build import has_fast_bf16
 from tokenworks.engine.openvino.build import build_openvino_engine
 from tokenworks.engine.quantize import quantize as quantized
+from tokenworks.worker.machine import Machine
 from tokenworks.worker.measure import measure_card
+from tokenworks.worker.meter import Meter
 
 
 @pytest.mark.parametrize("exchange", ["exact", "any"])
@@ -136,3 +139,18 @@ def test_its_card_is_measured_as_any_other(references: Any, openvino_engine: Any
     assert card.weight_bytes == engine.model.num_bytes > 0
     assert card.kv_capacity_tokens == engine.load.total_blocks * 32
     assert engine.held_blocks() == []
+
+
+def test_its_steps_are_metered_as_any_others(references: Any, openvino_engine: Any) -> None:
+    engine = openvino_engine(references("qwen2"))
+    meter = Meter(engine, measure_card(engine, EngineSettings(max_running=4), 1), Machine(1))
+    engine.add(request := Request("r", "model", list(range(1, 50)), Sampling(max_tokens=5, temperature=0)))
+    meter.arrived(request, time.perf_counter_ns(), publishes=False)
+    while engine.has_work:
+        outputs = engine.step()
+        meter.stepped(engine.last_step, outputs)
+    end = meter.with_reports(outputs)[0].end
+    meter.turned(is_idle=True)
+    assert end.report.device_ns == meter.use.step_ns
+    assert meter.use.read_bytes > 5 * engine.model.num_bytes
+    assert meter.use.flops > 0

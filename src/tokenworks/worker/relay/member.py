@@ -101,6 +101,7 @@ class Member:
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
+        self._links.send_all(Heartbeat(self._worker_id, self._load()))  # the whole of its life
         self._links.send_all(Goodbye(self._worker_id))
         self._links.close()
 
@@ -251,6 +252,7 @@ class Member:
         self._known = None
         for request_id in list(self._running):
             self._drop(request_id)
+        self._links.send_all(Heartbeat(self._worker_id, self._load()))
         self._links.send_all(Goodbye(self._worker_id))
 
     async def _come_back(self) -> None:
