@@ -428,3 +428,19 @@ def test_usage_says_nothing_of_cost_unasked(bare_rig: Rig) -> None:
     bare_rig.add_worker()
     for usage in (None, {"include": False}):
         assert "cost" not in bare_rig.post("/v1/completions", **BODY, usage=usage).json()["usage"]
+
+
+def test_a_bug_in_one_record_loses_no_other(
+    recording_rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording_rig.add_worker()
+    recorder = recording_rig.gateway.gateway.service.recorder
+
+    def keep(record: Record) -> None:
+        assert record.id != "bad"
+
+    monkeypatch.setattr(recorder, "_keepers", [keep, *recorder._keepers])
+    for name in ("bad", "good"):
+        recording_rig.http.post("/v1/completions", json=BODY, headers={"x-request-id": name})
+    assert only(recording_rig).id == "good"
+    assert "this is a bug" in caplog.text

@@ -118,6 +118,7 @@ async def health_ready(service: Service, exchange: Exchange) -> None:
 
 async def metrics(service: Service, exchange: Exchange) -> None:
     """`GET /metrics`: OpenMetrics for a scraper that accepts it, else Prometheus' text."""
+    service.recorder.settle()  # so that every request that has ended is counted
     body, content_type = service.metrics.exposition(exchange.accept)
     await exchange.respond(body, 200, content_type.encode())
 

@@ -94,6 +94,7 @@ class Gateway:
             await self._settle(hurry)
             await self.service.observer.close()
             await self.dispatcher.shut_down()
+            self.service.recorder.settle()
             self._samples.happened("gateway_stopped", name)
             self._scribe.close()
             self._executor.shutdown()
@@ -149,7 +150,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
         dispatcher=dispatcher,
         metrics=metrics,
         keys=keys,
-        recorder=Recorder(name, model_name, settings.cost, keepers),
+        recorder=Recorder(name, model_name, settings.cost, keepers, settings.ledger.flush_s, scribe.flush),
         max_body_bytes=own.max_body_bytes,
         observer=ObserverClient(settings.ledger),
         is_sharing_kv=settings.kv.tenant_sharing,

@@ -34,7 +34,14 @@ class Scribe:
             return
         self._journal.append(frame)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s, self.flush)
+
+    def flush(self) -> None:
+        """Write it down now."""
+        if self._timer is not None and self._journal is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._journal.flush()
 
     def close(self) -> None:
         """Write the rest down, and no more."""
@@ -43,8 +50,3 @@ class Scribe:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-
-    def _flush(self) -> None:
-        self._timer = None
-        if self._journal is not None:
-            self._journal.flush()
