@@ -36,12 +36,12 @@ from tests.observe.made import record
 from tokenworks.observe.journal import Journal
 name, journal, number = sys.argv[2], Journal(Path(sys.argv[1]) / "journal", "gateway", 0.05), 0
 while True:
-    for _ in range(20):
+    for _ in range(5):
         journal.append(record(0, time.time_ns(), id=f"{name}-{number}"))
         number += 1
     journal.flush()
     print(number, flush=True)
-    time.sleep(0.02)
+    time.sleep(0.05)
 """
 
 

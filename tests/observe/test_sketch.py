@@ -32,8 +32,14 @@ def test_merging_encoded_ones_is_counting_all_of_their_values() -> None:
     assert merge_encoded(parts) == Sketch.merged(parts).encode() == encode_values(DRAWN)
     assert merge_encoded([]) == b""
     assert merge_encoded([b"", parts[0]]) == parts[0]
+    few = [encode_values(part) for part in np.array_split(DRAWN[:9], 4)]
+    assert merge_encoded(few) == Sketch.merged(few).encode() == encode_values(DRAWN[:9])
+
+
+@pytest.mark.parametrize("length", [9, 900])
+def test_what_is_no_sketch_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match="buffer"):
-        merge_encoded([b"12345", b"1234"])
+        merge_encoded([b"1" * length, b"1234"])
 
 
 def test_a_count_that_is_too_large_stays_at_the_largest() -> None:

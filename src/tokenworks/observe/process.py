@@ -15,6 +15,7 @@ import fcntl
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -37,6 +38,7 @@ UPKEEP_EVERY_S: Final = 10.0
 UPKEEP_PAUSE_S: Final = 0.05  # between two steps of it, for whoever waits for the database
 WAIT_S: Final = 1.0  # for another observer to end
 DRAIN_S: Final = 15.0
+LEAVE_S: Final = 3.0
 AGAIN_S: Final = 5.0  # before a task that failed
 NICENESS: Final = 10
 LOCK: Final = "observer.lock"
@@ -50,13 +52,18 @@ def run_observer(settings: Settings, tasks: Sequence[Task] = TASKS) -> None:
     with suppress(OSError):
         os.nice(NICENESS)
     lock = _lock_file(folder)
+    leaving = threading.Timer(LEAVE_S, os._exit, (0,))
+    leaving.daemon = True
     try:
-        asyncio.run(_main(settings, folder, lock, tasks))
+        asyncio.run(_main(settings, folder, lock, tasks, leaving.start))
     finally:
+        leaving.cancel()
         os.close(lock)
 
 
-async def _main(settings: Settings, folder: Path, lock: int, tasks: Sequence[Task]) -> None:
+async def _main(
+    settings: Settings, folder: Path, lock: int, tasks: Sequence[Task], leave_soon: Callable[[], None]
+) -> None:
     intake = Intake(settings, folder)
     opener = partial(open_ledger, settings.ledger, cost=settings.cost, objectives=settings.objectives)
     context = ObserverContext(settings, folder, opener, intake.tell, intake.listeners)
@@ -73,6 +80,7 @@ async def _main(settings: Settings, folder: Path, lock: int, tasks: Sequence[Tas
     await asyncio.gather(*running, return_exceptions=True)
     await asyncio.to_thread(_drain, intake)
     intake.close()
+    leave_soon()  # all is kept; a thread that still computes an answer nobody waits for may not hold this up
 
 
 async def _alone(lock: int, folder: Path, stopping: asyncio.Event) -> bool:

@@ -23,7 +23,9 @@ _GAMMA: Final = (1 + ERROR) / (1 - ERROR)
 _LOG_GAMMA: Final = math.log(_GAMMA)
 BUCKET: Final = np.dtype([("number", "<u2"), ("count", "<u4")])
 _MOST: Final = 0xFFFF
+_LARGEST: Final = 0xFFFFFFFF
 _ONE: Final = struct.Struct("<HI")
+_FEW: Final = 12  # buckets, below which NumPy takes longer to begin than the work takes
 
 
 class Sketch:
@@ -107,7 +109,15 @@ def encode_values(values: np.ndarray) -> bytes:
 
 def merge_encoded(encoded: Sequence[bytes]) -> bytes:
     """What the sketch of all of them encodes to; raises ValueError as `Sketch.decode` does."""
-    return encoded[0] if len(encoded) == 1 else _encoded(*_totals(encoded))
+    if len(encoded) == 1:
+        return encoded[0]
+    num_bytes = sum(map(len, encoded))
+    if num_bytes > _FEW * _ONE.size or num_bytes % _ONE.size:
+        return _encoded(*_totals(encoded))
+    counts: Counter[int] = Counter()
+    for number, count in _ONE.iter_unpack(b"".join(encoded)):
+        counts[number] += count
+    return b"".join(_ONE.pack(number, min(counts[number], _LARGEST)) for number in sorted(counts))
 
 
 def _totals(encoded: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +131,7 @@ def _totals(encoded: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
 def _encoded(numbers: np.ndarray, counts: np.ndarray) -> bytes:
     rows = np.empty(len(numbers), BUCKET)
     rows["number"] = numbers
-    rows["count"] = np.minimum(counts, 0xFFFFFFFF)
+    rows["count"] = np.minimum(counts, _LARGEST)
     return rows.tobytes()
 
 
