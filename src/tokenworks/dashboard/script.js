@@ -435,7 +435,8 @@ function meter(label, value, part, kind) {
 }
 
 function drawWorkers(answer) {
-  fill(byId("worker-cards"), answer.workers.length ? answer.workers.map((worker) => workerCard(worker, answer.window))
+  const workers = answer.workers.toSorted((a, b) => isGone(a, answer.window) - isGone(b, answer.window) || (a.worker < b.worker ? -1 : 1));
+  fill(byId("worker-cards"), workers.length ? workers.map((worker) => workerCard(worker, answer.window))
     : h("div", { class: "panel" }, empty("No worker was heard of in this window", "Workers tell what their time goes to every few seconds, once they run.")));
 }
 
@@ -446,7 +447,7 @@ function workerCard(worker, window) {
   const shares = [...Object.entries(worker.step_share), ["between", worker.between_share], ["idle", worker.idle_share]];
   return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
     h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), isGone(worker, window) && chip("gone", "warn")),
-    h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`].filter(Boolean).join(" · ")),
+    h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`, `${when(worker.from_s)} to ${when(worker.until_s)}`].filter(Boolean).join(" · ")),
     stacked(shares, shares.map(([kind, part]) => `${kind} ${share(part)}`).join(", ")),
     h("div", { class: "legend" }, legend(shares.filter(([, part]) => part > 0).map(([kind, part]) => [kind, `${kind} ${share(part)}`]))),
     meter("KV in use, mean", share(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
@@ -551,7 +552,7 @@ function drawDrift({ features }) {
   fill(byId("features"), h("table", {},
     h("thead", {}, h("tr", {}, [["feature", ""], ["PSI", ""], ["by chance", ""], ["before", "text"], ["now", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
     h("tbody", {}, features.map((feature) => h("tr", {},
-      h("th", { scope: "row" }, feature.feature, feature.moved && chip("moved", "warn")),
+      h("th", { scope: "row" }, feature.feature.replaceAll("_", " "), " ", feature.moved && chip("moved", "warn")),
       h("td", { class: feature.moved ? "warn" : "" }, number(feature.psi)), h("td", { class: "soft" }, number(feature.noise)),
       h("td", { class: "text" }, feature.before), h("td", { class: "text" }, feature.after))))));
 }
@@ -761,7 +762,7 @@ function followReader() {
       for (const link of links.values()) link.removeAttribute("aria-current");
       links.get(entry.target.id).setAttribute("aria-current", "true");
     }
-  }, { rootMargin: "-15% 0px -75% 0px" });
+  }, { rootMargin: "-120px 0px -80% 0px" });
   for (const id of links.keys()) watch.observe(byId(id));
 }
 
