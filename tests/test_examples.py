@@ -11,6 +11,7 @@ import pytest
 from tokenworks.contract.config import GatewaySettings, Settings
 from tokenworks.contract.loader import load_settings
 from tokenworks.fleet.derive import derive
+from tokenworks.observe.rules import load_rules, own_rules
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
@@ -54,4 +55,7 @@ def test_every_complete_file_in_the_docs_is_read(page: Path, tmp_path: Path) -> 
     for text in TOML.findall(page.read_text(encoding="utf-8")):
         file = tmp_path / "tokenworks.toml"
         file.write_text(text, encoding="utf-8")
-        load_settings(config=file, environment={})
+        if "[[rule]]" in text:
+            assert len(load_rules([file]).rules) > len(own_rules().rules)
+        else:
+            load_settings(config=file, environment={})
