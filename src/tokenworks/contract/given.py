@@ -13,7 +13,7 @@ from difflib import get_close_matches
 import msgspec
 
 from tokenworks.contract.errors import ConfigError
-from tokenworks.contract.setting import Setting, parse_bytes
+from tokenworks.contract.setting import ENVIRONMENT_PREFIX, Setting, parse_bytes
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -43,6 +43,7 @@ def find_setting(name: str, known: Mapping[str, Setting], complaint: str, names:
     """The setting of that name; raises ConfigError that offers the nearest of `names`."""
     if name in known:
         return known[name]
-    without_section = [each for each in names if each.rpartition(".")[2] == name]
+    bare = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+    without_section = [each for each, setting in known.items() if setting.name == bare]
     nearest = without_section or get_close_matches(name, names, n=1, cutoff=0.0)
     raise ConfigError(f"{complaint} `{name}`; the nearest known one is `{nearest[0]}`")
