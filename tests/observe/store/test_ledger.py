@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
 
 from tests.observe.made import DAY_NS, HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, record
 from tests.observe.memory_ledger import MemoryLedger
+from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.record import Frame
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell
@@ -77,3 +80,21 @@ def test_a_series_is_cell_after_cell(ledger: SqlLedger) -> None:
         assert [start for start, _ in found] == [start for start, _ in oracle.series(window, step_ns)]
         for (_, ours), (_, theirs) in zip(found, oracle.series(window, step_ns), strict=True):
             assert_same(ours, theirs)
+
+
+def test_two_writers_take_turns(settings: LedgerSettings, opened: Callable[..., SqlLedger]) -> None:
+    """As observers of two machines do, with one PostgreSQL; they meet in the same cells."""
+    ledgers = [opened(settings) for _ in range(2)]
+
+    def write(writer: int) -> None:
+        for number in range(10):
+            ledgers[writer].take_in([record(number, tenant=f"t{number}", id=f"{writer}-{number}", tags={"a": "b"})])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(2)))
+    window = Window(NOON_NS, NOON_NS + HOUR_NS)
+    assert {tenant: cell.requests for tenant, cell in ledgers[0].cells(window, "tenant").items()} == {
+        f"t{number}": 2 for number in range(10)
+    }
+    assert ledgers[0].cells(window, "tag:a")["b"].requests == 20
+    assert len(list(ledgers[1].records(window))) == 20

@@ -76,7 +76,7 @@ def connect(settings: LedgerSettings, *, is_writing: bool) -> Database:
     if folder is None:
         raise LedgerError("there is no ledger: it is off; set path in [ledger] to a folder, or leave it out")
     if settings.database:
-        return _postgres(settings.database)
+        return _postgres(settings.database, is_writing)
     return _sqlite(folder / FILE, is_writing)
 
 
@@ -131,7 +131,7 @@ def _begin_reading(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-def _postgres(address: str) -> Database:
+def _postgres(address: str, is_writing: bool) -> Database:
     if not address.startswith(_POSTGRES):
         raise ConfigError(f"{address!r} is no database: write postgresql://USER@HOST/NAME in [ledger], or leave it out")
     try:
@@ -146,7 +146,8 @@ def _postgres(address: str) -> Database:
         url,
         pool_size=4,
         pool_pre_ping=True,
-        isolation_level="REPEATABLE READ",
+        # A writer must see, behind the lock that it waited for, what was committed meanwhile; a reader one state.
+        isolation_level="READ COMMITTED" if is_writing else "REPEATABLE READ",
         connect_args={"connect_timeout": 5, "application_name": "tokenworks"},
     )
     return Database(engine, url.render_as_string(hide_password=True).replace("+psycopg", ""), None)
