@@ -25,7 +25,7 @@ from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Leg, Record, SequenceReport, Stage, Work
 from tokenworks.contract.request import Scenario
-from tokenworks.observe.journal import Journal
+from tokenworks.observe.journal.writer import Journal
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.store import open_ledger
 

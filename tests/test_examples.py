@@ -11,7 +11,7 @@ import pytest
 from tokenworks.contract.config import GatewaySettings, Settings
 from tokenworks.contract.loader import load_settings
 from tokenworks.fleet.derive import derive
-from tokenworks.observe.rules import load_rules, own_rules
+from tokenworks.observe.diagnose.rules import load_rules, own_rules
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))

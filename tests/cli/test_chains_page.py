@@ -9,8 +9,8 @@ from rich.console import Console, RenderableType
 from tests.observe.made import MINUTE_NS, NOON_NS, record, span
 from tests.observe.memory_ledger import MemoryLedger
 from tokenworks.cli.chains_page import breakdown_page, chain_page
-from tokenworks.observe.breakdown import breakdown
-from tokenworks.observe.chain import chain_of
+from tokenworks.observe.chains.breakdown import breakdown
+from tokenworks.observe.chains.chain import chain_of
 from tokenworks.observe.ledger import Window
 
 WINDOW = Window(NOON_NS - MINUTE_NS, NOON_NS + MINUTE_NS)

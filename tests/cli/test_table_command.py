@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.observe.test_table import SETTINGS, WINDOW, mixed_frames
+from tests.observe.tables.test_table import SETTINGS, WINDOW, mixed_frames
 from tokenworks.cli.main import main
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.record import Frame, Gap, Incident, Record
 from tokenworks.contract.request import Scenario
-from tokenworks.observe.columns import COLUMNS
 from tokenworks.observe.store import open_ledger
+from tokenworks.observe.tables.columns import COLUMNS
 
 SECOND_NS = 10**9
 ALL = ("--since", "2026-03-01T10:00:00Z", "--until", "2026-03-01T10:10:00Z")

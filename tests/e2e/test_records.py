@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 
 from tokenworks.contract.record import Incident, Record, Stage, Work, WorkerSample
-from tokenworks.observe.journal import JournalReader
+from tokenworks.observe.journal.reader import JournalReader
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Served

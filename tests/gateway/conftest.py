@@ -43,7 +43,7 @@ from tokenworks.contract.record import Frame, Record, SequenceReport
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput, TokenLogprobs
 from tokenworks.gateway.process import bind, build_gateway
-from tokenworks.observe.journal import JournalReader
+from tokenworks.observe.journal.reader import JournalReader
 
 WaitUntil: TypeAlias = Callable[[Callable[[], object]], None]
 MakeRig: TypeAlias = Callable[..., AbstractContextManager["Rig"]]

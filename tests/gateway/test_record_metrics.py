@@ -19,7 +19,7 @@ from tokenworks.contract.request import Scenario
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.record_metrics import MAX_TENANTS, RecordMetrics, cost_by_stage
 from tokenworks.observe.cell import cell_of, merged
-from tokenworks.observe.cost import costs_of
+from tokenworks.observe.tables.cost import costs_of
 from tokenworks.policy.top_names import OTHER
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenworks.gateway.observer_metrics import ObserverMetrics
-from tokenworks.observe.figures import Figures, SpanFigures, write_figures
+from tokenworks.observe.observer.figures import Figures, SpanFigures, write_figures
 
 NOW_S = 1_763_812_800.0
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from starlette.routing import BaseRoute
 
 from tokenworks.contract.config import Settings
-from tokenworks.observe.address import listen
-from tokenworks.observe.api import ObserverApi, serve_on
 from tokenworks.observe.ledger import OpenLedger
+from tokenworks.observe.observer.address import listen
+from tokenworks.observe.observer.api import ObserverApi, serve_on
 
 PATIENCE_S = 20.0
 

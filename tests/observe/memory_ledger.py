@@ -9,8 +9,8 @@ from tokenworks.contract.config import CostSettings, ObjectiveSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Frame, Gap, Incident, Record, StoreSample, WorkerSample, WorkerUse
 from tokenworks.observe.cell import Cell, cell_of, merged
-from tokenworks.observe.cost import costs_of
 from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
+from tokenworks.observe.tables.cost import costs_of
 
 
 class MemoryLedger:

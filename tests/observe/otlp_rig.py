@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from tests.observe.made import NOON_NS
 from tokenworks.contract.errors import LedgerBusy
+from tokenworks.observe.chains.span_intake import SpanIntake
 from tokenworks.observe.ledger import Span
-from tokenworks.observe.span_intake import SpanIntake
 
 TRACE_ID = bytes(range(16))
 SPAN_ID = bytes(range(8, 16))

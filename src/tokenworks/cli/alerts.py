@@ -12,9 +12,9 @@ import msgspec
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import ConfigError, TokenworksError
-from tokenworks.observe.alert_book import Notice
-from tokenworks.observe.alert_rules import TICKET, Alert
-from tokenworks.observe.notices import Receiver
+from tokenworks.observe.alerting.alert_book import Notice
+from tokenworks.observe.alerting.alert_rules import TICKET, Alert
+from tokenworks.observe.alerting.notices import Receiver
 
 _PATIENCE_S: Final = 15.0
 
@@ -34,8 +34,8 @@ def list_alerts(is_json: bool, **options: Any) -> None:
     Example:
       tokenworks alerts list --slo-success-ratio 0.999
     """
-    from tokenworks.observe.alert_rules import firing
-    from tokenworks.observe.alerts import drift_figures
+    from tokenworks.observe.alerting.alert_rules import firing
+    from tokenworks.observe.alerting.alerts import drift_figures
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)
@@ -60,7 +60,7 @@ def test_alerts(**options: Any) -> None:
       tokenworks alerts test
       tokenworks alerts test --alerts-kind webhook --alerts-url http://127.0.0.1:9000/hook
     """
-    from tokenworks.observe.receiver import receiver_of
+    from tokenworks.observe.alerting.receiver import receiver_of
 
     receiver = receiver_of(settings_from(options).alerts, os.environ)
     if receiver is None:
@@ -70,7 +70,7 @@ def test_alerts(**options: Any) -> None:
 
 
 async def _send(receiver: Receiver) -> None:
-    from tokenworks.observe.delivery import Delivery, NoticeRefused
+    from tokenworks.observe.alerting.delivery import Delivery, NoticeRefused
 
     alert = Alert("Test", "", TICKET, "sent by hand with `tokenworks alerts test`: nothing is wrong")
     now_ns = time.time_ns()

@@ -11,12 +11,12 @@ import click
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import InvalidRequest, NotFound
-from tokenworks.observe.breakdown import MAX_TRACES
+from tokenworks.observe.chains.breakdown import MAX_TRACES
 from tokenworks.observe.when import parse_window
 
 if TYPE_CHECKING:
-    from tokenworks.observe.breakdown import Breakdown
-    from tokenworks.observe.chain import Chain
+    from tokenworks.observe.chains.breakdown import Breakdown
+    from tokenworks.observe.chains.chain import Chain
     from tokenworks.observe.ledger import Ledger
 
 
@@ -53,7 +53,7 @@ def chains(trace: str | None, since: str, until: str, traces: int, as_json: bool
 
 
 def _chain(ledger: Ledger, name: str, zone: str) -> Chain:
-    from tokenworks.observe.chain import chain_of
+    from tokenworks.observe.chains.chain import chain_of
 
     ended = ledger.record(name)
     found = chain_of(ledger, ended.record.trace_id if ended else name, zone)
@@ -63,7 +63,7 @@ def _chain(ledger: Ledger, name: str, zone: str) -> Chain:
 
 
 def _breakdown(ledger: Ledger, since: str, until: str, zone: str, limit: int) -> Breakdown:
-    from tokenworks.observe.breakdown import breakdown
+    from tokenworks.observe.chains.breakdown import breakdown
 
     try:
         window = parse_window(since, until, time.time_ns())

@@ -10,8 +10,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tokenworks.cli.figures import NOTHING, duration, figure, plain
-from tokenworks.observe.breakdown import Breakdown, Dependency
-from tokenworks.observe.chain import Chain, Link
+from tokenworks.observe.chains.breakdown import Breakdown, Dependency
+from tokenworks.observe.chains.chain import Chain, Link
 
 _DEEPEST: Final = 12  # beyond that the indent says no more
 _NO_SPANS: Final = (

@@ -44,8 +44,8 @@ def diagnose(
     from rich.console import Console
 
     from tokenworks.cli.findings import draw
-    from tokenworks.observe.diagnosis import diagnosis
-    from tokenworks.observe.rules import load_rules
+    from tokenworks.observe.diagnose.diagnosis import diagnosis
+    from tokenworks.observe.diagnose.rules import load_rules
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)

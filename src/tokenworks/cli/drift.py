@@ -13,8 +13,8 @@ from rich.text import Text
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.observe.drift import MIN_VALUES, FeatureDrift
-from tokenworks.observe.drift import drift as compare_windows
+from tokenworks.observe.drift.drift import MIN_VALUES, FeatureDrift
+from tokenworks.observe.drift.drift import drift as compare_windows
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.when import parse_duration, parse_window
 

@@ -46,8 +46,8 @@ def explain(
     from rich.console import Console
 
     from tokenworks.cli.waterfall import draw
-    from tokenworks.observe.explain import explain as explain_one
-    from tokenworks.observe.explain import pick
+    from tokenworks.observe.diagnose.explain import explain as explain_one
+    from tokenworks.observe.diagnose.explain import pick
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)

@@ -19,7 +19,7 @@ _DURATIONS: Final = (  # below so many seconds, that unit
 
 
 def figure(value: float | None, unit: str) -> str:
-    """A figure in one of the units of `observe.columns`."""
+    """A figure in one of the units of `observe.tables.columns`."""
     if value is None or math.isnan(value):
         return NOTHING
     if unit == "share":

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenworks.cli.terminal_text import printable
-from tokenworks.observe.diagnosis import Diagnosis, Evidence, Finding
+from tokenworks.observe.diagnose.diagnosis import Diagnosis, Evidence, Finding
 from tokenworks.observe.ledger import Window
 
 _STYLES: Final = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}

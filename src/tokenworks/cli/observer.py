@@ -34,8 +34,8 @@ def observer(parent: int | None, **options: Any) -> None:
       tokenworks observer --ledger-path /var/lib/tokenworks --ledger-database postgresql://tokenworks@db/tokenworks
     """
     settings = start_part(parent, settings_from(options))
-    from tokenworks.observe.otlp_target import target_of
-    from tokenworks.observe.process import run_observer
+    from tokenworks.observe.chains.otlp_target import target_of
+    from tokenworks.observe.observer.process import run_observer
 
     target_of(settings.export, os.environ)  # a bad address is said now, not in the log
     run_observer(settings)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tokenworks.observe.rules import OBJECTIVES, PLACE, Rule, own_rules
-from tokenworks.observe.scaling import SCALE_SIGNALS
-from tokenworks.observe.signals import SIGNALS
+from tokenworks.observe.diagnose.rules import OBJECTIVES, PLACE, Rule, own_rules
+from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS
+from tokenworks.observe.diagnose.signals import SIGNALS
 
 Rows = list[tuple[str, ...]]
 Tabled = Callable[[tuple[str, ...], Rows], list[str]]

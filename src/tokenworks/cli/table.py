@@ -16,9 +16,9 @@ import click
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.observe.columns import COLUMNS, PRESETS
-from tokenworks.observe.comparison import Comparison, Side, compare, parse_against
-from tokenworks.observe.table import EVERYTHING, Table, build_table
+from tokenworks.observe.tables.columns import COLUMNS, PRESETS
+from tokenworks.observe.tables.comparison import Comparison, Side, compare, parse_against
+from tokenworks.observe.tables.table import EVERYTHING, Table, build_table
 from tokenworks.observe.terms import with_terms
 from tokenworks.observe.when import parse_window
 

@@ -11,8 +11,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tokenworks.cli.figures import figure, plain
-from tokenworks.observe.columns import Column
-from tokenworks.observe.table import EVERYTHING, Table
+from tokenworks.observe.tables.columns import Column
+from tokenworks.observe.tables.table import EVERYTHING, Table
 
 _GUTTER = 3
 

@@ -13,9 +13,9 @@ from rich.text import Text
 from tokenworks.cli.figures import NOTHING, amount, duration, figure, moment, number, plain
 from tokenworks.cli.table_grid import table_grids
 from tokenworks.contract.record import PICO
-from tokenworks.observe.bill import Bill, BillLine
-from tokenworks.observe.comparison import Compared, Comparison, Side
-from tokenworks.observe.table import EVERYTHING, Table
+from tokenworks.observe.tables.bill import Bill, BillLine
+from tokenworks.observe.tables.comparison import Compared, Comparison, Side
+from tokenworks.observe.tables.table import EVERYTHING, Table
 
 _FIRST_STEPS: Final = (
     "Start `tokenworks serve`, send it a request, and ask again; `--ledger-path` names another ledger."

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenworks.cli.terminal_text import printable
-from tokenworks.observe.explain import CostLine, Explanation, LegLine, SpanLine
+from tokenworks.observe.diagnose.explain import CostLine, Explanation, LegLine, SpanLine
 from tokenworks.observe.units import duration, plain
 
 MAX_SPANS: Final = 60

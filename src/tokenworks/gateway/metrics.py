@@ -27,7 +27,7 @@ from tokenworks.gateway.record_metrics import RecordMetrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
 from tokenworks.gateway.tally import Histogram
 from tokenworks.gateway.worker_use_metrics import use_metrics
-from tokenworks.observe.cost import costs_of
+from tokenworks.observe.tables.cost import costs_of
 
 _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

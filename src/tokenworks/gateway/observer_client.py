@@ -9,7 +9,7 @@ from yarl import URL
 
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import ObserverUnavailable
-from tokenworks.observe.address import socket_path, tcp_address
+from tokenworks.observe.observer.address import socket_path, tcp_address
 
 TIMEOUT_S: Final = 30.0  # of a question about a long window in a large ledger, on a busy machine
 CONNECT_S: Final = 2.0

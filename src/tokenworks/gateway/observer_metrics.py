@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tokenworks.observe.figures import Figures, SpanFigures, read_figures
+from tokenworks.observe.observer.figures import Figures, SpanFigures, read_figures
 
 STALE_S: Final = 120.0
 

@@ -36,7 +36,7 @@ from tokenworks.gateway.record import Recorder
 from tokenworks.gateway.samples import Samples
 from tokenworks.gateway.scribe import Scribe
 from tokenworks.gateway.service import Service
-from tokenworks.observe.journal import Journal
+from tokenworks.observe.journal.writer import Journal
 from tokenworks.text.tokenizer import load_tokenizer
 
 _log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from tokenworks.contract.request import Scenario
 from tokenworks.gateway.legs import Trail, add
 from tokenworks.gateway.tenants import UNKNOWN, Caller
 from tokenworks.gateway.traces import Trace
-from tokenworks.observe.cost import costs_of
+from tokenworks.observe.tables.cost import costs_of
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from tokenworks.contract.record import Frame
-from tokenworks.observe.journal import Journal
+from tokenworks.observe.journal.writer import Journal
 
 
 class Scribe:

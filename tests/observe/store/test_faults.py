@@ -19,9 +19,9 @@ from tests.observe.store.conftest import PostgresServer
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.errors import ConfigError, LedgerBusy, LedgerDamaged, LedgerError, LedgerTooNew
 from tokenworks.contract.record import Frame, Gap
-from tokenworks.observe.intake import Intake
-from tokenworks.observe.journal import Journal
+from tokenworks.observe.journal.writer import Journal
 from tokenworks.observe.ledger import Window
+from tokenworks.observe.observer.intake import Intake
 from tokenworks.observe.store import SqlLedger, database, migrate, open_ledger, take_in
 from tokenworks.observe.store.schema import VERSIONS, tables
 
@@ -298,8 +298,8 @@ def test_what_is_kept_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_spans_that_find_no_room_are_counted(here: LedgerSettings) -> None:
-    from tokenworks.observe import intake as module
     from tokenworks.observe.ledger import Span
+    from tokenworks.observe.observer import intake as module
 
     intake = Intake(Settings(ledger=here), Path(here.path))
     span = Span("0" * 31 + "1", "1" * 16, "", "rag", "search", "server", NOON_NS, 5)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.cell import Cell, cell_of, merged
-from tokenworks.observe.frames import instant_ns
+from tokenworks.observe.journal.frames import instant_ns
 from tokenworks.observe.ledger import DIMENSIONS, Ended, Window
 from tokenworks.observe.store.cell_rows import NO_TAG
 from tokenworks.observe.store.dictionaries import clean, combination_of

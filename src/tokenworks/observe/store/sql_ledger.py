@@ -17,7 +17,7 @@ from tokenworks.contract.config import CostSettings, LedgerSettings, ObjectiveSe
 from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Frame, Gap, Incident
 from tokenworks.observe.cell import Cell
-from tokenworks.observe.frames import instant_ns
+from tokenworks.observe.journal.frames import instant_ns
 from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
 from tokenworks.observe.store.database import Database
 from tokenworks.observe.store.packing import unpack

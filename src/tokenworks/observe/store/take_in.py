@@ -16,8 +16,7 @@ import xxhash
 from tokenworks.contract.config import CostSettings, ObjectiveSettings
 from tokenworks.contract.record import Frame, Gap, Incident, Record, StoreSample, WorkerSample
 from tokenworks.observe.cell import Cell, cell_of
-from tokenworks.observe.cost import costs_of
-from tokenworks.observe.frames import instant_ns
+from tokenworks.observe.journal.frames import instant_ns
 from tokenworks.observe.ledger import Ended, Span
 from tokenworks.observe.store import cell_rows
 from tokenworks.observe.store.cell_rows import NO_TAG, CellKey
@@ -29,6 +28,7 @@ from tokenworks.observe.store.samples import add_store_samples, add_worker_sampl
 from tokenworks.observe.store.schema import details, events, names, positions, records, spans
 from tokenworks.observe.store.tag_limits import TagLimits
 from tokenworks.observe.store.upsert import upsert
+from tokenworks.observe.tables.cost import costs_of
 
 MAX_TAGS: Final = 16  # of one record, as OpenAI allows
 _LAST_NS: Final = 2**62  # the year 2116: what lies beyond is no time, and would not fit once something is added

@@ -1,0 +1,1 @@
+"""Alerts by burn rate, and their delivery."""

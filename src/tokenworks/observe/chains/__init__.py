@@ -1,0 +1,1 @@
+"""Applications around the model call: spans in, critical paths, spans out."""

@@ -1,0 +1,1 @@
+"""One request explained, and rules from signals to causes to actions."""

@@ -1,0 +1,201 @@
+"""From signals to probable causes to actions: what is wrong in a window, with its evidence and what mending it brings.
+
+`diagnose` is what `tokenworks diagnose`, the dashboard and `GET /observe/diagnose` show. It reads the ledger, looks at
+every subject with every rule, and tells what it found, worst first. A rule fires on figures alone (see `signals`), and
+stays silent where its subject had fewer than `min_requests` or where a figure is not known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tokenworks.contract.config import ObjectiveSettings, Settings
+from tokenworks.observe.diagnose.expression import Expression
+from tokenworks.observe.diagnose.rules import PLACE, Rule, Rules, all_names, own_rules
+from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS, scale_figures
+from tokenworks.observe.diagnose.sides import Side, Sides, Subject
+from tokenworks.observe.diagnose.signals import SIGNALS
+from tokenworks.observe.ledger import Ledger, Window
+from tokenworks.observe.units import shown
+
+SEVERITIES: Final = ("critical", "warning", "notice")
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """One figure that a finding rests on."""
+
+    name: str
+    meaning: str
+    value: float
+    text: str  # the value with its unit
+    before: str  # the same before the window; empty: not known, or the figure is of another time anyway
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that is wrong, or could be better."""
+
+    rule: str
+    severity: str
+    kind: str  # what it is about: "window", "scenario", "tenant", "model", "version", "worker"
+    subject: str
+    signal: str
+    cause: str
+    action: str
+    evidence: list[Evidence]
+    gain: str  # expected, in words; empty: not estimated
+    gain_value: float | None
+    arithmetic: str  # of the gain
+    requests: int  # of its subject, in the window
+    window: Window
+    baseline: Window
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """What was found, and what was looked at."""
+
+    window: Window
+    baseline: Window  # empty: nothing came before
+    requests: int
+    num_rules: int
+    findings: list[Finding]
+
+
+def diagnose(ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None) -> list[Finding]:
+    """What the rules find, worst first; raises LedgerError where the ledger cannot be read."""
+    return diagnosis(ledger, window, settings, rules).findings
+
+
+def diagnosis(
+    ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None, baseline: Window | None = None
+) -> Diagnosis:
+    """The same, with what was looked at. `baseline`: what is usual; None: the time before the window."""
+    rules = rules or own_rules()
+    figures = Figures(Sides(ledger, window, baseline), ledger, settings, rules)
+    findings: list[Finding] = []
+    for rule in rules.rules:
+        if {finding.rule for finding in findings} & {*rule.unless}:
+            continue
+        condition = Expression(rule.when)
+        for subject in figures.sides.subjects(rule.over):
+            look_up = figures.of(subject)
+            if subject.now.cell.requests >= rule.min_requests and condition.value(look_up):
+                findings.append(_finding(rule, subject, look_up, figures))
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    sides = figures.sides
+    return Diagnosis(window, sides.before_window, sides.whole.now.cell.requests, len(rules.rules), findings)
+
+
+class Figures:
+    """Looks up what expressions name."""
+
+    def __init__(self, sides: Sides, ledger: Ledger, settings: Settings, rules: Rules) -> None:
+        self.sides = sides
+        self.currency = settings.cost.currency
+        self._objectives = settings.objectives
+        self._definitions = {name: Expression(text) for name, text in rules.define.items()}
+        self._scaling: dict[str, float] | None = None
+        self._ledger = ledger
+
+    def of(self, subject: Subject) -> Callable[[str], float]:
+        """The figures of one subject, each computed once."""
+        known: dict[str, float] = {}
+
+        def look_up(name: str) -> float:
+            if name not in known:
+                known[name] = self._value(subject, name, look_up)
+            return known[name]
+
+        return look_up
+
+    def _value(self, subject: Subject, name: str, look_up: Callable[[str], float]) -> float:
+        if name in self._definitions:
+            return self._definitions[name].value(look_up)
+        if name in SCALE_SIGNALS:
+            return self._scale()[name]
+        if name.startswith("objective_"):
+            return _objective(self._objectives, subject, name)
+        side, signal = _side_of(subject, self.sides.whole, name)
+        return float(SIGNALS[signal].of(side))
+
+    def _scale(self) -> dict[str, float]:
+        if self._scaling is None:
+            whole = Window(self.sides.before_window.start_ns, self.sides.window.end_ns)
+            self._scaling = scale_figures(self._ledger, whole)
+        return self._scaling
+
+
+def _side_of(subject: Subject, whole: Subject, name: str) -> tuple[Side, str]:
+    """Which side a prefix means, and the figure's own name."""
+    if name in SIGNALS:
+        return subject.now, name
+    prefix, _, rest = name.partition("_")
+    if prefix == "all":
+        return _side_of(whole, whole, rest)
+    return (subject.before if prefix == "before" else subject.others), rest
+
+
+def _objective(objectives: ObjectiveSettings, subject: Subject, name: str) -> float:
+    """What a scenario promises, in seconds; NaN where it promises nothing, and for who is no scenario."""
+    field = f"{subject.name}_{name.removeprefix('objective_')}"
+    return getattr(objectives, field, 0.0) or math.nan if subject.kind == "scenario" else math.nan
+
+
+def _finding(rule: Rule, subject: Subject, look_up: Callable[[str], float], figures: Figures) -> Finding:
+    signals = all_names()
+
+    def show(name: str) -> str:
+        return subject.name if name == "subject" else shown(look_up(name), signals[name].unit, figures.currency)
+
+    gain = Expression(rule.gain) if rule.gain else None
+    value = gain.value(look_up) if gain else math.nan
+    is_known = gain is not None and math.isfinite(value)
+    told = shown(value, rule.gain_unit, figures.currency)
+    return Finding(
+        rule=rule.name,
+        severity=rule.severity,
+        kind=subject.kind,
+        subject=subject.name,
+        signal=_filled(rule.signal, show),
+        cause=_filled(rule.cause, show),
+        action=_filled(rule.action, show),
+        evidence=[_evidence(name, subject, look_up, figures) for name in rule.evidence],
+        gain=_filled(rule.gain_text, lambda name: told if name == "gain" else show(name)) if is_known else "",
+        gain_value=value if is_known else None,
+        arithmetic=f"{rule.gain} = {gain.filled(show)} = {told}" if gain is not None and is_known else "",
+        requests=subject.now.cell.requests,
+        window=figures.sides.window,
+        baseline=figures.sides.before_window,
+    )
+
+
+def _evidence(name: str, subject: Subject, look_up: Callable[[str], float], figures: Figures) -> Evidence:
+    signal = all_names()[name]
+    before = math.nan
+    if name in SIGNALS and figures.sides.before_window.seconds > 0:
+        before = look_up(f"before_{name}")
+    text = shown(look_up(name), signal.unit, figures.currency)
+    known = shown(before, signal.unit, figures.currency) if math.isfinite(before) else ""
+    return Evidence(name, _whose(name) + signal.meaning, look_up(name), text, known)
+
+
+def _whose(name: str) -> str:
+    prefixes = {
+        "all_before_": "of all before: ",
+        "before_": "before: ",
+        "others_": "of the others: ",
+        "all_": "of all: ",
+    }
+    return (
+        next((words for prefix, words in prefixes.items() if name.startswith(prefix)), "")
+        if name not in SIGNALS
+        else ""
+    )
+
+
+def _filled(text: str, show: Callable[[str], str]) -> str:
+    """The text with its figures; what stands in them is never taken for a place again."""
+    return PLACE.sub(lambda match: show(match[1]), text)

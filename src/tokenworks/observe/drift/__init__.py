@@ -1,0 +1,1 @@
+"""What moved in traffic and answers."""

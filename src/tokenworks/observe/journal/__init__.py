@@ -1,0 +1,1 @@
+"""The file between gateway and ledger: frames appended at once, read again whole."""

@@ -1,0 +1,212 @@
+"""What the observer answers: each endpoint's figures, computed by the same functions as the command line's.
+
+Every function is pure of HTTP: a ledger, a question and the settings in, something that JSON can hold out. Keys end in
+their unit; amounts are in the configured currency; moments are seconds since 1970, because a script counts in doubles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from tokenworks.contract.config import Settings
+from tokenworks.contract.record import PICO, Stage
+from tokenworks.observe.cell import Cell
+from tokenworks.observe.chains.breakdown import breakdown
+from tokenworks.observe.diagnose.diagnosis import diagnose
+from tokenworks.observe.drift.drift import drift
+from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
+from tokenworks.observe.observer.question import Question
+from tokenworks.observe.tables.bill import bill
+from tokenworks.observe.tables.columns import COLUMNS
+from tokenworks.observe.tables.facts import Facts, machines_of
+from tokenworks.observe.tables.table import build_table
+
+Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
+
+MAX_INCIDENTS: Final = 50
+MAX_SINGLES: Final = 1500
+"""Requests that are read one by one for a chart at most: half a second of processor time."""
+STEPS_S: Final = tuple(
+    unit_s * times
+    for unit_s, most in ((1, 60), (60, 60), (3600, 24), (86400, 28))
+    for times in range(1, most)
+    if most % times == 0
+)
+_OF_COLUMN: Final = ("key", "heading", "unit", "better", "help")
+CHARTED: Final = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "input_tokens_per_s", "output_tokens_per_s")
+"""The table's columns that `series` gives for each step."""
+
+
+def table(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/table`: what `tokenworks table --json` prints, and what its columns mean."""
+    built = build_table(
+        ledger,
+        question.window,
+        settings,
+        by=question.by,
+        where=question.where,
+        preset=question.preset,
+        columns=question.columns,
+        limit=question.limit,
+    )
+    meanings = [{name: getattr(column, name) for name in _OF_COLUMN} for column in built.columns]
+    return built.as_json() | {"window": _window(question.window), "columns": meanings}
+
+
+def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/status`: what there is, what is missing, what happened."""
+    extent = ledger.extent()
+    incidents = ledger.incidents(question.window)
+    return {
+        "now_s": time.time(),
+        "window": _window(question.window),
+        "extent": None if extent is None else _window(extent),
+        "currency": settings.cost.currency,
+        "models": sorted(name for name in ledger.cells(question.window, "model") if name),
+        "gaps": [
+            {"from_s": gap.from_ns / 1e9, "until_s": gap.until_ns / 1e9, "frames": gap.frames, "reason": gap.reason}
+            for gap in ledger.gaps(question.window)
+        ],
+        "incidents": [
+            {"at_s": each.at_ns / 1e9, "kind": each.kind, "subject": each.subject, "text": each.text}
+            for each in incidents[-MAX_INCIDENTS:]
+        ],
+        "num_incidents": len(incidents),
+    }
+
+
+def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/series`: the window in some `points` steps; of the first and the last a part may lie in it."""
+    window = question.window
+    num_requests = ledger.cells(window, None, question.where).get("", Cell()).requests
+    step_ns = series_step_ns(window, question.points, num_requests)
+    found = ledger.series(window, step_ns, question.where)
+    return {
+        "window": _window(window),
+        "step_s": step_ns / 1e9,
+        "points": [{"at_s": at_ns / 1e9, **_point(cell, _within(window, at_ns, step_ns))} for at_ns, cell in found],
+    }
+
+
+def series_step_ns(window: Window, points: int, num_requests: int) -> int:
+    """The smallest handy step that gives no more than `points`.
+
+    Below a minute a ledger has to read every request, so that there such steps are for few of them; above, steps are
+    whole minutes, hours or days, for which it has the sums.
+    """
+    least_s = max(window.seconds / points, 60 if num_requests > MAX_SINGLES else 1)
+    return next((step_s for step_s in STEPS_S if step_s >= least_s), STEPS_S[-1]) * 10**9
+
+
+def _within(window: Window, at_ns: int, step_ns: int) -> float:
+    """Seconds of a step that lie in the window; the first and the last may lie there in part."""
+    return max(1, min(at_ns + step_ns, window.end_ns) - max(at_ns, window.start_ns)) / 1e9
+
+
+def requests(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/requests`: single requests, the latest or the slowest first."""
+    found = ledger.records(question.window, question.where, question.limit, slowest=question.order == "slowest")
+    return {"window": _window(question.window), "requests": [_request(ended) for ended in found]}
+
+
+def workers(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/workers`: each life of each worker, and what its time went to."""
+    return {
+        "window": _window(question.window),
+        "workers": [_worker(stretch) for stretch in ledger.workers(question.window)],
+    }
+
+
+def tiers(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/tiers`: the KV stores, and what they hold."""
+    return {"window": _window(question.window), "stores": ledger.stores(question.window)}
+
+
+def cost(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/cost`: the bill, as the table has it."""
+    return bill(ledger, question.window, settings.cost).as_json()
+
+
+def diagnosis(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/diagnose`: what `tokenworks diagnose` finds."""
+    return {"window": _window(question.window), "findings": diagnose(ledger, question.window, settings)}
+
+
+def chains(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/chains`: what `tokenworks chains` prints of the applications around the model call."""
+    found = breakdown(ledger, question.window, settings.export.zone)
+    return {"window": _window(question.window), "breakdown": found}
+
+
+def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:
+    """`GET /observe/drift`: what moved against the time before, equally long."""
+    features = drift(ledger, question.window, question.reference)
+    return {
+        "window": _window(question.window),
+        "reference": _window(question.reference),
+        "features": features,
+    }
+
+
+def _point(cell: Cell, step_s: float) -> dict[str, float | None]:
+    facts = Facts(cell, step_s)
+    found = {key: COLUMNS[key].of(facts) for key in CHARTED}
+    return found | {"ended_per_s": cell.requests / step_s, "not_ok_per_s": (cell.requests - cell.ok) / step_s}
+
+
+def _request(ended: Ended) -> dict[str, Any]:
+    record = ended.record
+    return {
+        "id": record.id,
+        "ended_s": (record.started_ns + record.e2e_ns) / 1e9,
+        "tenant": record.tenant,
+        "model": record.model,
+        "scenario": record.scenario,
+        "outcome": record.outcome,
+        "worker": record.legs[-1].worker if record.legs else "",
+        "num_legs": len(record.legs),
+        "prompt_tokens": record.prompt_tokens,
+        "cached_tokens": sum(record.cached_tokens.values()),
+        "output_tokens": record.output_tokens,
+        "ttft_s": None if record.ttft_ns is None else record.ttft_ns / 1e9,
+        "e2e_s": record.e2e_ns / 1e9,
+        "stages_s": {stage: record.stages_ns[stage] / 1e9 for stage in Stage if record.stages_ns.get(stage)},
+        "cost": ended.costs.total / PICO,
+    }
+
+
+def _worker(stretch: WorkerStretch) -> dict[str, Any]:
+    """Shares are of its wall time in the window; MFU and MBU of its time in steps, by the table's own arithmetic."""
+    use, machine = stretch.use, machines_of([stretch])
+    return {
+        "worker": stretch.worker,
+        "model": stretch.model,
+        "version": stretch.version,
+        "device": stretch.device,
+        "from_s": stretch.from_ns / 1e9,
+        "until_s": stretch.until_ns / 1e9,
+        "step_share": {work: _ratio(spent_ns, use.wall_ns) for work, spent_ns in use.step_ns.items()},
+        "between_share": _ratio(use.between_ns, use.wall_ns),
+        "idle_share": _ratio(use.idle_ns, use.wall_ns),
+        "used_blocks_share": stretch.used_blocks_share,
+        "running": stretch.running,
+        "waiting": stretch.waiting,
+        "preemptions": stretch.preemptions,
+        "mfu": _ratio(machine.flops, machine.possible_flops),
+        "mbu": _ratio(machine.read_bytes, machine.possible_bytes),
+        "cpu_cores": _ratio(machine.cpu_s, machine.wall_s),
+        "rss_bytes": use.rss_bytes,
+        "watts": _ratio(use.energy_j, machine.wall_s) if use.energy_j is not None else stretch.watts,
+        "is_power_measured": use.energy_j is not None,
+        "price_per_hour": stretch.price_per_hour,
+    }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _window(window: Window) -> dict[str, float]:
+    return {"start_s": window.start_ns / 1e9, "end_s": window.end_ns / 1e9}
