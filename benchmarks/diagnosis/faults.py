@@ -220,7 +220,7 @@ POOL_FAULTS = (
     Fault("late_by_prompt", long_prompts),
     Fault("prefill_interference", offline_prompts),
     Fault("slow_client", slow_clients),
-    Fault("turned_away", bad_requests),
+    Fault("wrong_requests", bad_requests),
     Fault("cost_by_waste", leaving_clients),
     Fault("worker_lost", kill_worker),
 )

@@ -45,7 +45,7 @@ def test_one_trace_span_by_span() -> None:
     chain = chain_of(LEDGER, "t")
     assert chain is not None
     lines = shown(chain_page(chain)).splitlines()
-    assert lines[0] == "trace t: 1.00 s, 7 spans"
+    assert lines[0] == "trace t: 1 s, 7 spans"
     assert "requests: req-0" in lines[1]
     (get,) = [line for line in lines if "GET" in line]
     assert "    GET (error)" in get

@@ -20,7 +20,7 @@ from tokenworks.observe.ledger import Window
 pytestmark = pytest.mark.slow
 
 Running = tuple[System, Window, dict[object, Window]]
-HERE = {"slow_worker", "noisy_neighbour", "cache_collapse", "cost_by_cache", "slow_client", "turned_away",
+HERE = {"slow_worker", "noisy_neighbour", "cache_collapse", "cost_by_cache", "slow_client", "wrong_requests",
         "cost_by_waste", "worker_lost"}  # fmt: skip
 SPEED = {"slow_worker", "starved_worker", "host_bound", "jitter", "cost_by_speed", "late_by_queue", "late_by_prompt",
          "prefill_interference", "slow_network", "gateway_bound", "slow_client", "uneven_load"}  # fmt: skip

@@ -136,7 +136,7 @@ class Scene:
             version="v1",
             scenario=scenario,
             outcome=outcome,
-            status=200 if outcome == "ok" else 503,
+            status={"ok": 200, "invalid_value": 400}.get(outcome, 503),
             prompt_tokens=prompt,
             cached_tokens={Tier.DEVICE: cached},
             output_tokens=output,

@@ -27,14 +27,14 @@ _GONE: Final = "client_gone"
 class Cell(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Sums over requests. Durations in nanoseconds, money in pico of the currency."""
 
-    requests: int = 0  # understood, whatever became of them
+    requests: int = 0  # understood, whatever became of them: the sum of the next six
     ok: int = 0
-    rejected: int = 0  # turned away before any worker had them
+    invalid: int = 0  # the client must change them (HTTP 4xx)
+    rejected: int = 0  # valid, and turned away before any worker had them
     timeouts: int = 0
     gone: int = 0  # the client left
     failed: int = 0  # the rest
     good: int = 0  # ok, and every objective of the scenario kept
-    invalid: int = 0  # of all, those that the client must change (HTTP 4xx)
     sequences: int = 0
     prompt_tokens: int = 0
     cached_tokens: dict[Tier, int] = {}
@@ -66,9 +66,14 @@ class Cell(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
         return sum(self.cost_device.values()) + sum(self.cost_kv.values()) + self.cost_transfer + self.cost_energy
 
     @property
+    def valid(self) -> int:
+        """Those that the client did right."""
+        return self.requests - self.invalid
+
+    @property
     def promised(self) -> int:
         """Those that an objective speaks of: not what the client did wrong, or did not wait for."""
-        return self.requests - self.invalid - self.gone
+        return self.valid - self.gone
 
     def sketch(self, name: str) -> Sketch:
         """One of the sketches, decoded; empty where nothing was counted."""
@@ -83,13 +88,8 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
     gaps_ns = np.frombuffer(record.gaps_us, "<u4").astype(np.float64) * 1e3
     return Cell(
         requests=1,
-        ok=int(is_ok),
-        rejected=int(record.is_rejected),
-        timeouts=int(record.outcome in _TIMEOUTS),
-        gone=int(record.outcome == _GONE),
-        failed=int(not is_ok and not record.is_rejected and record.outcome not in {*_TIMEOUTS, _GONE}),
+        **{_outcome(record): 1},
         good=int(is_good),
-        invalid=int(is_invalid(record)),
         sequences=record.num_sequences,
         prompt_tokens=record.prompt_tokens,
         cached_tokens=dict(record.cached_tokens),
@@ -126,6 +126,19 @@ def keeps_objectives(record: Record, objectives: ObjectiveSettings) -> bool:
         if limit_s and (read(record) or 0) > limit_s * 1e9:
             return False
     return True
+
+
+def _outcome(record: Record) -> str:
+    """The one field of a cell that counts how it ended."""
+    if record.outcome == "ok":
+        return "ok"
+    if record.outcome == _GONE:
+        return "gone"
+    if record.outcome in _TIMEOUTS:
+        return "timeouts"
+    if is_invalid(record):
+        return "invalid"
+    return "rejected" if record.is_rejected else "failed"
 
 
 def is_invalid(record: Record) -> bool:

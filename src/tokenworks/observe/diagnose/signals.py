@@ -141,7 +141,8 @@ COUNT_SIGNALS: Final[dict[str, Signal]] = {
         [
             _part("ok", "part of requests that ended well"),
             _part("good", "part of requests that ended well and kept every objective of their scenario"),
-            _part("rejected", "part of requests that were turned away before any worker had them"),
+            _part("invalid", "part of requests that their client has to change (HTTP 4xx)"),
+            _part("rejected", "part of requests, valid ones, that were turned away before any worker had them"),
             _part("timeouts", "part of requests that ran into a deadline"),
             _part("gone", "part of requests whose client left"),
             _part("failed", "part of requests that failed otherwise"),

@@ -48,7 +48,7 @@ class Column(msgspec.Struct, frozen=True):
     @property
     def is_proportion(self) -> bool:
         """Whether each request that is counted below the line is counted above it once or not at all."""
-        return self.unit == "share" and self.words[1] == "requests"
+        return self.unit == "share" and self.words[1] in ("requests", "valid", "promised")
 
     @property
     def can_vary(self) -> bool:
@@ -77,14 +77,16 @@ def columns_named(keys: list[str]) -> list[Column]:
 # fmt: off
 _PLAIN: Final[tuple[tuple[str, str, Unit, Better, str, str], ...]] = (
     ("requests", "requests", "number", "", "requests", "Requests that ended in the window, however they ended."),
-    ("success_rate", "success", "share", "higher", "ok / requests", "Share that ended well."),
-    ("timeout_rate", "timeouts", "share", "lower", "timeouts / requests", "Share that ran out of its time."),
-    ("rejection_rate", "rejected", "share", "lower", "rejected / requests",
-     "Share that was turned away before any worker had it."),
-    ("failure_rate", "failed", "share", "lower", "failed / requests", "Share that failed in any other way."),
-    ("gone_rate", "gone", "share", "", "gone / requests", "Share whose client left before the end."),
-    ("kept_rate", "kept SLO", "share", "higher", "good / requests",
-     "Share that ended well and kept every objective of its scenario."),
+    ("invalid_rate", "invalid", "share", "", "invalid / requests",
+     "Share that its client has to change (HTTP 4xx): no fault of the service, and left out of the shares below."),
+    ("success_rate", "success", "share", "higher", "ok / valid", "Share that ended well, of the valid."),
+    ("timeout_rate", "timeouts", "share", "lower", "timeouts / valid", "Share that ran out of its time, of the valid."),
+    ("rejection_rate", "rejected", "share", "lower", "rejected / valid",
+     "Share of the valid that was turned away before any worker had it."),
+    ("failure_rate", "failed", "share", "lower", "failed / valid", "Share that failed in any other way, of the valid."),
+    ("gone_rate", "gone", "share", "", "gone / valid", "Share whose client left before the end, of the valid."),
+    ("kept_rate", "kept SLO", "share", "higher", "good / promised",
+     "Of the valid whose client waited: share that ended well and kept every objective of its scenario."),
     ("goodput", "goodput", "1/s", "higher", "good / seconds",
      "Requests a second that ended well and kept every objective of their scenario."),
     ("requests_per_s", "requests/s", "1/s", "higher", "ok / seconds", "Requests a second that ended well."),

@@ -58,6 +58,8 @@ _QUANTITIES: Final[dict[str, Quantity]] = {
     **{name: _of_machines(name) for name in Machines.__struct_fields__},
     **{f"cached_{tier.value}": _cached(tier) for tier in Tier},
     **{f"{stage.value}_s": _stage(stage) for stage in Stage},
+    "valid": lambda facts: facts.cell.valid,
+    "promised": lambda facts: facts.cell.promised,
     "seconds": lambda facts: facts.seconds,
     "e2e_s": lambda facts: facts.cell.e2e_ns / 1e9,
     "tokens": lambda facts: facts.cell.prompt_tokens + facts.cell.output_tokens,
