@@ -28,11 +28,12 @@ serve: .venv/.runtime ## serve the embedded model, or MODEL=..., at PORT=... (80
 	@.venv/bin/tokenworks serve $(if $(MODEL),"$(MODEL)") $(if $(PORT),--port $(PORT)) \
 		$(if $(QUANTIZE),--quantize $(QUANTIZE)) $(ARGS)
 
+# A fixed hash seed: its processes must name the tests alike.
 test: check ## everything that CI runs: style, types, all tests, full branch coverage of decisions and wire formats
 	.venv/bin/coverage run --branch --include='src/tokenworks/policy/*,src/tokenworks/contract/*' \
 		-m pytest $(COVERED) $(ARGS)
 	.venv/bin/coverage report --show-missing --skip-covered --fail-under=100
-	.venv/bin/pytest -n 2 --dist loadfile $(COVERED:%=--ignore=%) $(ARGS)
+	PYTHONHASHSEED=0 .venv/bin/pytest -n 2 --dist loadfile $(COVERED:%=--ignore=%) $(ARGS)
 
 quick: .venv/.dev ## the tests that take moments
 	.venv/bin/pytest -q -m "not slow" $(ARGS)
