@@ -67,7 +67,7 @@ def test_it_serves_restarts_a_killed_worker_and_drains_an_open_stream(run_comman
     fleet = run_command([*SERVE, "--port", "0"])
     url = address_of(fleet)
     pids = children(fleet.process.pid)
-    assert set(pids) == {"gateway", "worker"}
+    assert set(pids) == {"gateway", "worker", "observer"}
     assert complete(url, 5) == 5
 
     os.kill(pids["worker"], signal.SIGKILL)
