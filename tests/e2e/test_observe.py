@@ -57,7 +57,7 @@ def observed(
 
         wait_for(is_recorded, "the records of all requests in the ledger")
         wait_for(lambda: http.get("/observe/workers").json()["workers"], "a worker's sample")
-        wait_for(lambda: http.get("/observe/cost").json()["total_pico"], "its second one, up to which its time is known")
+        wait_for(lambda: http.get("/observe/cost").json()["total_pico"], "its second one, which a bill takes")
     return served
 
 
