@@ -12,7 +12,8 @@ PORT =
 QUANTIZE =
 ARGS =
 COVERED := tests/policy tests/contract
-PIP := .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# Byte code is made as modules are imported: most of what is installed never is.
+PIP := .venv/bin/python -m pip install --no-compile -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test quick check fmt bench reference constraints clean

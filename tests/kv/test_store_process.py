@@ -105,6 +105,7 @@ def test_what_one_process_put_another_gets_and_the_gateway_hears_of_it(store: Ru
     blocks = chain(20)
     with Peer(store.address, "w0") as writer, Peer(store.address, "w1") as reader:
         writer.put(blocks)
+        assert writer.find(blocks) == [Tier.HOST] * 20  # answered behind the commit, which itself has no answer
         assert reader.find([*blocks, *chain(1, seed=1)]) == [Tier.HOST] * 20
         assert reader.get(blocks) == contents(blocks)
         assert reader.get(chain(1, seed=1)) == {chain(1, seed=1)[0].name: "missing"}
