@@ -64,6 +64,7 @@ def _run_steps(connection: sa.Connection) -> None:
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plug-ins; the version is told by us
     steps = ScriptDirectory(str(STEPS))
 
     def towards_head(revision: Any, _: object) -> Any:
