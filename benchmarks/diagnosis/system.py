@@ -26,6 +26,7 @@ from tokenworks.observe.ledger import Window
 from tokenworks.observe.store import open_ledger
 
 PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
+LAST_WORDS_NS = 60 * 10**9
 Body = dict[str, Any]
 Ask = Callable[["System", int], None]
 
@@ -60,9 +61,16 @@ class System:
         with ThreadPoolExecutor(at_a_time) as pool:
             for future in [pool.submit(client) for _ in range(at_a_time)]:
                 future.result()
-        window = Window(start_ns, time.time_ns())
-        self.wait_for(lambda: self.num_records(window) >= len(asked), f"{len(asked)} records")
-        return window
+        end_ns = time.time_ns()
+        everything = Window(start_ns, end_ns + LAST_WORDS_NS)  # that a client has left is noticed a moment later
+        self.wait_for(lambda: self.num_records(everything) >= len(asked), f"{len(asked)} records")
+        return Window(start_ns, max(end_ns, self.last_end_ns()) + 1)
+
+    def last_end_ns(self) -> int:
+        """When the latest request ended that the ledger has."""
+        with closing(open_ledger(LedgerSettings(path=str(self.folder / "state")))) as ledger:
+            extent = ledger.extent()
+            return extent.end_ns if extent else 0
 
     def num_records(self, window: Window) -> int:
         """Requests that the ledger has of a window; 0 while there is no ledger yet."""

@@ -118,7 +118,7 @@ def run(serve: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory, 
         patch.setenv("TOKENWORKS_LEDGER_PATH", str(folder))
         served = serve("--workers", "2", "--price-per-hour", "3.6", "--watts", "50")
         start_ns = time.time_ns() - 10**9
-        wait_for(served.is_ready, "the gateway")
+        wait_for(lambda: served.metric("tokenworks_workers_ready") == 2, "both workers")
         drive(served, {tenant: key_of(tenant) for tenant in TENANTS})
         wait_for(lambda: served.metric("tokenworks_worker_running") == 0, "the workers to be idle")
         time.sleep(6)  # until each worker has told of its time once more
