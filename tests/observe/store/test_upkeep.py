@@ -130,9 +130,8 @@ def test_any_name_is_a_name(ledger: SqlLedger, name: str) -> None:
     assert stored.record.tenant == name
 
 
-def test_space_is_given_back(settings: LedgerSettings, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    if settings.database:
-        pytest.skip("PostgreSQL does that by itself")
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)  # PostgreSQL gives space back by itself
+def test_space_is_given_back(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokenworks.observe.store.database.SPARE_PAGES", 10)
     ledger.take_in([record(number, NOON_NS + number, gaps_us=os.urandom(2000)) for number in range(1000)])
 
