@@ -50,8 +50,7 @@ class Sketch:
 
     def add_many(self, values: np.ndarray) -> None:
         """Count many; any numeric dtype."""
-        numbers = np.ceil(np.log(np.maximum(values, FLOOR)) / _LOG_GAMMA).astype(np.int64).clip(0, _MOST)
-        for number, count in zip(*np.unique(numbers, return_counts=True), strict=True):
+        for number, count in zip(*np.unique(_buckets(values), return_counts=True), strict=True):
             self._counts[int(number)] += int(count)
 
     def merge(self, other: Sketch) -> None:
@@ -101,8 +100,7 @@ def encode_values(values: np.ndarray) -> bytes:
     """What a sketch of these values encodes to."""
     if not len(values):
         return b""
-    numbers = np.ceil(np.log(np.maximum(values, FLOOR)) / _LOG_GAMMA).astype(np.int64).clip(0, _MOST)
-    counts = np.bincount(numbers)
+    counts = np.bincount(_buckets(values))
     found = np.flatnonzero(counts)
     return _encoded(found, counts[found])
 
@@ -133,6 +131,13 @@ def _encoded(numbers: np.ndarray, counts: np.ndarray) -> bytes:
     rows["number"] = numbers
     rows["count"] = np.minimum(counts, _LARGEST)
     return rows.tobytes()
+
+
+def _buckets(values: np.ndarray) -> np.ndarray:
+    """`_bucket` of each."""
+    numbers = np.ceil(np.log(np.maximum(values, FLOOR)) / _LOG_GAMMA)
+    clipped: np.ndarray = numbers.astype(np.int64).clip(0, _MOST)
+    return clipped
 
 
 def _bucket(value: float) -> int:
