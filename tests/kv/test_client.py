@@ -11,7 +11,7 @@ import zmq
 from tests.kv.chain import chain, spec_of
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.arena import create_arena
-from tokenworks.kv.client import REFUSED_FOR_S, SILENCE_S, KVClient, StoreEvent, StoreGone, StoreLost
+from tokenworks.kv.client import DIAL_EVERY_S, REFUSED_FOR_S, SILENCE_S, KVClient, StoreEvent, StoreGone, StoreLost
 from tokenworks.kv.protocol import (
     STORE_PROTOCOL,
     Alive,
@@ -57,7 +57,7 @@ class Stage:
                 self.identity, frame = self.socket.recv_multipart()
                 return decode_to_store(frame)
             if not self.client.is_attached:
-                self.now_s += 1.0  # it may not have been connected yet when it tried
+                self.now_s += DIAL_EVERY_S  # it may not have been connected yet when it tried
         raise AssertionError("the client says nothing")
 
     def silent(self) -> bool:
@@ -107,6 +107,22 @@ def test_what_is_sent_without_a_store_is_dropped(stage: Stage) -> None:
     stage.client.find("r", [])
     stage.client.touch([])
     assert stage.silent()
+
+
+def test_it_attaches_as_soon_as_there_is_a_line() -> None:
+    with zmq.Context() as context, tempfile.TemporaryDirectory(prefix="kv") as folder:
+        address = f"ipc://{folder}/store"
+        clock = [100.0]
+        client = KVClient(context, address, "w0", spec_of(8192), clock=lambda: clock[0])
+        assert client.receive() == []  # nobody listens yet
+        with context.socket(zmq.ROUTER) as store:
+            store.bind(address)
+            assert client.socket.poll(PATIENCE_MS, zmq.POLLOUT)
+            clock[0] += DIAL_EVERY_S
+            assert client.receive() == []
+            assert store.poll(PATIENCE_MS)
+            assert isinstance(decode_to_store(store.recv_multipart()[1]), Attach)
+        client.close()
 
 
 def test_an_attached_client_says_every_second_that_it_is_there(stage: Stage) -> None:

@@ -52,6 +52,8 @@ from tokenworks.kv.protocol import (
 log = logging.getLogger(__name__)
 
 ATTACH_EVERY_S: Final = 1.0
+DIAL_EVERY_S: Final = 0.05
+"""Between two looks whether the line to the store is up: as ZeroMQ takes to dial again."""
 REFUSED_FOR_S: Final = 10.0
 ALIVE_EVERY_S: Final = 1.0
 SILENCE_S: Final = 5.0
@@ -212,8 +214,7 @@ class KVClient:
             self._next_word_s = now_s + ALIVE_EVERY_S
             self._tell(Alive())
         else:
-            self._next_word_s = now_s + ATTACH_EVERY_S
-            self._send(self._attach)
+            self._next_word_s = now_s + (ATTACH_EVERY_S if self._send(self._attach) else DIAL_EVERY_S)
 
     def _tell(self, message: StoreMessage) -> None:
         """Send where there is a store. One that takes nothing is gone."""

@@ -18,6 +18,9 @@ from tokenworks.contract.wire import Message, ToWorker, WireError, decode_to_wor
 log = logging.getLogger(__name__)
 
 QUEUE_FRAMES: Final = 10_000
+LINGER_MS: Final = 300
+"""How long a leaving worker waits for its last frames to go out: into the kernel's buffer, which takes them at once
+unless the gateway has stopped reading. In full where the gateway has left before, as when a whole system stops."""
 
 
 class GatewayLink:
@@ -27,7 +30,7 @@ class GatewayLink:
         self.address = address
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.SNDHWM, QUEUE_FRAMES)
-        self.socket.setsockopt(zmq.LINGER, 1000)  # ms that a leaving worker waits for its last frames to go out
+        self.socket.setsockopt(zmq.LINGER, LINGER_MS)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self.socket.connect(address)

@@ -22,8 +22,7 @@ from tokenworks.contract.errors import ConfigError
 from tokenworks.observe.alerting.alert_book import Notice
 from tokenworks.observe.alerting.alert_rules import PAGE, TICKET, Alert
 from tokenworks.observe.alerting.delivery import Delivery, NoticeRefused
-from tokenworks.observe.alerting.notices import Kind, Receiver
-from tokenworks.observe.alerting.receiver import receiver_of
+from tokenworks.observe.alerting.receiver import Kind, Receiver, receiver_of
 
 SECRET = "SEC-not-to-be-told"
 ALERT = Alert("ErrorBudgetBurn", "online", PAGE, "20 of 100 online requests failed")

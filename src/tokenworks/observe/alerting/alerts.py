@@ -20,8 +20,7 @@ from tokenworks.contract.errors import ConfigError, LedgerError, TokenworksError
 from tokenworks.observe.alerting.alert_book import AlertBook, Notice
 from tokenworks.observe.alerting.alert_rules import GAP_WINDOW_S, CellsByLength, firing
 from tokenworks.observe.alerting.delivery import Delivery
-from tokenworks.observe.alerting.notices import Receiver
-from tokenworks.observe.alerting.receiver import receiver_of
+from tokenworks.observe.alerting.receiver import Receiver, receiver_of
 from tokenworks.observe.drift.drift import drift
 from tokenworks.observe.ledger import Ledger, Window
 from tokenworks.observe.observer.figures import FeatureFigure, Figures, SpanFigures, read_figures, write_figures

@@ -20,7 +20,8 @@ import aiohttp
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from tokenworks.observe.alerting.alert_book import Notice
-from tokenworks.observe.alerting.notices import Receiver, Verdict, outgoing, verdict
+from tokenworks.observe.alerting.notices import Verdict, outgoing, verdict
+from tokenworks.observe.alerting.receiver import Receiver
 
 log = logging.getLogger(__name__)
 

@@ -16,28 +16,18 @@ import hashlib
 import hmac
 import time
 from enum import Enum, auto
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus
 
 import msgspec
 
 from tokenworks.observe.alerting.alert_book import Notice
 from tokenworks.observe.alerting.alert_rules import PAGE
+from tokenworks.observe.alerting.receiver import PAGERDUTY_URL, Kind, Receiver
 
-Kind = Literal["webhook", "dingtalk", "wecom", "pagerduty"]
-PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
 MAX_SUMMARY_CHARS: Final = 1000
 _BUSY: Final = {"dingtalk": {-1, 130101, 130102}, "wecom": {-1, 45009, 45033}}
 """`errcode` of those that may succeed later: the system is busy, or messages come too fast."""
-
-
-class Receiver(NamedTuple):
-    """Who is told."""
-
-    kind: Kind
-    url: str
-    secret: str = ""
-    source: str = "tokenworks"  # which system it is about: a host's name
 
 
 class Outgoing(NamedTuple):

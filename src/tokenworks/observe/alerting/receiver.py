@@ -1,14 +1,29 @@
-"""Who is told of alerts, as the settings have it; checked when the observer starts, not when the first alert is due."""
+"""Who is told of alerts, as the settings have it; checked when the system starts, not when the first alert is due.
+
+Imports nothing heavy: `tokenworks serve` asks it before it starts anything.
+"""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tokenworks.contract.config import AlertSettings
 from tokenworks.contract.errors import ConfigError
-from tokenworks.observe.alerting.notices import PAGERDUTY_URL, Receiver
+
+Kind = Literal["webhook", "dingtalk", "wecom", "pagerduty"]
+PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
+
+
+class Receiver(NamedTuple):
+    """Who is told."""
+
+    kind: Kind
+    url: str
+    secret: str = ""
+    source: str = "tokenworks"  # which system it is about: a host's name
 
 
 def receiver_of(alerts: AlertSettings, environment: Mapping[str, str]) -> Receiver | None:
