@@ -18,7 +18,7 @@ import msgspec
 
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
-from tokenworks.kv.health import Health, SpeedMeter
+from tokenworks.kv.health import Health, SpeedMeter, WriteMeter
 from tokenworks.kv.host import Policy
 from tokenworks.kv.protocol import TierSpeed
 from tokenworks.kv.tasks import Probe, Scan
@@ -32,6 +32,14 @@ SHORT_QUEUE: Final = 64
 """Blocks: with more of them waiting the tier does not keep up, and to spare them in memory would stop all eviction."""
 GUESSED_S_PER_BYTE: Final = 25e-9
 """Recomputation of a block of unknown history: 90 ms for the 3.5 MiB that two cores were measured with."""
+
+
+UNLIKELY: Final = "unlikely"
+"""Not written, because a use again is too unlikely to save what the write takes."""
+OUTVALUED: Final = "outvalued"
+"""Not written, because all that the tier holds is worth more, or what it follows is not there."""
+SLOW: Final = "slow"
+"""Not written, because reading it back is predicted to be slower than computing it, or was not measured yet."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -60,6 +68,8 @@ class LowerTier:
         self.meter = SpeedMeter()
         self.hits = self.puts = self.evictions = 0
         self.faults: Counter[str] = Counter()
+        self.unwritten: Counter[str] = Counter()  # blocks that were put and not written here, by reason
+        self.write_meter = WriteMeter()
         self.is_probing = False
         self.needs_scan = tier is Tier.DISK  # what others put into the remote tier is asked for by name
         self._policy = policy
@@ -124,6 +134,7 @@ class LowerTier:
             evictions=self.evictions,
             read_bytes_per_s=self.meter.speed(None, 0, 0.0).bytes_per_s,
             faults=dict(self.faults),
+            unwritten=dict(self.unwritten),
         )
 
     # Reading
@@ -206,9 +217,21 @@ class LowerTier:
 
     def takes(self, name: BlockName, entry: Entry, now_s: float) -> bool:
         """Whether a block is to be written here: it is worth it, and not here yet."""
-        if name in self._held or name in self._queued or name in self.writes_under_way:
+        if self._has(name):
             return False
-        return self._policy.wants(name, entry.parent, entry.num_bytes, entry.recompute_s, now_s)
+        parent, size, cost_s = entry.parent, entry.num_bytes, entry.recompute_s
+        if not self._policy.repays(name, parent, cost_s, self.write_meter.cpu_s(size), now_s):
+            self._policy.refuse(name, parent, size, cost_s, now_s)
+            self.unwritten[UNLIKELY] += 1
+            return False
+        if self._policy.wants(name, parent, size, cost_s, now_s):
+            return True
+        self.unwritten[OUTVALUED] += 1
+        return False
+
+    def _has(self, name: BlockName) -> bool:
+        """Whether it is here, or soon will be."""
+        return name in self._held or name in self._queued or name in self.writes_under_way
 
     def want_write(self, name: BlockName, entry: Entry, now_s: float) -> None:
         """Have a block in host memory written, if it is not here and worth it."""
