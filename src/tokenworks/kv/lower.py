@@ -28,6 +28,8 @@ MAX_READS: Final = 4
 PROBE_EVERY_S: Final = 30.0
 NO_LIMIT: Final = 1 << 62
 """Bytes of a tier that bounds itself."""
+MAX_NAMES: Final = 1 << 16
+"""Blocks of such a tier that are remembered, some 40 MB: of others it is asked whether it holds them."""
 SHORT_QUEUE: Final = 64
 """Blocks: with more of them waiting the tier does not keep up, and to spare them in memory would stop all eviction."""
 GUESSED_S_PER_BYTE: Final = 25e-9
@@ -60,6 +62,7 @@ class LowerTier:
         limit_bytes: int,
         promise_s: float = float("inf"),
         max_reads: int = MAX_READS,
+        max_names: int = MAX_NAMES,
     ) -> None:
         self.tier = tier
         self.limit_bytes = limit_bytes
@@ -75,7 +78,8 @@ class LowerTier:
         self._policy = policy
         self._promise_s = promise_s
         self._max_reads = max_reads
-        self._held: dict[BlockName, Entry] = {}
+        self._max_names = max_names if limit_bytes >= NO_LIMIT else limit_bytes
+        self._held: OrderedDict[BlockName, Entry] = OrderedDict()  # in a tier without a limit, latest use last
         self._reads: OrderedDict[BlockName, None] = OrderedDict()
         self._reading: dict[BlockName, tuple[float, int]] = {}  # under way: since when, bytes
         self._queued: dict[BlockName, tuple[Entry, float]] = {}  # to be written: and since when
@@ -110,6 +114,8 @@ class LowerTier:
     def used(self, name: BlockName, now_s: float) -> None:
         """A block was used again, here or nearer."""
         self._policy.used(name, now_s)
+        if name in self._held and self.limit_bytes >= NO_LIMIT:
+            self._held.move_to_end(name)
 
     def lost(self, name: BlockName) -> None:
         """A block turned out not to be there, or to be bad."""
@@ -220,7 +226,7 @@ class LowerTier:
         if self._has(name):
             return False
         parent, size, cost_s = entry.parent, entry.num_bytes, entry.recompute_s
-        if not self._policy.repays(name, parent, cost_s, self.write_meter.cpu_s(size), now_s):
+        if not self._policy.repays(name, parent, cost_s, self.write_meter.cpu_s(size), self._has(parent), now_s):
             self._policy.refuse(name, parent, size, cost_s, now_s)
             self.unwritten[UNLIKELY] += 1
             return False
@@ -268,6 +274,7 @@ class LowerTier:
         if is_there:
             self._held[name] = entry
             self.puts += 1
+            self._forget_oldest()
         else:
             self._policy.remove(name)
 
@@ -298,6 +305,15 @@ class LowerTier:
     def _add(self, name: BlockName, entry: Entry, now_s: float) -> None:
         self._held[name] = entry
         self._policy.add(name, entry.parent, entry.num_bytes, entry.recompute_s, now_s)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        if len(self._held) > self._max_names:
+            oldest = next(iter(self._held))
+            if self._is_in_use(oldest):
+                self._held.move_to_end(oldest)
+            else:
+                self.lost(oldest)
 
     def _is_in_use(self, name: BlockName) -> bool:
         return self.is_wanted(name) or name in self.writes_under_way

@@ -122,22 +122,28 @@ class TierPolicy:
         weight = _weight(num_bytes, recompute_s)
         kind = Kind(self._next_history(name, parent), _octave(weight))
         if self._is_worth_it(_Block(name, parent, kind, self._now_s, num_bytes, weight)):
+            if name in self._ghosts:
+                self._ghosts[name].is_lost = False  # it is on its way, and what follows it may come behind
             return True
         self.refuse(name, parent, num_bytes, recompute_s, now_s)
         return False
 
-    def repays(self, name: BlockName, parent: BlockName, recompute_s: float, write_s: float, now_s: float) -> bool:
+    def repays(
+        self, name: BlockName, parent: BlockName, recompute_s: float, write_s: float, has_parent: bool, now_s: float
+    ) -> bool:
         """Whether writing a block here, which takes `write_s` of a processor, is expected to save as much.
 
-        A few chains are written in any case, from a block on that no other was put after, so that their uses are seen.
+        A few chains are written in any case, and whole, so that their uses are seen: a chain begins where the block
+        before is not here and was not refused, or has another one after it. `has_parent`: it is here, or soon will be.
         """
         self._now_s = max(self._now_s, now_s)
+        self._worth.passed(self._now_s)
         if self._worth.is_worth(self._next_history(name, parent), recompute_s, write_s):
             return True
         before = self._known(parent)
-        if before is None or (parent in self._held and before.has_grown):
-            return is_sampled(name)
-        return parent in self._held
+        if has_parent:
+            return before is None or not before.has_grown or is_sampled(name)
+        return before is None and is_sampled(name)
 
     def refuse(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
         """The block is not taken in: it is remembered as if it had been dropped at once."""

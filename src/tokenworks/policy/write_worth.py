@@ -62,7 +62,7 @@ class WriteWorth:
 
     def entered(self, name: BlockName, history: int, now_s: float) -> None:
         """A block came, or was used and so has one use more; instants never go back."""
-        self._ripen(now_s)
+        self.passed(now_s)
         self._watching.append(_Watched(name, history, now_s))
 
     def used(self, history: int) -> None:
@@ -79,7 +79,8 @@ class WriteWorth:
         """Whether writing is expected to save more than it takes. Where either is not known (0), it is."""
         return recompute_s <= 0 or self.chance(history) * recompute_s >= write_s
 
-    def _ripen(self, now_s: float) -> None:
+    def passed(self, now_s: float) -> None:
+        """Time has passed: blocks that came a horizon ago have been watched."""
         while self._watching and now_s - self._watching[0].since_s >= HORIZON_S:
             watched = self._watching.popleft()
             if self._is_known(watched.name):
