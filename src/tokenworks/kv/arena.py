@@ -29,7 +29,7 @@ _MADV_POPULATE_READ: Final = 22
 """Linux 5.14; older kernels refuse it, and pages then come as they are written. For reading, because that maps several
 at once (and for writing as well, this being shared memory): half the cost of MADV_POPULATE_WRITE."""
 _PAGE_IN_BYTES: Final = 4 << 20  # at a time: about as much as one block
-_BURST_S: Final = 3.0
+_BURST_S: Final = 10.0
 """Of paging in, at the priority of everything else; a worker's model takes longer to load. What is left then is done
 when nobody else wants the core."""
 _LEAST_URGENT: Final = 19
