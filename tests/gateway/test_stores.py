@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.wire import KVTraffic, TierStatus, TierTraffic
 
@@ -21,6 +23,7 @@ def test_a_store_is_listed_until_it_is_silent_for_a_lease(running_rig: MakeRig, 
 
 def test_a_stores_tiers_are_metrics(bare_rig: Rig) -> None:
     disk = TierStatus(3, 300, 1000, is_up=False, hits=5, puts=6, evictions=7, read_bytes_per_s=8, faults={"torn": 2})
+    disk = replace(disk, unwritten={"unlikely": 9})
     bare_rig.add_store("kv0", host=TierStatus(1, 100, 200), disk=disk)
     metrics = bare_rig.metrics()
     assert metrics["tokenworks_kv_tier_blocks", "kv0", "host"] == 1
@@ -31,6 +34,7 @@ def test_a_stores_tiers_are_metrics(bare_rig: Rig) -> None:
     counts = [metrics[f"tokenworks_kv_tier_{name}_total", "kv0", "disk"] for name in ("hits", "puts", "evictions")]
     assert counts == [5, 6, 7]
     assert metrics["tokenworks_kv_tier_faults_total", "torn", "kv0", "disk"] == 2
+    assert metrics["tokenworks_kv_tier_unwritten_total", "unlikely", "kv0", "disk"] == 9
     assert metrics["tokenworks_kv_store_misses_total", "kv0"] == 9
 
 

@@ -22,6 +22,14 @@ class LeastRecentlyUsed:
     def wants(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> bool:
         return name not in self._sizes and num_bytes <= self.limit_bytes
 
+    def repays(
+        self, name: BlockName, parent: BlockName, recompute_s: float, write_s: float, has_parent: bool, now_s: float
+    ) -> bool:
+        return True
+
+    def refuse(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
+        raise AssertionError("this policy refuses nothing for its cost")
+
     def add(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
         assert name not in self._sizes
         self._sizes[name] = num_bytes

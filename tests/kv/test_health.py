@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenworks.kv.health import Health, SpeedMeter
+from tokenworks.kv.health import Health, SpeedMeter, WriteMeter
 
 
 def test_a_tier_that_stays_away_is_tried_after_1_2_4_up_to_30_seconds() -> None:
@@ -81,3 +81,12 @@ def test_a_clock_that_stands_still_divides_by_nothing() -> None:
     meter = SpeedMeter()
     meter.read(1000, 5.0, 5.0)
     assert meter.speed(5.0, 1000, 5.0).bytes_per_s == 0.0
+
+
+def test_what_a_write_takes_is_learnt_by_the_byte_and_not_known_at_first() -> None:
+    meter = WriteMeter()
+    assert meter.cpu_s(100) == 0
+    meter.wrote(100, 0.001)
+    assert meter.cpu_s(200) == pytest.approx(0.002)
+    meter.wrote(100, 0.002)
+    assert meter.cpu_s(100) == pytest.approx(0.0012)

@@ -97,12 +97,33 @@ def test_a_write_drops_first_and_then_keeps(threads: Threads) -> None:
     assert threads.disk.blocks == {OTHER.name: OTHER.content}
 
 
-def test_what_is_bad_in_memory_is_not_written(threads: Threads) -> None:
+def test_what_is_bad_in_memory_is_not_written_where_others_read(threads: Threads) -> None:
     threads.holding(OTHER)
     threads.arena.view(0, SIZE)[300] ^= 4
-    assert threads.one(Write(Tier.DISK, OTHER.name, 0, SIZE)).fault is BlockFault.CHECKSUM
+    assert threads.one(Write(Tier.REMOTE, OTHER.name, 0, SIZE)).fault is BlockFault.CHECKSUM
     assert threads.one(Check(Tier.HOST, OTHER.name, 0, SIZE)).fault is BlockFault.CHECKSUM
+    assert OTHER.name not in threads.remote.blocks
+
+
+def test_what_is_bad_in_memory_is_found_when_the_disk_is_read(threads: Threads) -> None:
+    threads.holding(OTHER)
+    threads.arena.view(0, SIZE)[300] ^= 4
+    assert threads.one(Write(Tier.DISK, OTHER.name, 0, SIZE)).fault is None
+    assert threads.one(Read(Tier.DISK, OTHER.name, 0, SIZE)).fault is BlockFault.CHECKSUM
     assert OTHER.name not in threads.disk.blocks
+
+
+def test_what_is_another_block_in_memory_is_not_written_anywhere(threads: Threads) -> None:
+    threads.holding(OTHER)
+    for tier in (Tier.DISK, Tier.REMOTE):
+        assert threads.one(Write(tier, BLOCK.name, 0, SIZE)).fault is BlockFault.NAME
+    assert threads.remote.blocks == {}
+
+
+def test_a_write_tells_what_it_took_of_a_processor(threads: Threads) -> None:
+    threads.holding(OTHER)
+    outcome = threads.one(Write(Tier.DISK, OTHER.name, 0, SIZE))
+    assert outcome.cpu_s > 0
 
 
 def test_a_move_copies_past_the_arena(threads: Threads) -> None:

@@ -306,6 +306,8 @@ class SlowTier:
         if name in self.held:
             return False
         if self.is_worth_it(name, parent, num_bytes, recompute_s):
+            if name in self.ghosts:
+                self.ghosts[name].is_lost = False
             return True
         block = self.come(name, parent, num_bytes, recompute_s)
         block.is_lost = True

@@ -23,7 +23,7 @@ from tokenworks.contract.kv import BlockName, KVSpec, Tier
 from tokenworks.contract.record import SequenceReport, WorkerUse
 from tokenworks.contract.request import Request
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, omit_defaults=True):
@@ -183,6 +183,7 @@ class TierStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evictions: int = 0
     read_bytes_per_s: float = 0.0  # as measured lately; 0: not yet
     faults: dict[str, int] = {}  # by reason
+    unwritten: dict[str, int] = {}  # blocks that were put and not written to it, by reason
 
 
 class StoreStatus(Message, frozen=True):

@@ -6,7 +6,7 @@ with those of the recomputation that they replaced, so that anyone can see wheth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -36,20 +36,26 @@ def store_metrics(stores: StoreRegistry) -> Iterable[Metric]:
         "puts": CounterMetricFamily("tokenworks_kv_tier_puts", "Blocks taken in.", labels=_TIER),
         "evictions": CounterMetricFamily("tokenworks_kv_tier_evictions", "Blocks dropped for others.", labels=_TIER),
     }
-    faults = CounterMetricFamily("tokenworks_kv_tier_faults", "What went wrong.", labels=[*_TIER, "reason"])
+    reasons = {
+        "faults": CounterMetricFamily("tokenworks_kv_tier_faults", "What went wrong.", labels=[*_TIER, "reason"]),
+        "unwritten": CounterMetricFamily(
+            "tokenworks_kv_tier_unwritten", "Blocks put and not written to a tier.", labels=[*_TIER, "reason"]
+        ),
+    }
     misses = CounterMetricFamily("tokenworks_kv_store_misses", "Blocks asked for that no tier has.", labels=["store"])
     for status in stores:
         misses.add_metric([status.store_id], status.misses)
-        _add_tiers(status, families, faults)
-    return [*families.values(), faults, misses]
+        _add_tiers(status, families, reasons)
+    return [*families.values(), *reasons.values(), misses]
 
 
-def _add_tiers(status: StoreStatus, families: Families, faults: CounterMetricFamily) -> None:
+def _add_tiers(status: StoreStatus, families: Families, reasons: Mapping[str, CounterMetricFamily]) -> None:
     for tier, told in status.tiers.items():
         for name, family in families.items():
             family.add_metric([status.store_id, tier], getattr(told, name))
-        for reason, count in told.faults.items():
-            faults.add_metric([status.store_id, tier, reason], count)
+        for name, counter in reasons.items():
+            for reason, count in getattr(told, name).items():
+                counter.add_metric([status.store_id, tier, reason], count)
 
 
 def exchange_metrics(workers: WorkerRegistry) -> Iterable[Metric]:

@@ -9,6 +9,7 @@ store means computing, never waiting.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -121,9 +122,9 @@ class KVClient:
         """These blocks were used again, out of the worker's own memory."""
         self._tell(Touch(list(names)))
 
-    def find(self, request: str, names: Sequence[BlockName]) -> None:
-        """Ask how much of this chain is held; `Found` says it."""
-        self._tell(Find(request, list(names)))
+    def find(self, request: str, names: Sequence[BlockName], recompute_s: float = math.inf) -> None:
+        """Ask how much of this chain is held; `Found` says it. `recompute_s`: what computing one block takes."""
+        self._tell(Find(request, list(names), recompute_s))
 
     def get(self, request: str, names: Sequence[BlockName]) -> None:
         """Have these blocks brought into memory; each comes in a `Ready` or a `Missing`."""

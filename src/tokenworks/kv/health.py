@@ -1,4 +1,4 @@
-"""Whether a tier answers, and how fast: both learnt from what it did lately. Pure; times are handed in."""
+"""Whether a tier answers, how fast, and at what cost: learnt from what it did lately. Pure; times are handed in."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ class Health:
     def may_try(self, now_s: float) -> bool:
         """Whether an attempt makes sense now."""
         return self.is_up or now_s >= self._retry_at_s
+
+
+class WriteMeter:
+    """What writing to a tier takes of a processor, exponentially weighted."""
+
+    def __init__(self) -> None:
+        self._s_per_byte = 0.0
+
+    def wrote(self, num_bytes: int, cpu_s: float) -> None:
+        """A block was written."""
+        now = cpu_s / num_bytes
+        self._s_per_byte = KEPT_SHARE * self._s_per_byte + (1 - KEPT_SHARE) * now if self._s_per_byte else now
+
+    def cpu_s(self, num_bytes: int) -> float:
+        """Of a block so large; 0: not measured yet."""
+        return self._s_per_byte * num_bytes
 
 
 class SpeedMeter:

@@ -31,6 +31,14 @@ class Policy(Protocol):
     def wants(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> bool:
         """Whether a block is worth its bytes."""
 
+    def repays(
+        self, name: BlockName, parent: BlockName, recompute_s: float, write_s: float, has_parent: bool, now_s: float
+    ) -> bool:
+        """Whether writing it, which takes `write_s` of a processor, is expected to save as much."""
+
+    def refuse(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
+        """It was not taken in."""
+
     def add(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
         """The tier now holds it."""
 

@@ -18,7 +18,7 @@ import msgspec
 
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
-from tokenworks.kv.health import Health, SpeedMeter
+from tokenworks.kv.health import Health, SpeedMeter, WriteMeter
 from tokenworks.kv.host import Policy
 from tokenworks.kv.protocol import TierSpeed
 from tokenworks.kv.tasks import Probe, Scan
@@ -28,10 +28,20 @@ MAX_READS: Final = 4
 PROBE_EVERY_S: Final = 30.0
 NO_LIMIT: Final = 1 << 62
 """Bytes of a tier that bounds itself."""
+MAX_NAMES: Final = 1 << 16
+"""Blocks of such a tier that are remembered, some 40 MB: of others it is asked whether it holds them."""
 SHORT_QUEUE: Final = 64
 """Blocks: with more of them waiting the tier does not keep up, and to spare them in memory would stop all eviction."""
 GUESSED_S_PER_BYTE: Final = 25e-9
 """Recomputation of a block of unknown history: 90 ms for the 3.5 MiB that two cores were measured with."""
+
+
+UNLIKELY: Final = "unlikely"
+"""Not written, because a use again is too unlikely to save what the write takes."""
+OUTVALUED: Final = "outvalued"
+"""Not written, because all that the tier holds is worth more, or what it follows is not there."""
+SLOW: Final = "slow"
+"""Not written, because reading it back is predicted to be slower than computing it, or was not measured yet."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -52,6 +62,7 @@ class LowerTier:
         limit_bytes: int,
         promise_s: float = float("inf"),
         max_reads: int = MAX_READS,
+        max_names: int = MAX_NAMES,
     ) -> None:
         self.tier = tier
         self.limit_bytes = limit_bytes
@@ -60,12 +71,15 @@ class LowerTier:
         self.meter = SpeedMeter()
         self.hits = self.puts = self.evictions = 0
         self.faults: Counter[str] = Counter()
+        self.unwritten: Counter[str] = Counter()  # blocks that were put and not written here, by reason
+        self.write_meter = WriteMeter()
         self.is_probing = False
         self.needs_scan = tier is Tier.DISK  # what others put into the remote tier is asked for by name
         self._policy = policy
         self._promise_s = promise_s
         self._max_reads = max_reads
-        self._held: dict[BlockName, Entry] = {}
+        self._max_names = max_names if limit_bytes >= NO_LIMIT else limit_bytes
+        self._held: OrderedDict[BlockName, Entry] = OrderedDict()  # in a tier without a limit, latest use last
         self._reads: OrderedDict[BlockName, None] = OrderedDict()
         self._reading: dict[BlockName, tuple[float, int]] = {}  # under way: since when, bytes
         self._queued: dict[BlockName, tuple[Entry, float]] = {}  # to be written: and since when
@@ -100,6 +114,8 @@ class LowerTier:
     def used(self, name: BlockName, now_s: float) -> None:
         """A block was used again, here or nearer."""
         self._policy.used(name, now_s)
+        if name in self._held and self.limit_bytes >= NO_LIMIT:
+            self._held.move_to_end(name)
 
     def lost(self, name: BlockName) -> None:
         """A block turned out not to be there, or to be bad."""
@@ -124,6 +140,7 @@ class LowerTier:
             evictions=self.evictions,
             read_bytes_per_s=self.meter.speed(None, 0, 0.0).bytes_per_s,
             faults=dict(self.faults),
+            unwritten=dict(self.unwritten),
         )
 
     # Reading
@@ -206,9 +223,21 @@ class LowerTier:
 
     def takes(self, name: BlockName, entry: Entry, now_s: float) -> bool:
         """Whether a block is to be written here: it is worth it, and not here yet."""
-        if name in self._held or name in self._queued or name in self.writes_under_way:
+        if self._has(name):
             return False
-        return self._policy.wants(name, entry.parent, entry.num_bytes, entry.recompute_s, now_s)
+        parent, size, cost_s = entry.parent, entry.num_bytes, entry.recompute_s
+        if not self._policy.repays(name, parent, cost_s, self.write_meter.cpu_s(size), self._has(parent), now_s):
+            self._policy.refuse(name, parent, size, cost_s, now_s)
+            self.unwritten[UNLIKELY] += 1
+            return False
+        if self._policy.wants(name, parent, size, cost_s, now_s):
+            return True
+        self.unwritten[OUTVALUED] += 1
+        return False
+
+    def _has(self, name: BlockName) -> bool:
+        """Whether it is here, or soon will be."""
+        return name in self._held or name in self._queued or name in self.writes_under_way
 
     def want_write(self, name: BlockName, entry: Entry, now_s: float) -> None:
         """Have a block in host memory written, if it is not here and worth it."""
@@ -245,6 +274,7 @@ class LowerTier:
         if is_there:
             self._held[name] = entry
             self.puts += 1
+            self._forget_oldest()
         else:
             self._policy.remove(name)
 
@@ -275,6 +305,15 @@ class LowerTier:
     def _add(self, name: BlockName, entry: Entry, now_s: float) -> None:
         self._held[name] = entry
         self._policy.add(name, entry.parent, entry.num_bytes, entry.recompute_s, now_s)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        if len(self._held) > self._max_names:
+            oldest = next(iter(self._held))
+            if self._is_in_use(oldest):
+                self._held.move_to_end(oldest)
+            else:
+                self.lost(oldest)
 
     def _is_in_use(self, name: BlockName) -> bool:
         return self.is_wanted(name) or name in self.writes_under_way

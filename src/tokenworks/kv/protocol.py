@@ -16,6 +16,7 @@ then still write to a place that is another block's by now: that is why **every 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
@@ -23,7 +24,7 @@ import msgspec
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.kv import BlockName, KVSpec, Tier
 
-STORE_PROTOCOL: Final = 1
+STORE_PROTOCOL: Final = 2
 LEASE_S: Final = 30.0
 
 
@@ -67,10 +68,11 @@ class Abort(StoreMessage, frozen=True):
 
 
 class Find(StoreMessage, frozen=True):
-    """How much of this chain of blocks is held?"""
+    """How much of this chain of blocks is held? A remote tier that is slower than computing them is not asked."""
 
     request: str
     names: list[BlockName]
+    recompute_s: float = math.inf  # what computing one of them takes
 
 
 class Get(StoreMessage, frozen=True):

@@ -116,11 +116,15 @@ class Stock:
         for lower in self.lowers.values():
             lower.cancel_read(name)
 
-    def look_up(self, names: Iterable[BlockName], num_bytes: int, key: int, now_s: float) -> bool:
-        """Ask the remote tier for names that no tier is known to hold; False where that is not worth waiting for."""
+    def look_up(self, names: Iterable[BlockName], num_bytes: int, recompute_s: float, key: int, now_s: float) -> bool:
+        """Ask the remote tier for names that no tier is known to hold; False where that is not worth waiting for.
+
+        It is not where a block comes no faster than in `recompute_s`: nothing that is found there would be fetched.
+        """
         remote = self.lowers.get(Tier.REMOTE)
-        speed = remote.speed(now_s) if remote is not None else TierSpeed(0.0, 0.0)
-        if not speed.bytes_per_s or speed.latency_s > MAX_LOOKUP_S:
+        if remote is None or remote.speed(now_s).latency_s > MAX_LOOKUP_S:
+            return False
+        if not remote.pays(num_bytes, recompute_s, now_s):
             return False
         self._tasks.append(Lookup(Tier.REMOTE, tuple(names), num_bytes, key))
         return True

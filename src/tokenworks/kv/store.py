@@ -246,7 +246,8 @@ class Store:
         rest = message.names[len(self._prefix(message.names)) :][:MAX_LOOKUP_NAMES]
         self._num_finds += 1
         self._finds[self._num_finds] = _OpenFind(session.identity, message, now_s + MAX_LOOKUP_S)
-        if not rest or not self._stock.look_up(rest, session.block_bytes, self._num_finds, now_s):
+        size, cost_s = session.block_bytes, message.recompute_s
+        if not rest or not self._stock.look_up(rest, size, cost_s, self._num_finds, now_s):
             self._answer_find(self._num_finds)
 
     def _answer_find(self, key: int) -> None:

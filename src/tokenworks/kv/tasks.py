@@ -23,7 +23,7 @@ class Read(Task, frozen=True):
 
 
 class Write(Task, frozen=True):
-    """Delete `drop`, then verify a block in the arena and keep it in the tier."""
+    """Delete `drop`, then keep a block of the arena in the tier, if it is sound: see `io`."""
 
     name: BlockName
     offset: int
@@ -77,5 +77,6 @@ class Outcome(msgspec.Struct, frozen=True):
     num_bytes: int = 0  # read
     parent: BlockName = b""  # of a block that was read
     latency_s: float = 0.0  # of a Probe's empty round trip
+    cpu_s: float = 0.0  # of a Write: what it took of a processor
     found: tuple[tuple[BlockName, int], ...] = ()  # of a Scan: name and bytes; of a Lookup too
     is_last: bool = True  # of a Scan: whether this is its last part

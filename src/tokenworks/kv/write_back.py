@@ -14,7 +14,7 @@ from typing import Final
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.format import BlockFault
 from tokenworks.kv.host import Block, HostMemory
-from tokenworks.kv.lower import Entry, LowerTier
+from tokenworks.kv.lower import SLOW, Entry, LowerTier
 from tokenworks.kv.tasks import Move, Outcome, Write
 
 MAX_MOVES: Final = 2
@@ -46,15 +46,20 @@ class WriteBack:
         entry = Entry(block.num_bytes, block.parent, block.recompute_s)
         for lower in self._lowers.values():
             is_due = lower is self._first or block.is_reused
-            if is_due and (lower.tier is not Tier.REMOTE or lower.pays(entry.num_bytes, entry.recompute_s, now_s)):
+            if is_due and self._comes_back(lower, entry, now_s):
                 lower.want_write(block.name, entry, now_s)
 
     def would_save(self, name: BlockName, entry: Entry, now_s: float) -> bool:
         """Whether a block that was never used again would be written below, once it stood in host memory."""
         lower = self._first
-        if lower is None or (lower.tier is Tier.REMOTE and not lower.pays(entry.num_bytes, entry.recompute_s, now_s)):
-            return False
-        return lower.takes(name, entry, now_s)
+        return lower is not None and self._comes_back(lower, entry, now_s) and lower.takes(name, entry, now_s)
+
+    def _comes_back(self, lower: LowerTier, entry: Entry, now_s: float) -> bool:
+        """Whether reading a block from there would be faster than computing it; a disk is presumed to be."""
+        if lower.tier is not Tier.REMOTE or lower.pays(entry.num_bytes, entry.recompute_s, now_s):
+            return True
+        lower.unwritten[SLOW] += 1
+        return False
 
     def take_tasks(self, now_s: float) -> list[Write | Move]:
         """What can be written now."""
@@ -80,6 +85,7 @@ class WriteBack:
                 lower.want_write(task.name, entry, now_s)
             return
         lower.writing.succeeded()
+        lower.write_meter.wrote(block.num_bytes, outcome.cpu_s)
         if outcome.fault is not None:
             self._host.faults[outcome.fault] += 1
             self._host.drop(block)

@@ -26,6 +26,7 @@ from typing import Final
 
 from tokenworks.contract.kv import BlockName
 from tokenworks.policy.reuse import Kind, ReuseModel
+from tokenworks.policy.write_worth import WriteWorth, is_sampled
 
 NUM_HISTORIES: Final = 6
 """Uses after which a block counts as used often."""
@@ -103,6 +104,7 @@ class TierPolicy:
         self._now_s = 0.0
         self._usual_weight = 0.0  # of the blocks that came lately and whose cost is known
         self._reuse = ReuseModel()
+        self._worth = WriteWorth(lambda name: self._known(name) is not None)
 
     @property
     def used_bytes(self) -> int:
@@ -117,14 +119,36 @@ class TierPolicy:
         self._now_s = max(self._now_s, now_s)
         if name in self._held:
             return False
-        ghost = self._ghosts.get(name)
-        history = self._first_history(parent) if ghost is None else _after(ghost.kind.history)
         weight = _weight(num_bytes, recompute_s)
-        kind = Kind(history, _octave(weight))
+        kind = Kind(self._next_history(name, parent), _octave(weight))
         if self._is_worth_it(_Block(name, parent, kind, self._now_s, num_bytes, weight)):
+            if name in self._ghosts:
+                self._ghosts[name].is_lost = False  # it is on its way, and what follows it may come behind
             return True
-        self._remember(self._note(name, parent, num_bytes, recompute_s), is_lost=True)
+        self.refuse(name, parent, num_bytes, recompute_s, now_s)
         return False
+
+    def repays(
+        self, name: BlockName, parent: BlockName, recompute_s: float, write_s: float, has_parent: bool, now_s: float
+    ) -> bool:
+        """Whether writing a block here, which takes `write_s` of a processor, is expected to save as much.
+
+        A few chains are written in any case, and whole, so that their uses are seen: a chain begins where the block
+        before is not here and was not refused, or has another one after it. `has_parent`: it is here, or soon will be.
+        """
+        self._now_s = max(self._now_s, now_s)
+        self._worth.passed(self._now_s)
+        if self._worth.is_worth(self._next_history(name, parent), recompute_s, write_s):
+            return True
+        before = self._known(parent)
+        if has_parent:
+            return before is None or not before.has_grown or is_sampled(name)
+        return before is None and is_sampled(name)
+
+    def refuse(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
+        """The block is not taken in: it is remembered as if it had been dropped at once."""
+        self._now_s = max(self._now_s, now_s)
+        self._remember(self._note(name, parent, num_bytes, recompute_s), is_lost=True)
 
     def add(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float, now_s: float) -> None:
         """The block is held from now on; it is for the caller to drop `victims` first. Held already: a use."""
@@ -222,7 +246,7 @@ class TierPolicy:
         block = self._ghosts.pop(name, None)
         if block is None:
             block = _Block(name, parent, Kind(self._first_history(parent), _octave(weight)), self._now_s)
-            self._reuse.entered(block.kind)
+            self._entered(block)
         else:
             self._count_use(block, _octave(weight))
         before = self._known(parent)
@@ -234,6 +258,17 @@ class TierPolicy:
             usual = self._usual_weight or weight
             self._usual_weight = usual + (weight - usual) / USUAL_BLOCKS
         return block
+
+    def _entered(self, block: _Block) -> None:
+        """It has come into its class. One found on a disk has been there for who knows how long."""
+        self._reuse.entered(block.kind)
+        if block.kind.octave != UNKNOWN:
+            self._worth.entered(block.name, block.kind.history, self._now_s)
+
+    def _next_history(self, name: BlockName, parent: BlockName) -> int:
+        """Of a block that would come now."""
+        ghost = self._ghosts.get(name)
+        return self._first_history(parent) if ghost is None else _after(ghost.kind.history)
 
     def _first_history(self, parent: BlockName) -> int:
         """Of a block never seen: a conversation goes on with the history it has, another branch starts anew."""
@@ -249,8 +284,9 @@ class TierPolicy:
         block.last_s, block.kind = self._now_s, Kind(before.history, octave)
         if age_s >= SAME_USE_S:
             self._reuse.used(before, age_s)
+            self._worth.used(before.history)
             block.kind = Kind(_after(before.history), octave)
-            self._reuse.entered(block.kind)
+            self._entered(block)
 
     def _remember(self, block: _Block, *, is_lost: bool) -> None:
         """As a ghost, while there is room for ghosts."""

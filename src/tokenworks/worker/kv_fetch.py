@@ -113,7 +113,7 @@ class Fetcher:
             recompute_s = self._speed.seconds(prompt.new_tokens, prompt.cached_tokens)
             give_up_s = now_s + max(LOOKUP_S, LOOKUP_SHARE * recompute_s)
             self._incoming[request] = Incoming(arrival, request, now_s, give_up_s)
-            self._client.find(request, arrival.names)
+            self._client.find(request, arrival.names, recompute_s / len(arrival.names))
 
     def _prompt(self, arrival: Arrival) -> Prompt:
         tokens = self._engine.spec.block_tokens

@@ -26,7 +26,7 @@ class QuickStore:
         self._is_silent = is_silent
         self._answers: list[StoreEvent] = []
 
-    def find(self, request: str, names: Sequence[BlockName]) -> None:
+    def find(self, request: str, names: Sequence[BlockName], recompute_s: float) -> None:
         if not self._is_silent:
             self._answers.append(Found(request, []))
 
