@@ -127,9 +127,9 @@ def recording_seams() -> tuple[Callable[[], None], Callable[[], None]]:
 
 def be_switched_worker(options: argparse.Namespace) -> None:
     """Tells what a sequence took while that is wanted."""
-    told = [REPORT, None]
-    switch_by_signal(lambda: told.sort(key=lambda each: each is None), lambda: told.sort(key=lambda each: each is REPORT))
-    be_worker(options, lambda: told[0])
+    told = {"report": True}
+    switch_by_signal(lambda: told.update(report=True), lambda: told.update(report=False))
+    be_worker(options, lambda: REPORT if told["report"] else None)
 
 
 def switch_by_signal(on: Callable[[], None], off: Callable[[], None]) -> None:
@@ -179,9 +179,7 @@ def pair(
     options: argparse.Namespace, pids: Sequence[int], port: int, request: bytes, number: int
 ) -> tuple[float, float]:
     """Microseconds a request, off and on; neither is always the second."""
-    spent_us = {
-        mode: turn(options, pids, mode, port, request) for mode in ((OFF, ON) if number % 2 else (ON, OFF))
-    }
+    spent_us = {mode: turn(options, pids, mode, port, request) for mode in ((OFF, ON) if number % 2 else (ON, OFF))}
     return spent_us[OFF], spent_us[ON]
 
 

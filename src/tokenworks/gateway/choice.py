@@ -191,7 +191,6 @@ def cached_by_tier(first: Sequence[Choice]) -> dict[Tier, int]:
     return found
 
 
-def mean_logprob(choices: Sequence[Choice]) -> float | None:
-    """Of all output tokens; None where the client did not ask."""
-    num_logprobs = sum([choice.num_logprobs for choice in choices])
-    return sum([choice.logprob_sum for choice in choices]) / num_logprobs if num_logprobs else None
+def mean_logprob(choices: Sequence[Choice]) -> float:
+    """Of all output tokens; there must be some whose log probability was told."""
+    return sum([choice.logprob_sum for choice in choices]) / sum([choice.num_logprobs for choice in choices])

@@ -81,6 +81,8 @@ class Exchange:
     @property
     def trace(self) -> Trace:
         """The trace that this is a span of."""
+        if self._recording is not None:
+            return self._recording.trace
         if self._trace is None:
             self._trace = trace_of(self._headers.get(b"traceparent"))
         return self._trace
@@ -104,7 +106,7 @@ class Exchange:
 
     def begin_recording(self, endpoint: str) -> None:
         """It is a request to generate."""
-        self._recording = Recording(self, endpoint)
+        self._recording = Recording(self.id, endpoint, self._headers.get(b"traceparent"), self.started_ns)
 
     @property
     def accept(self) -> str:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tokenworks.contract.record import PICO
 from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage, cost_details
-from tokenworks.gateway.choice import Choice, Piece, cached_by_tier
+from tokenworks.gateway.choice import Choice, Piece, cached_by_tier, mean_logprob
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.intake import Job
 from tokenworks.gateway.legs import Trail
@@ -82,18 +82,25 @@ class _Run:
 
     def note(self) -> None:
         """Note what the request came to, however it ended."""
-        recording, choices = self._recording, self._job.choices
+        recording, choices, cached_tokens = self._recording, self._job.choices, self._cached_tokens()
         recording.asked_ns = self._stream.asked_ns
-        recording.choices, recording.num_per_prompt = choices, self._job.n
+        recording.output_tokens = sum([choice.num_tokens for choice in choices])
+        recording.finish_reasons = [choice.finish_reason for choice in choices if choice.finish_reason is not None]
         recording.ttft_ns = self._ttft_ns
-        self._count(choices[0].num_tokens if len(choices) == 1 else sum([choice.num_tokens for choice in choices]))
+        if cached_tokens:
+            found = cached_by_tier(self._first_choices())
+            recording.cached_tokens = {tier: tokens for tier, tokens in found.items() if tokens}
+        if choices[0].num_logprobs:
+            recording.mean_logprob = mean_logprob(choices)
+        self._count(recording.output_tokens, cached_tokens)
 
-    def _count(self, output_tokens: int) -> None:
+    def _count(self, output_tokens: int, cached_tokens: int) -> None:
         prompt_tokens = self._job.prompt_tokens
         ttft_s = None if self._ttft_ns is None else self._ttft_ns / 1e9
         self._metrics.prompt_tokens.observe(prompt_tokens)
         self._metrics.output_tokens.observe(output_tokens)
-        self._metrics.cached_tokens.inc(self._cached_tokens())
+        if cached_tokens:
+            self._metrics.cached_tokens.inc(cached_tokens)
         if ttft_s is not None:
             self._metrics.ttft.observe(ttft_s)
         self._exchange.notes |= {
@@ -158,7 +165,7 @@ class _Run:
         return replace(usage, cost=costs.total / PICO, cost_details=cost_details(costs, recorder.prices.currency))
 
     def _cached_tokens(self) -> int:
-        return sum(choice.cached_tokens for choice in self._first_choices())
+        return sum([choice.cached_tokens for choice in self._first_choices()])
 
     def _first_choices(self) -> Sequence[Choice]:
         """Of each prompt the first one: a prompt counts once, as that found it."""

@@ -19,15 +19,15 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from tokenworks.contract.config import CostSettings
+from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Record, Stage
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway.choice import Choice, cached_by_tier, mean_logprob
 from tokenworks.gateway.legs import Trail, add
 from tokenworks.gateway.tenants import UNKNOWN, Caller
-from tokenworks.gateway.traces import Trace
+from tokenworks.gateway.traces import Trace, trace_of
 from tokenworks.observe.tables.cost import costs_of
 
 _log = logging.getLogger(__name__)
@@ -36,20 +36,6 @@ MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
 LONGEST_GAP_US: Final = (1 << 32) - 1
 _RECEIVE: Final = Stage.RECEIVE
-
-
-class Asked(Protocol):
-    """What a request is known by."""
-
-    @property
-    def id(self) -> str:
-        """Its own."""
-
-    @property
-    def trace(self) -> Trace:
-        """The trace that it is a span of."""
-
-    started_ns: int  # monotonic
 
 
 class Recording:
@@ -67,28 +53,34 @@ class Recording:
     is_stream = False
     num_sequences = 1
     prompt_tokens = 0
-    choices: Sequence[Choice] = ()  # as it left them; none: it did not come so far
-    num_per_prompt = 1  # of those
+    output_tokens = 0
+    cached_tokens: dict[Tier, int] = {}
+    finish_reasons: list[str] = []
+    mean_logprob: float | None = None
     ttft_ns: int | None = None
     asked_ns = 0  # until then the client was taking what had come before
     write_ns = 0  # when the last bytes began to be written; 0: none were
     outcome = ""  # and the next two: once it has ended
     status = 0
     ended_ns = 0
+    _trace: Trace | None = None
 
-    def __init__(self, asked: Asked, endpoint: str) -> None:
+    def __init__(self, request_id: str, endpoint: str, traceparent: bytes | None, started_ns: int) -> None:
+        self.id = request_id
         self.endpoint = endpoint
-        self.started_ns = asked.started_ns
+        self.started_ns = started_ns
         self.started_at_ns = time.time_ns()
         self.gaps_us = array("Q")  # between the token events of each sequence
-        self._asked = asked
+        self._traceparent = traceparent
         self._stages = [_RECEIVE]
-        self._since_ns = [asked.started_ns]
+        self._since_ns = [started_ns]
 
     @property
-    def id(self) -> str:
-        """The request's."""
-        return self._asked.id
+    def trace(self) -> Trace:
+        """The trace that it is a span of: drawn when somebody asks, which most often is when all is over."""
+        if self._trace is None:
+            self._trace = trace_of(self._traceparent)
+        return self._trace
 
     def enter(self, stage: Stage) -> None:
         """From now on time goes to that stage; until its sequences are placed."""
@@ -112,12 +104,11 @@ class Recording:
 
     def record(self, gateway: str, model: str, outcome: str, status: int, ended_ns: int) -> Record:
         """As it stands, ended at that time."""
-        trail, caller, choices, origin_ns = self.trail, self.caller, self.choices, self.started_ns
-        trace_id, span_id, parent_span_id = self._asked.trace
+        trail, caller, origin_ns = self.trail, self.caller, self.started_ns
+        trace_id, span_id, parent_span_id = self.trace
         legs = [] if trail is None else [sending.leg(origin_ns) for sending in trail.sendings]
-        cached = cached_by_tier(choices[:: self.num_per_prompt])
         return Record(
-            id=self._asked.id,
+            id=self.id,
             started_ns=self.started_at_ns,
             e2e_ns=ended_ns - origin_ns,
             tenant=caller.tenant,
@@ -137,10 +128,10 @@ class Recording:
             tags=self.tags,
             num_sequences=self.num_sequences,
             prompt_tokens=self.prompt_tokens,
-            cached_tokens={tier: tokens for tier, tokens in cached.items() if tokens},
-            output_tokens=sum([choice.num_tokens for choice in choices]),
-            finish_reasons=[choice.finish_reason for choice in choices if choice.finish_reason is not None],
-            mean_logprob=mean_logprob(choices),
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+            finish_reasons=self.finish_reasons,
+            mean_logprob=self.mean_logprob,
             ttft_ns=self.ttft_ns,
             gaps_us=_packed(self.gaps_us),
             stages_ns=self._partition(ended_ns),

@@ -1,8 +1,8 @@
 """What finished requests came to, in Prometheus' form: by scenario, and by tenant as far as there is room.
 
-Fed once a record, many at a time (`add_all`, some two microseconds each), so that these figures are those of the ledger and of the
-table. Money is summed in whole pico of the currency and becomes a decimal number only when it is shown. What an
-objective speaks of, and whether it was kept, is decided where the ledger decides it: in `observe.cell`.
+Fed once a record, many at a time (`add_all`, a few microseconds each), so that these figures are those of the ledger
+and of the table. Money is summed in whole pico of the currency and becomes a decimal number only when it is shown. What
+an objective speaks of, and whether it was kept, is decided where the ledger decides it: in `observe.cell`.
 
 Tags have no lines here, whatever their number: the ledger keeps those. Tenants have lines up to `MAX_TENANTS`, those
 with the most tokens; all others are `(other)`. A tenant's line begins at zero when it gets its place, and ends when it
@@ -75,11 +75,10 @@ class RecordMetrics(Collector):
 
     def add_all(self, ended: Iterable[Ended]) -> None:
         """Count records and what they cost: by kind, so that what they have in common is looked up once."""
-        by_kind: dict[tuple[str, ...], list[Ended]] = defaultdict(list)
+        by_kind: dict[tuple[str, str, str, str], list[Ended]] = defaultdict(list)
         for each in ended:
-            record = each[0]
-            key = (record.endpoint, record.model, record.scenario, record.outcome)
-            by_kind[key] += [each] * record.num_alike
+            record = each.record
+            by_kind[record.endpoint, record.model, record.scenario, record.outcome] += [each] * record.num_alike
         for key, alike in by_kind.items():
             kind, records = Kind(*key), [each.record for each in alike]
             results = [self._result(record) for record in records]

@@ -135,10 +135,7 @@ def promises_of(objectives: ObjectiveSettings) -> Promises:
 
 def keeps(record: Record, promises: Promises) -> bool:
     """Whether a request that ended well kept every one of them."""
-    for limit_ns, read in promises[record.scenario]:
-        if (read(record) or 0) > limit_ns:
-            return False
-    return True
+    return all([(read(record) or 0) <= limit_ns for limit_ns, read in promises[record.scenario]])
 
 
 def _outcome(record: Record) -> str:
