@@ -231,7 +231,12 @@ def report(options: argparse.Namespace, pairs: Sequence[tuple[float, float]], ob
     print(f"recording: {found:+.1f} us a request [{low:+.1f}, {high:+.1f}]")
     print(f"of the gateway's time: {found / off_us:+.2%} [{low / off_us:+.2%}, {high / off_us:+.2%}]")
     print(f"the observer, another process: {observed_us:.0f} us a recorded request")
-    told = {"off_us": off_us, "recording_us": [low, found, high], "observer_us": observed_us}
+    told = {
+        "pairs_us": [[round(each, 1) for each in pair] for pair in pairs],
+        "off_us": off_us,
+        "recording_us": [low, found, high],
+        "observer_us": observed_us,
+    }
     print(json.dumps({"prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens, **told}))
 
 

@@ -10,13 +10,13 @@ A record names the model that is served, never what a client made up, so labels 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from tokenworks.contract.record import Record
-from tokenworks.gateway.tally import Buckets, Seen, Tally
+from tokenworks.gateway.tally import Buckets, Tally
 from tokenworks.observe.cell import tpot_ns
 from tokenworks.policy.top_names import OTHER
 
@@ -72,13 +72,16 @@ class GenAiMetrics:
         error = "" if kind.outcome == "ok" else kind.outcome
         if (durations := series.durations.get(error)) is None:
             durations = series.durations[error] = Tally(_DURATION)
-        seen = [(record.trace_id, (record.started_ns + record.e2e_ns) / 1e9) for record in records]
-        durations.add_all([record.e2e_ns / 1e9 for record in records], seen)
-        _add(series.input_tokens, [record.prompt_tokens if record.legs else None for record in records], seen)
-        _add(series.output_tokens, [record.output_tokens if record.legs else None for record in records], seen)
+        _add(durations, [record.e2e_ns / 1e9 for record in records], records)
+        placed = [record for record in records if record.legs]
+        _add(series.input_tokens, [record.prompt_tokens for record in placed], placed)
+        _add(series.output_tokens, [record.output_tokens for record in placed], placed)
         if not error:
-            _add_ns(series.ttft, [record.ttft_ns for record in records], seen)
-            _add_ns(series.tpot, [tpot_ns(record) for record in records], seen)
+            begun = [record for record in records if record.ttft_ns is not None]
+            _add(series.ttft, [(record.ttft_ns or 0) / 1e9 for record in begun], begun)
+            paces_ns = [tpot_ns(record) for record in begun]
+            paced = [record for record, pace_ns in zip(begun, paces_ns, strict=True) if pace_ns is not None]
+            _add(series.tpot, [pace_ns / 1e9 for pace_ns in paces_ns if pace_ns is not None], paced)
 
     def families(self) -> Iterable[Metric]:
         """All of it."""
@@ -106,17 +109,11 @@ class GenAiMetrics:
         return [duration, ttft, tpot, usage]
 
 
-def _add_ns(tally: Tally, values: Sequence[float | None], seen: Sequence[Seen]) -> None:
-    _add(tally, [None if value is None else value / 1e9 for value in values], seen)
-
-
-def _add(tally: Tally, values: Sequence[float | None], seen: Sequence[Seen]) -> None:
-    """The values that there are."""
-    if None in values:
-        pairs = [(value, where) for value, where in zip(values, seen, strict=True) if value is not None]
-        tally.add_all([value for value, _ in pairs], [where for _, where in pairs])
-    else:
-        tally.add_all(cast(Sequence[float], values), seen)
+def _add(tally: Tally, values: Sequence[float], records: Sequence[Record]) -> None:
+    """One value of each record."""
+    for index, at in tally.add_all(values):
+        record = records[at]
+        tally.show_for(index, values[at], record.trace_id, (record.started_ns + record.e2e_ns) / 1e9)
 
 
 def _family(name: str, text: str, *labels: str) -> HistogramMetricFamily:

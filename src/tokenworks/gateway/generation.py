@@ -17,6 +17,7 @@ from tokenworks.gateway.choice import Choice, Piece, cached_by_tier, mean_logpro
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.intake import Job
 from tokenworks.gateway.legs import Trail
+from tokenworks.gateway.record import LONGEST_GAP_US
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone, Stream
 
@@ -145,7 +146,10 @@ class _Run:
     def _note_gap(self, choice: Choice, at_ns: int) -> None:
         if choice.last_token_ns:
             gap_ns = at_ns - choice.last_token_ns
-            self._note_gap_us(gap_ns // 1000)
+            try:
+                self._note_gap_us(gap_ns // 1000)
+            except OverflowError:
+                self._note_gap_us(LONGEST_GAP_US)
             self._metrics.itl.observe(gap_ns / 1e9)
         choice.last_token_ns = at_ns
 

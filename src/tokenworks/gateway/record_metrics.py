@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tokenworks.contract.config import ObjectiveSettings
-from tokenworks.contract.record import PICO, Costs, Leg, Record
+from tokenworks.contract.record import PICO, Costs, Record
 from tokenworks.gateway.gen_ai_metrics import MAX_LABEL_CHARS, GenAiMetrics, Kind
 from tokenworks.observe.cell import is_invalid, keeps, promises_of
 from tokenworks.observe.ledger import Ended
@@ -84,8 +84,8 @@ class RecordMetrics(Collector):
             results = [self._result(record) for record in records]
             self._gen_ai.add(kind, records)
             self._add_to_scenario(kind, alike, results)
-            for (record, costs), result in zip(alike, results, strict=True):
-                self._add_to_tenant(record, 0 if costs is NO_COSTS else costs.total, result)
+            for each, result in zip(alike, results, strict=True):
+                self._add_to_tenant(*each, result)
 
     def collect(self) -> Iterable[Metric]:
         """Every family, also those that have no lines yet."""
@@ -113,15 +113,16 @@ class RecordMetrics(Collector):
             sums.outcomes[kind.outcome, result] += count
         sums.prompt_tokens += sum([record.prompt_tokens for record, _ in alike])
         sums.output_tokens += sum([record.output_tokens for record, _ in alike])
-        for record, costs in alike:
-            _add_table(sums.cached_tokens, record.cached_tokens)
-            _add_table(sums.stages_ns, record.stages_ns)
-            for leg in record.legs:
-                _add_leg(sums, leg)
-            if costs is not NO_COSTS:
-                _add_costs(sums, costs, is_wasted=kind.outcome != "ok")
+        _add_tables(sums.cached_tokens, [record.cached_tokens for record, _ in alike])
+        _add_tables(sums.stages_ns, [record.stages_ns for record, _ in alike])
+        legs = [leg for record, _ in alike for leg in record.legs]
+        _add_tables(sums.device_ns, [leg.report.device_ns for leg in legs if leg.report is not None])
+        for reason in [leg.outcome for leg in legs if leg.outcome in _FAILED]:
+            sums.resends[reason] += 1
+        for costs in [costs for _, costs in alike if costs is not NO_COSTS]:
+            _add_costs(sums, costs, is_wasted=kind.outcome != "ok")
 
-    def _add_to_tenant(self, record: Record, cost: int, result: str) -> None:
+    def _add_to_tenant(self, record: Record, costs: Costs, result: str) -> None:
         prompt_tokens, output_tokens = record.prompt_tokens, record.output_tokens
         name, dropped = self._places.place(record.tenant[:MAX_LABEL_CHARS], 1 + prompt_tokens + output_tokens)
         if dropped is not None:
@@ -132,7 +133,8 @@ class RecordMetrics(Collector):
         sums.results[result] += 1
         sums.prompt_tokens += prompt_tokens
         sums.output_tokens += output_tokens
-        sums.cost += cost
+        if costs is not NO_COSTS:
+            sums.cost += costs.total
 
     def _scenario_families(self) -> Iterable[Metric]:
         families = {name: CounterMetricFamily(name, text, labels=labels) for name, text, labels in _SCENARIO_FAMILIES}
@@ -169,16 +171,10 @@ class RecordMetrics(Collector):
         return [requests, tokens, cost]
 
 
-def _add_table(sums: dict[str, int], table: Mapping[Any, int]) -> None:
-    for name, value in table.items():
-        sums[name] += value
-
-
-def _add_leg(sums: _ScenarioSums, leg: Leg) -> None:
-    if leg.report is not None:
-        _add_table(sums.device_ns, leg.report.device_ns)
-    if leg.outcome in ("lost", "refused"):
-        sums.resends[leg.outcome] += 1
+def _add_tables(sums: dict[str, int], tables: Iterable[Mapping[Any, int]]) -> None:
+    for table in tables:
+        for name, value in table.items():
+            sums[name] += value
 
 
 def _add_costs(sums: _ScenarioSums, costs: Costs, *, is_wasted: bool) -> None:
@@ -213,6 +209,7 @@ def _seconds(sums_ns: Mapping[str, int]) -> dict[str, float]:
     return {name: nanoseconds / 1e9 for name, nanoseconds in sums_ns.items()}
 
 
+_FAILED: Final = frozenset({"lost", "refused"})
 _RESULT: Final = ["tenant", "result"]
 _SCENARIO_FAMILIES: Final = (
     ("tokenworks_records", "Requests that have ended, by scenario and outcome.", ["scenario", "outcome"]),

@@ -7,8 +7,7 @@ not need, a walk over all buckets, and a check of the exemplar's characters. Ren
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -18,11 +17,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-Seen = tuple[str, float]
-"""A trace's id, and when: seconds since 1970."""
 Shown = list[tuple[str, float] | tuple[str, float, Exemplar]]
 _TRACE: Final = "trace_id"
-_NO_EXEMPLAR: Final = (0.0, ("", 0.0))
+_NO_EXEMPLAR: Final = ("", 0.0, 0.0)
 
 
 class Buckets:
@@ -41,7 +38,7 @@ class Tally:
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
         self._counts = [0] * len(buckets.names)
-        self._exemplars: dict[int, tuple[float, Seen]] = {}
+        self._exemplars: dict[int, tuple[str, float, float]] = {}
         self.total = 0.0
 
     def add(self, value: float) -> None:
@@ -49,18 +46,25 @@ class Tally:
         self._counts[bisect_left(self._buckets.bounds, value)] += 1
         self.total += value
 
-    def add_all(self, values: Sequence[float], seen: Sequence[Seen]) -> None:
-        """Count values; the trace that each was seen in stands for its bucket until the next one.
+    def add_all(self, values: Sequence[float]) -> list[tuple[int, int]]:
+        """Count values; for each bucket that got some its index, and which of the values is the largest in it.
 
-        Loops that the interpreter runs by itself: many values at once take a third of what they take one by one.
+        They are sorted, and the bounds looked up among them: a tenth of a microsecond for each of a hundred.
         """
-        bounds = self._buckets.bounds
-        indices = [bisect_left(bounds, value) for value in values]
-        for index, count in Counter(indices).items():
-            self._counts[index] += count
+        largest = []
+        ordered, below = sorted(values), 0
+        for index, bound in enumerate((*self._buckets.bounds, math.inf)):
+            up_to = bisect_right(ordered, bound, below)
+            if up_to > below:
+                self._counts[index] += up_to - below
+                largest.append((index, values.index(ordered[up_to - 1])))
+                below = up_to
         self.total += sum(values)
-        for index, at in dict(zip(indices, range(len(values)), strict=True)).items():
-            self._exemplars[index] = (values[at], seen[at])
+        return largest
+
+    def show_for(self, index: int, value: float, trace_id: str, at_s: float) -> None:
+        """The exemplar of a bucket until the next one: a value of it, the trace that it was seen in, and when."""
+        self._exemplars[index] = (trace_id, value, at_s)
 
     def __bool__(self) -> bool:
         return any(self._counts)
@@ -71,7 +75,7 @@ class Tally:
         rows: Shown = []
         for index, name in enumerate(self._buckets.names):
             seen += self._counts[index]
-            value, (trace_id, at_s) = self._exemplars.get(index, _NO_EXEMPLAR)
+            trace_id, value, at_s = self._exemplars.get(index, _NO_EXEMPLAR)
             if trace_id:
                 rows.append((name, seen, Exemplar({_TRACE: trace_id}, value, at_s)))
             else:
