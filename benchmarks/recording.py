@@ -80,7 +80,7 @@ def be_gateway(options: argparse.Namespace) -> None:
 
 def recording_seams() -> tuple[Callable[[], None], Callable[[], None]]:
     """What switches recording on, and off."""
-    from tokenworks.gateway import exchange, flights, record, samples
+    from tokenworks.gateway import exchange, flights, record, recorder, samples
     from tokenworks.gateway.registry import Worker
 
     class Unrecorded(record.Recording):
@@ -113,7 +113,7 @@ def recording_seams() -> tuple[Callable[[], None], Callable[[], None]]:
     seams: list[tuple[type, str, Callable[..., None]]] = [
         (exchange.Exchange, "begin_recording", begin_unrecorded),
         (flights.Flight, "sent_to", sent_to),
-        (record.Recorder, "finish", nothing),
+        (recorder.Recorder, "finish", nothing),
         (samples.Samples, "worker_heard", nothing),
     ]
     usual = [(owner, name, getattr(owner, name)) for owner, name, _ in seams]

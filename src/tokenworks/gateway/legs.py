@@ -147,7 +147,7 @@ class Trail:
     @property
     def end_ns(self) -> int:
         """When the last sequence ended."""
-        return max(self.ends_ns.values(), default=self.began_ns)
+        return max(self.ends_ns.values()) if self.ends_ns else self.began_ns
 
     def told(self) -> None:
         """One of those that were cancelled has told, or never will."""

@@ -27,7 +27,6 @@ from tokenworks.gateway.record_metrics import RecordMetrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
 from tokenworks.gateway.tally import Histogram
 from tokenworks.gateway.worker_use_metrics import use_metrics
-from tokenworks.observe.ledger import Ended
 from tokenworks.observe.tables.cost import costs_of
 
 _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -103,14 +102,14 @@ class Metrics:
         self.registry.register(self.observer)
 
     def observe_record(self, record: Record) -> None:
-        """Count a request that has ended: once for each record, no later than with the next scrape."""
+        """Count a request that has ended: once for each record. It is in the figures with the next scrape."""
         self._uncounted.append(record)
         if len(self._uncounted) >= COUNTED_AT_ONCE:
             self._count_records()
 
     def _count_records(self) -> None:
-        uncounted, self._uncounted = self._uncounted, []
-        self._records.add_all([Ended(record, costs_of(record, self._prices)) for record in uncounted])
+        records, self._uncounted = self._uncounted, []
+        self._records.add_all(records, [costs_of(record, self._prices) for record in records])
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """What Prometheus scrapes, and its content type.

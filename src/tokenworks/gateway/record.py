@@ -12,25 +12,17 @@ written. A record is written when the workers have told what cancelled sequences
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sys
 import time
 from array import array
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
-from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import Costs, Record, Stage
+from tokenworks.contract.record import Record, Stage
 from tokenworks.contract.request import Scenario
 from tokenworks.gateway.legs import Trail, add
 from tokenworks.gateway.tenants import UNKNOWN, Caller
 from tokenworks.gateway.traces import Trace, trace_of
-from tokenworks.observe.tables.cost import costs_of
-
-_log = logging.getLogger(__name__)
 
 MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
@@ -65,6 +57,7 @@ class Recording:
     outcome = ""  # and the next two: once it has ended
     status = 0
     ended_ns = 0
+    num_alike = 1  # requests that its record stands for: see `floods`
     _trace: Trace | None = None
 
     def __init__(self, request_id: str, endpoint: str, traceparent: bytes | None, started_ns: int) -> None:
@@ -138,6 +131,7 @@ class Recording:
             gaps_us=_little_endian(self.gaps_us),
             stages_ns=self._partition(ended_ns),
             legs=legs,
+            num_alike=self.num_alike,
         )
 
     def _partition(self, ended_ns: int) -> dict[Stage, int]:
@@ -149,80 +143,12 @@ class Recording:
                 total[stage] = total.get(stage, 0) + end_ns - since_ns
         if self.trail is not None:
             self.trail.add_stages(total)
-            delivered_ns = self.trail.end_ns
-            free_ns = max(delivered_ns, self.asked_ns)
-            write_ns = max(free_ns, self.write_ns or ended_ns)
+            delivered_ns, asked_ns, write_ns = self.trail.end_ns, self.asked_ns, self.write_ns or ended_ns
+            free_ns = delivered_ns if delivered_ns > asked_ns else asked_ns
+            write_ns = write_ns if write_ns > free_ns else free_ns
             add(total, _WRITE, free_ns - delivered_ns + ended_ns - write_ns)
             add(total, _DETOKENISE, write_ns - free_ns)
         return total
-
-
-class Recorder:
-    """Makes records of what has ended and hands each to every keeper, once.
-
-    Not one by one as they end but all of some milliseconds in a row: no client waits for it, and the same work in a row
-    takes a fraction of the time that it takes between other work, with other things in the processor's caches.
-    """
-
-    def __init__(
-        self,
-        gateway: str,
-        model: str,
-        prices: CostSettings,
-        keepers: Sequence[Callable[[Record], None]],
-        settle_s: float = 0.05,
-        on_settled: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`on_settled` is called after every turn."""
-        self.gateway = gateway  # its name
-        self.prices = prices
-        self._model = model
-        self._keepers = keepers
-        self._settle_s = settle_s
-        self._on_settled = on_settled
-        self._ended: list[Recording] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def finish(self, recording: Recording, outcome: str, status: int, ended_ns: int) -> None:
-        """A request has ended; its record follows within `settle_s`, or when its workers have told."""
-        if not recording.is_understood or not self._keepers:
-            return
-        recording.ended(outcome, status, ended_ns)
-        trail = recording.trail
-        if trail is not None and trail.num_untold:
-            trail.on_told = partial(self._add, recording)
-        else:
-            self._add(recording)
-
-    def costs(self, recording: Recording) -> Costs | None:
-        """What a request whose sequences have ended came to; None where a worker has yet to tell."""
-        if recording.trail is not None and recording.trail.num_untold:
-            return None
-        record = recording.record(self.gateway, self._model, "ok", 200, time.monotonic_ns())
-        return costs_of(record, self.prices)
-
-    def settle(self) -> None:
-        """Make the records that are due now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        ended, self._ended = self._ended, []
-        for recording in ended:
-            try:
-                self._settle(recording)
-            except Exception:
-                _log.exception("the record of request %s could not be made: this is a bug", recording.id)
-        self._on_settled()
-
-    def _settle(self, ended: Recording) -> None:
-        record = ended.record(self.gateway, self._model, ended.outcome, ended.status, ended.ended_ns)
-        for keep in self._keepers:
-            keep(record)
-
-    def _add(self, ended: Recording) -> None:
-        self._ended.append(ended)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._settle_s, self.settle)
 
 
 def _little_endian(gaps_us: array[int]) -> bytes:

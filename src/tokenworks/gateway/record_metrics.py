@@ -23,7 +23,6 @@ from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.record import PICO, Costs, Record
 from tokenworks.gateway.gen_ai_metrics import MAX_LABEL_CHARS, GenAiMetrics, Kind
 from tokenworks.observe.cell import is_invalid, keeps, promises_of
-from tokenworks.observe.ledger import Ended
 from tokenworks.observe.tables.cost import NO_COSTS
 from tokenworks.policy.top_names import TopNames
 
@@ -71,21 +70,27 @@ class RecordMetrics(Collector):
 
     def add(self, record: Record, costs: Costs) -> None:
         """Count a record and what it cost."""
-        self.add_all([Ended(record, costs)])
+        self.add_all([record], [costs])
 
-    def add_all(self, ended: Iterable[Ended]) -> None:
-        """Count records and what they cost: by kind, so that what they have in common is looked up once."""
-        by_kind: dict[tuple[str, str, str, str], list[Ended]] = defaultdict(list)
-        for each in ended:
-            record = each.record
-            by_kind[record.endpoint, record.model, record.scenario, record.outcome] += [each] * record.num_alike
-        for key, alike in by_kind.items():
-            kind, records = Kind(*key), [each.record for each in alike]
-            results = [self._result(record) for record in records]
-            self._gen_ai.add(kind, records)
-            self._add_to_scenario(kind, alike, results)
-            for each, result in zip(alike, results, strict=True):
-                self._add_to_tenant(*each, result)
+    def add_all(self, records: Sequence[Record], costs: Sequence[Costs]) -> None:
+        """Count records and what each cost: by kind, so that what they have in common is looked up once."""
+        by_kind: dict[tuple[str, str, str, str], list[tuple[Record, Costs]]] = defaultdict(list)
+        for pair in zip(records, costs, strict=True):
+            record = pair[0]
+            alike = by_kind[record.endpoint, record.model, record.scenario, record.outcome]
+            if record.num_alike == 1:
+                alike.append(pair)
+            else:
+                alike.extend([pair] * record.num_alike)
+        for key, pairs in by_kind.items():
+            self._add_kind(Kind(*key), [record for record, _ in pairs], [each for _, each in pairs])
+
+    def _add_kind(self, kind: Kind, records: Sequence[Record], costs: Sequence[Costs]) -> None:
+        results = [self._result(record) for record in records]
+        self._gen_ai.add(kind, records)
+        self._add_to_scenario(kind, records, [each for each in costs if each is not NO_COSTS], results)
+        for record, each, result in zip(records, costs, results, strict=True):
+            self._add_to_tenant(record, 0 if each is NO_COSTS else each.total, result)
 
     def collect(self) -> Iterable[Metric]:
         """Every family, also those that have no lines yet."""
@@ -105,24 +110,26 @@ class RecordMetrics(Collector):
             return KEPT if keeps(record, self._promises) else BROKEN
         return NOT_PROMISED if record.outcome == "client_gone" or is_invalid(record) else BROKEN
 
-    def _add_to_scenario(self, kind: Kind, alike: Sequence[Ended], results: Sequence[str]) -> None:
+    def _add_to_scenario(
+        self, kind: Kind, records: Sequence[Record], costs: Sequence[Costs], results: Sequence[str]
+    ) -> None:
         sums = self._scenarios.get(kind.scenario)
         if sums is None:
             sums = self._scenarios[kind.scenario] = _ScenarioSums()
         for result, count in Counter(results).items():
             sums.outcomes[kind.outcome, result] += count
-        sums.prompt_tokens += sum([record.prompt_tokens for record, _ in alike])
-        sums.output_tokens += sum([record.output_tokens for record, _ in alike])
-        _add_tables(sums.cached_tokens, [record.cached_tokens for record, _ in alike])
-        _add_tables(sums.stages_ns, [record.stages_ns for record, _ in alike])
-        legs = [leg for record, _ in alike for leg in record.legs]
+        sums.prompt_tokens += sum([record.prompt_tokens for record in records])
+        sums.output_tokens += sum([record.output_tokens for record in records])
+        _add_tables(sums.cached_tokens, [record.cached_tokens for record in records])
+        _add_tables(sums.stages_ns, [record.stages_ns for record in records])
+        legs = [leg for record in records for leg in record.legs]
         _add_tables(sums.device_ns, [leg.report.device_ns for leg in legs if leg.report is not None])
         for reason in [leg.outcome for leg in legs if leg.outcome in _FAILED]:
             sums.resends[reason] += 1
-        for costs in [costs for _, costs in alike if costs is not NO_COSTS]:
-            _add_costs(sums, costs, is_wasted=kind.outcome != "ok")
+        for each in costs:
+            _add_costs(sums, each, is_wasted=kind.outcome != "ok")
 
-    def _add_to_tenant(self, record: Record, costs: Costs, result: str) -> None:
+    def _add_to_tenant(self, record: Record, cost: int, result: str) -> None:
         prompt_tokens, output_tokens = record.prompt_tokens, record.output_tokens
         name, dropped = self._places.place(record.tenant[:MAX_LABEL_CHARS], 1 + prompt_tokens + output_tokens)
         if dropped is not None:
@@ -133,8 +140,7 @@ class RecordMetrics(Collector):
         sums.results[result] += 1
         sums.prompt_tokens += prompt_tokens
         sums.output_tokens += output_tokens
-        if costs is not NO_COSTS:
-            sums.cost += costs.total
+        sums.cost += cost
 
     def _scenario_families(self) -> Iterable[Metric]:
         families = {name: CounterMetricFamily(name, text, labels=labels) for name, text, labels in _SCENARIO_FAMILIES}

@@ -89,12 +89,13 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
     is_ok = record.outcome == "ok"
     is_good = keeps_objectives(record, objectives)
     gaps_ns = np.frombuffer(record.gaps_us, "<u4").astype(np.float64) * 1e3
+    num_alike = record.num_alike  # of requests that no worker had: their cells are counts, times and nothing else
     return Cell(
-        requests=1,
-        **{_outcome(record): 1},
+        requests=num_alike,
+        **{_outcome(record): num_alike},
         good=int(is_good),
-        sequences=record.num_sequences,
-        prompt_tokens=record.prompt_tokens,
+        sequences=record.num_sequences * num_alike,
+        prompt_tokens=record.prompt_tokens * num_alike,
         cached_tokens=dict(record.cached_tokens),
         output_tokens=record.output_tokens,
         good_tokens=(record.prompt_tokens + record.output_tokens) * is_good,
@@ -104,8 +105,8 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
         preemptions=sum(report.preemptions for report in reports),
         retries=sum(leg.outcome == "refused" for leg in record.legs),
         migrations=sum(leg.outcome == "lost" for leg in record.legs),
-        e2e_ns=record.e2e_ns,
-        stages_ns=dict(record.stages_ns),
+        e2e_ns=record.e2e_ns * num_alike,
+        stages_ns={stage: spent_ns * num_alike for stage, spent_ns in record.stages_ns.items()},
         device_ns=_summed(report.device_ns for report in reports),
         cost_device=dict(costs.device),
         cost_kv=dict(costs.kv),
