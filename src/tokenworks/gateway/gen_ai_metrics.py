@@ -9,8 +9,8 @@ A record names the model that is served, never what a client made up, so labels 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -36,6 +36,15 @@ _TPOT: Final = Buckets([0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
 _TOKENS: Final = Buckets([float(4**power) for power in range(14)])
 
 
+class Kind(NamedTuple):
+    """What records have in common that are counted together."""
+
+    endpoint: str
+    model: str
+    scenario: str
+    outcome: str
+
+
 class _Series:
     """What requests of one operation, model and scenario came to."""
 
@@ -55,25 +64,24 @@ class GenAiMetrics:
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, str], _Series] = {}  # by endpoint, model and scenario
 
-    def add(self, record: Record) -> None:
-        """Count a record."""
-        key = (record.endpoint, record.model, record.scenario)
+    def add(self, kind: Kind, records: Sequence[Record]) -> None:
+        """Count records, all of one kind."""
+        key = (kind.endpoint, kind.model, kind.scenario)
         if (series := self._series.get(key)) is None:
             series = self._series[key] = _Series()
-        trace_id, at_s = record.trace_id, (record.started_ns + record.e2e_ns) / 1e9
-        error = "" if record.outcome == "ok" else record.outcome
+        error = "" if kind.outcome == "ok" else kind.outcome
         if (durations := series.durations.get(error)) is None:
             durations = series.durations[error] = Tally(_DURATION)
-        durations.add(record.e2e_ns / 1e9, trace_id, at_s)
-        if record.legs:
-            series.input_tokens.add(record.prompt_tokens, trace_id, at_s)
-            series.output_tokens.add(record.output_tokens, trace_id, at_s)
-        if error:
-            return
-        if record.ttft_ns is not None:
-            series.ttft.add(record.ttft_ns / 1e9, trace_id, at_s)
-        if (tpot := tpot_ns(record)) is not None:
-            series.tpot.add(tpot / 1e9, trace_id, at_s)
+        _add(durations, [record.e2e_ns / 1e9 for record in records], records)
+        placed = [record for record in records if record.legs]
+        _add(series.input_tokens, [record.prompt_tokens for record in placed], placed)
+        _add(series.output_tokens, [record.output_tokens for record in placed], placed)
+        if not error:
+            begun = [record for record in records if record.ttft_ns is not None]
+            _add(series.ttft, [(record.ttft_ns or 0) / 1e9 for record in begun], begun)
+            paces_ns = [tpot_ns(record) for record in begun]
+            paced = [record for record, pace_ns in zip(begun, paces_ns, strict=True) if pace_ns is not None]
+            _add(series.tpot, [pace_ns / 1e9 for pace_ns in paces_ns if pace_ns is not None], paced)
 
     def families(self) -> Iterable[Metric]:
         """All of it."""
@@ -99,6 +107,13 @@ class GenAiMetrics:
                 if tally:
                     tally.show(family, its_labels)
         return [duration, ttft, tpot, usage]
+
+
+def _add(tally: Tally, values: Sequence[float], records: Sequence[Record]) -> None:
+    """One value of each record."""
+    for index, at in tally.add_all(values):
+        record = records[at]
+        tally.show_for(index, values[at], record.trace_id, (record.started_ns + record.e2e_ns) / 1e9)
 
 
 def _family(name: str, text: str, *labels: str) -> HistogramMetricFamily:

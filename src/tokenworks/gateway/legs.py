@@ -28,6 +28,8 @@ OUTCOMES: Final = {
     EndReason.REFUSED: "refused",
 }
 LOST: Final = "lost"
+_ROUTE: Final = Stage.ROUTE  # plain names, as in `record`
+_WIRE: Final = Stage.WIRE
 _IN_VAIN: Final = frozenset({LOST, OUTCOMES[EndReason.REFUSED]})
 _CUT_FIRST: Final = (
     Stage.DECODE,
@@ -43,24 +45,17 @@ _CUT_FIRST: Final = (
 
 
 class Sending:
-    """One sequence at one worker. Times are monotonic nanoseconds."""
+    """One sequence at one worker. Times are monotonic nanoseconds. What nobody has set is the class's."""
 
-    __slots__ = (
-        "cached_tokens",
-        "ended_ns",
-        "first_ns",
-        "found_tokens",
-        "handed_tokens",
-        "kind",
-        "left_ns",
-        "outcome",
-        "predicted_ns",
-        "reason",
-        "report",
-        "sent_ns",
-        "sequence",
-        "worker",
-    )
+    cached_tokens = 0  # that the router expected to find there
+    handed_tokens = 0  # of the prompt, those that another worker has computed for this sending
+    found_tokens = 0  # that the worker did not compute
+    predicted_ns: int | None = None
+    first_ns = 0  # its first token came; 0: none did
+    left_ns = 0  # the request no longer waited for it; 0: it does
+    ended_ns = 0  # its last word, or its loss
+    outcome = "cancelled"  # unless it ends otherwise
+    report: SequenceReport | None = None
 
     def __init__(self, worker: Worker, sequence: int, kind: str, reason: str, sent_ns: int) -> None:
         self.worker = worker
@@ -68,15 +63,6 @@ class Sending:
         self.kind = kind
         self.reason = reason
         self.sent_ns = sent_ns
-        self.cached_tokens = 0  # that the router expected to find there
-        self.handed_tokens = 0  # of the prompt, those that another worker has computed for this sending
-        self.found_tokens = 0  # that the worker did not compute
-        self.predicted_ns: int | None = None
-        self.first_ns = 0  # its first token came; 0: none did
-        self.left_ns = 0  # the request no longer waited for it; 0: it does
-        self.ended_ns = 0  # its last word, or its loss
-        self.outcome = "cancelled"  # unless it ends otherwise
-        self.report: SequenceReport | None = None
 
     def end(self, now_ns: int, outcome: str, report: SequenceReport | None = None) -> None:
         """The last that is heard of it."""
@@ -105,8 +91,9 @@ class Sending:
             self._add_unreported(total, span_ns)  # it cannot be: no worker of ours tells such a thing
             return
         for stage, spent_ns in reported.items():
-            add(total, stage, spent_ns)
-        add(total, Stage.WIRE, span_ns - reported_ns)
+            if spent_ns:
+                total[stage] = total.get(stage, 0) + spent_ns
+        add(total, _WIRE, span_ns - reported_ns)
 
     def _saved_ns(self) -> int:
         """What the tokens that were found would have taken, by the card; those paid for elsewhere are none."""
@@ -160,7 +147,7 @@ class Trail:
     @property
     def end_ns(self) -> int:
         """When the last sequence ended."""
-        return max(self.ends_ns.values(), default=self.began_ns)
+        return max(self.ends_ns.values()) if self.ends_ns else self.began_ns
 
     def told(self) -> None:
         """One of those that were cancelled has told, or never will."""
@@ -172,14 +159,14 @@ class Trail:
         """Add a partition of `began_ns` to `end_ns`: the way of the sequence that ended last."""
         if not self.ends_ns:
             return
-        last = max(self.ends_ns, key=self.ends_ns.__getitem__)
+        last = max(self.ends_ns, key=self.ends_ns.__getitem__) if len(self.ends_ns) > 1 else next(iter(self.ends_ns))
         now_ns = self.began_ns
         for sending in self.sendings:
             if sending.sequence == last:
-                add(total, Stage.ROUTE, sending.sent_ns - now_ns)
+                add(total, _ROUTE, sending.sent_ns - now_ns)
                 sending.add_stages(total)
                 now_ns = sending.left_ns
-        add(total, Stage.ROUTE, self.ends_ns[last] - now_ns)
+        add(total, _ROUTE, self.ends_ns[last] - now_ns)
 
 
 def add(total: dict[Stage, int], stage: Stage, spent_ns: int) -> None:

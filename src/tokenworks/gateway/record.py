@@ -12,29 +12,24 @@ written. A record is written when the workers have told what cancelled sequences
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sys
 import time
 from array import array
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
-from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import Costs, Record, Stage
+from tokenworks.contract.record import Record, Stage
 from tokenworks.contract.request import Scenario
 from tokenworks.gateway.legs import Trail, add
 from tokenworks.gateway.tenants import UNKNOWN, Caller
-from tokenworks.gateway.traces import Trace
-from tokenworks.observe.tables.cost import costs_of
-
-_log = logging.getLogger(__name__)
+from tokenworks.gateway.traces import Trace, trace_of
 
 MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
 LONGEST_GAP_US: Final = (1 << 32) - 1
+_RECEIVE: Final = Stage.RECEIVE  # plain names: looking up an enum's member takes as long as the sum that it is for
+_WRITE: Final = Stage.WRITE
+_DETOKENISE: Final = Stage.DETOKENISE
 
 
 class Recording:
@@ -44,6 +39,7 @@ class Recording:
     """
 
     is_understood = False
+    trail: Trail | None = None  # None: it was not placed
     caller: Caller = UNKNOWN
     scenario: Scenario | None = None  # None: nothing is said of it
     answer_id = ""
@@ -56,46 +52,60 @@ class Recording:
     finish_reasons: list[str] = []
     mean_logprob: float | None = None
     ttft_ns: int | None = None
-    trail: Trail | None = None  # None: it was not placed
     asked_ns = 0  # until then the client was taking what had come before
     write_ns = 0  # when the last bytes began to be written; 0: none were
+    outcome = ""  # and the next two: once it has ended
+    status = 0
+    ended_ns = 0
+    num_alike = 1  # requests that its record stands for: see `floods`
+    _trace: Trace | None = None
 
-    def __init__(self, request_id: str, endpoint: str, trace: Trace, started_ns: int) -> None:
+    def __init__(self, request_id: str, endpoint: str, traceparent: bytes | None, started_ns: int) -> None:
         self.id = request_id
         self.endpoint = endpoint
-        self.trace = trace
         self.started_ns = started_ns
         self.started_at_ns = time.time_ns()
         self.gaps_us = array("I")  # between the token events of each sequence
-        self._stages_ns: dict[Stage, int] = {}
-        self._stage = Stage.RECEIVE
-        self._since_ns = started_ns
+        self._traceparent = traceparent
+        self._stages = [_RECEIVE]
+        self._since_ns = [started_ns]
+
+    @property
+    def trace(self) -> Trace:
+        """The trace that it is a span of: drawn when somebody asks, which most often is when all is over."""
+        if self._trace is None:
+            self._trace = trace_of(self._traceparent)
+        return self._trace
 
     def enter(self, stage: Stage) -> None:
         """From now on time goes to that stage; until its sequences are placed."""
-        self._close_stage(time.monotonic_ns())
-        self._stage = stage
+        self._since_ns.append(time.monotonic_ns())
+        self._stages.append(stage)
 
     def placed(self, trail: Trail) -> None:
         """Its sequences are on their way."""
-        self._close_stage(trail.began_ns)
         self.trail = trail
 
     def writes(self) -> None:
         """What is written from now on is the last that the client gets."""
         if self.trail is None:
-            self.enter(Stage.WRITE)
+            self.enter(_WRITE)
         else:
             self.write_ns = time.monotonic_ns()
 
+    def ended(self, outcome: str, status: int, ended_ns: int) -> None:
+        """Nothing more comes of it."""
+        self.outcome, self.status, self.ended_ns = outcome, status, ended_ns
+
     def record(self, gateway: str, model: str, outcome: str, status: int, ended_ns: int) -> Record:
         """As it stands, ended at that time."""
-        trail, caller, trace = self.trail, self.caller, self.trace
-        legs = [] if trail is None else [sending.leg(self.started_ns) for sending in trail.sendings]
+        trail, caller, origin_ns = self.trail, self.caller, self.started_ns
+        trace_id, span_id, parent_span_id = self.trace
+        legs = [] if trail is None else [sending.leg(origin_ns) for sending in trail.sendings]
         return Record(
             id=self.id,
             started_ns=self.started_at_ns,
-            e2e_ns=ended_ns - self.started_ns,
+            e2e_ns=ended_ns - origin_ns,
             tenant=caller.tenant,
             model=model,
             scenario=self.scenario or caller.scenario,
@@ -107,9 +117,9 @@ class Recording:
             version="" if trail is None or not trail.sendings else trail.sendings[-1].worker.version,
             endpoint=self.endpoint,
             is_stream=self.is_stream,
-            trace_id=trace.trace_id,
-            span_id=trace.span_id,
-            parent_span_id=trace.parent_span_id,
+            trace_id=trace_id,
+            span_id=span_id,
+            parent_span_id=parent_span_id,
             tags=self.tags,
             num_sequences=self.num_sequences,
             prompt_tokens=self.prompt_tokens,
@@ -118,108 +128,31 @@ class Recording:
             finish_reasons=self.finish_reasons,
             mean_logprob=self.mean_logprob,
             ttft_ns=self.ttft_ns,
-            gaps_us=_little_endian(self.gaps_us[:MAX_GAPS]),
-            stages_ns=self._stages(ended_ns),
+            gaps_us=_little_endian(self.gaps_us),
+            stages_ns=self._partition(ended_ns),
             legs=legs,
+            num_alike=self.num_alike,
         )
 
-    def _close_stage(self, now_ns: int) -> None:
-        add(self._stages_ns, self._stage, now_ns - self._since_ns)
-        self._since_ns = now_ns
-
-    def _stages(self, ended_ns: int) -> dict[Stage, int]:
-        """A partition of all of it."""
-        total = dict(self._stages_ns)
-        if self.trail is None:
-            add(total, self._stage, ended_ns - self._since_ns)
-            return total
-        self.trail.add_stages(total)
-        since_ns = self.trail.end_ns
-        free_ns = max(since_ns, self.asked_ns)
-        write_ns = max(free_ns, self.write_ns or ended_ns)
-        add(total, Stage.WRITE, free_ns - since_ns + ended_ns - write_ns)
-        add(total, Stage.DETOKENISE, write_ns - free_ns)
+    def _partition(self, ended_ns: int) -> dict[Stage, int]:
+        """All of its time, by stage."""
+        total: dict[Stage, int] = {}
+        until_ns = [*self._since_ns[1:], ended_ns if self.trail is None else self.trail.began_ns]
+        for stage, since_ns, end_ns in zip(self._stages, self._since_ns, until_ns, strict=True):
+            if end_ns > since_ns:
+                total[stage] = total.get(stage, 0) + end_ns - since_ns
+        if self.trail is not None:
+            self.trail.add_stages(total)
+            delivered_ns, asked_ns, write_ns = self.trail.end_ns, self.asked_ns, self.write_ns or ended_ns
+            free_ns = delivered_ns if delivered_ns > asked_ns else asked_ns
+            write_ns = write_ns if write_ns > free_ns else free_ns
+            add(total, _WRITE, free_ns - delivered_ns + ended_ns - write_ns)
+            add(total, _DETOKENISE, write_ns - free_ns)
         return total
 
 
-class _Ended(NamedTuple):
-    """A request of which nothing more will be known."""
-
-    recording: Recording
-    outcome: str
-    status: int
-    ended_ns: int
-
-
-class Recorder:
-    """Makes records of what has ended and hands each to every keeper, once.
-
-    Not one by one as they end but all of some milliseconds in a row: no client waits for it, and the same work in a row
-    takes a fraction of the time that it takes between other work, with other things in the processor's caches.
-    """
-
-    def __init__(
-        self,
-        gateway: str,
-        model: str,
-        prices: CostSettings,
-        keepers: Sequence[Callable[[Record], None]],
-        settle_s: float = 0.05,
-        on_settled: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`on_settled` is called after every turn."""
-        self.gateway = gateway  # its name
-        self.prices = prices
-        self._model = model
-        self._keepers = keepers
-        self._settle_s = settle_s
-        self._on_settled = on_settled
-        self._ended: list[_Ended] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def finish(self, recording: Recording, outcome: str, status: int, ended_ns: int) -> None:
-        """A request has ended; its record follows within `settle_s`, or when its workers have told."""
-        if not recording.is_understood or not self._keepers:
-            return
-        ended = _Ended(recording, outcome, status, ended_ns)
-        if recording.trail is not None and recording.trail.num_untold:
-            recording.trail.on_told = partial(self._add, ended)
-        else:
-            self._add(ended)
-
-    def costs(self, recording: Recording) -> Costs | None:
-        """What a request whose sequences have ended came to; None where a worker has yet to tell."""
-        if recording.trail is not None and recording.trail.num_untold:
-            return None
-        record = recording.record(self.gateway, self._model, "ok", 200, time.monotonic_ns())
-        return costs_of(record, self.prices)
-
-    def settle(self) -> None:
-        """Make the records that are due now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        ended, self._ended = self._ended, []
-        for each in ended:
-            try:
-                self._settle(each)
-            except Exception:
-                _log.exception("the record of request %s could not be made: this is a bug", each.recording.id)
-        self._on_settled()
-
-    def _settle(self, ended: _Ended) -> None:
-        recording, outcome, status, ended_ns = ended
-        record = recording.record(self.gateway, self._model, outcome, status, ended_ns)
-        for keep in self._keepers:
-            keep(record)
-
-    def _add(self, ended: _Ended) -> None:
-        self._ended.append(ended)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._settle_s, self.settle)
-
-
-def _little_endian(values: array[int]) -> bytes:
+def _little_endian(gaps_us: array[int]) -> bytes:
+    kept = gaps_us if len(gaps_us) <= MAX_GAPS and sys.byteorder == "little" else gaps_us[:MAX_GAPS]
     if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+        kept.byteswap()
+    return kept.tobytes()

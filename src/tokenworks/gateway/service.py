@@ -14,7 +14,7 @@ from tokenworks.gateway.keys import Keys
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.observer_client import ObserverClient
 from tokenworks.gateway.prompts import PromptReader
-from tokenworks.gateway.record import Recorder
+from tokenworks.gateway.recorder import Recorder
 from tokenworks.text.tokenizer import Tokenizer
 
 

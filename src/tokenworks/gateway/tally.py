@@ -7,7 +7,7 @@ not need, a walk over all buckets, and a check of the exemplar's characters. Ren
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -19,6 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 Shown = list[tuple[str, float] | tuple[str, float, Exemplar]]
 _TRACE: Final = "trace_id"
+_NO_EXEMPLAR: Final = ("", 0.0, 0.0)
 
 
 class Buckets:
@@ -37,16 +38,33 @@ class Tally:
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
         self._counts = [0] * len(buckets.names)
-        self._exemplars: list[tuple[str, float, float] | None] = [None] * len(buckets.names)
+        self._exemplars: dict[int, tuple[str, float, float]] = {}
         self.total = 0.0
 
-    def add(self, value: float, trace_id: str = "", at_s: float = 0.0) -> None:
-        """Count a value; the trace that it was seen in, if any, stands for its bucket until the next one."""
-        index = bisect_left(self._buckets.bounds, value)
-        self._counts[index] += 1
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._buckets.bounds, value)] += 1
         self.total += value
-        if trace_id:
-            self._exemplars[index] = (trace_id, value, at_s)
+
+    def add_all(self, values: Sequence[float]) -> list[tuple[int, int]]:
+        """Count values; for each bucket that got some its index, and which of the values is the largest in it.
+
+        They are sorted, and the bounds looked up among them: a tenth of a microsecond for each of a hundred.
+        """
+        largest = []
+        ordered, below = sorted(values), 0
+        for index, bound in enumerate((*self._buckets.bounds, math.inf)):
+            up_to = bisect_right(ordered, bound, below)
+            if up_to > below:
+                self._counts[index] += up_to - below
+                largest.append((index, values.index(ordered[up_to - 1])))
+                below = up_to
+        self.total += sum(values)
+        return largest
+
+    def show_for(self, index: int, value: float, trace_id: str, at_s: float) -> None:
+        """The exemplar of a bucket until the next one: a value of it, the trace that it was seen in, and when."""
+        self._exemplars[index] = (trace_id, value, at_s)
 
     def __bool__(self) -> bool:
         return any(self._counts)
@@ -55,13 +73,13 @@ class Tally:
         """Its lines."""
         seen = 0
         rows: Shown = []
-        for name, count, exemplar in zip(self._buckets.names, self._counts, self._exemplars, strict=True):
-            seen += count
-            if exemplar is None:
-                rows.append((name, seen))
-            else:
-                trace_id, value, at_s = exemplar
+        for index, name in enumerate(self._buckets.names):
+            seen += self._counts[index]
+            trace_id, value, at_s = self._exemplars.get(index, _NO_EXEMPLAR)
+            if trace_id:
                 rows.append((name, seen, Exemplar({_TRACE: trace_id}, value, at_s)))
+            else:
+                rows.append((name, seen))
         family.add_metric(labels, rows, self.total)
 
 

@@ -7,7 +7,7 @@ is, merged, a month of all. A request belongs to the moment in which it ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from tokenworks.contract.request import Scenario
 from tokenworks.observe.sketch import Sketch, encode_value, encode_values, merge_encoded
 
 SKETCHES: Final = ("ttft", "tpot", "itl", "e2e", "queue", "jitter")
+Promises: TypeAlias = dict[Scenario, list[tuple[float, Callable[[Record], float | None]]]]
+"""By scenario: limits in nanoseconds, and what of a record each one limits."""
+
 _QUEUES: Final = (Stage.ADMIT, Stage.ROUTE, Stage.QUEUE)
 _TIMEOUTS: Final = frozenset({"timeout", "deadline_exceeded"})
 _GONE: Final = "client_gone"
@@ -86,12 +89,13 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
     is_ok = record.outcome == "ok"
     is_good = keeps_objectives(record, objectives)
     gaps_ns = np.frombuffer(record.gaps_us, "<u4").astype(np.float64) * 1e3
+    num_alike = record.num_alike  # of requests that no worker had: their cells are counts, times and nothing else
     return Cell(
-        requests=1,
-        **{_outcome(record): 1},
+        requests=num_alike,
+        **{_outcome(record): num_alike},
         good=int(is_good),
-        sequences=record.num_sequences,
-        prompt_tokens=record.prompt_tokens,
+        sequences=record.num_sequences * num_alike,
+        prompt_tokens=record.prompt_tokens * num_alike,
         cached_tokens=dict(record.cached_tokens),
         output_tokens=record.output_tokens,
         good_tokens=(record.prompt_tokens + record.output_tokens) * is_good,
@@ -101,8 +105,8 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
         preemptions=sum(report.preemptions for report in reports),
         retries=sum(leg.outcome == "refused" for leg in record.legs),
         migrations=sum(leg.outcome == "lost" for leg in record.legs),
-        e2e_ns=record.e2e_ns,
-        stages_ns=dict(record.stages_ns),
+        e2e_ns=record.e2e_ns * num_alike,
+        stages_ns={stage: spent_ns * num_alike for stage, spent_ns in record.stages_ns.items()},
         device_ns=_summed(report.device_ns for report in reports),
         cost_device=dict(costs.device),
         cost_kv=dict(costs.kv),
@@ -119,13 +123,20 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
 
 def keeps_objectives(record: Record, objectives: ObjectiveSettings) -> bool:
     """Whether a request ended well and kept every promise of its scenario."""
-    if record.outcome != "ok":
-        return False
-    for field, read in _PROMISES[record.scenario]:
-        limit_s = getattr(objectives, field)
-        if limit_s and (read(record) or 0) > limit_s * 1e9:
-            return False
-    return True
+    return record.outcome == "ok" and keeps(record, promises_of(objectives))
+
+
+def promises_of(objectives: ObjectiveSettings) -> Promises:
+    """What is promised in each scenario, for who asks often."""
+    return {
+        scenario: [(limit_s * 1e9, read) for field, read in each if (limit_s := getattr(objectives, field))]
+        for scenario, each in _PROMISES.items()
+    }
+
+
+def keeps(record: Record, promises: Promises) -> bool:
+    """Whether a request that ended well kept every one of them."""
+    return all([(read(record) or 0) <= limit_ns for limit_ns, read in promises[record.scenario]])
 
 
 def _outcome(record: Record) -> str:

@@ -62,6 +62,12 @@ class _Compact(msgspec.Struct, frozen=True, array_like=True):
     cost_saved: int
 
 
+class _CompactOfMany(_Compact, frozen=True, array_like=True):
+    """The same of a record that stands for several requests; read as either, since what is missing is the default."""
+
+    num_alike: int = 1
+
+
 class Place(NamedTuple):
     """What a record's row says beside its body."""
 
@@ -70,33 +76,32 @@ class Place(NamedTuple):
     dimensions: Mapping[str, str]
 
 
-_compact: Final = msgspec.msgpack.Decoder(_Compact)
+_compact: Final = msgspec.msgpack.Decoder(_CompactOfMany)
 _detail: Final = msgspec.msgpack.Decoder(tuple[Record, Costs, bool])
 
 
 def pack_record(ended: Ended) -> bytes:
     """The compact form."""
     record, costs = ended
-    return _encoder.encode(
-        _Compact(
-            record.id,
-            "" if record.outcome == "ok" else record.outcome,
-            record.status,
-            record.ttft_ns,
-            record.prompt_tokens,
-            _in_order(record.cached_tokens, Tier),
-            record.output_tokens,
-            record.num_sequences,
-            " ".join(record.finish_reasons),
-            record.is_stream,
-            record.mean_logprob,
-            _in_order(costs.device, Work),
-            _in_order(costs.kv, Tier),
-            costs.transfer,
-            costs.energy,
-            costs.saved,
-        )
+    values = (
+        record.id,
+        "" if record.outcome == "ok" else record.outcome,
+        record.status,
+        record.ttft_ns,
+        record.prompt_tokens,
+        _in_order(record.cached_tokens, Tier),
+        record.output_tokens,
+        record.num_sequences,
+        " ".join(record.finish_reasons),
+        record.is_stream,
+        record.mean_logprob,
+        _in_order(costs.device, Work),
+        _in_order(costs.kv, Tier),
+        costs.transfer,
+        costs.energy,
+        costs.saved,
     )
+    return _encoder.encode(_Compact(*values) if record.num_alike == 1 else _CompactOfMany(*values, record.num_alike))
 
 
 def unpack_record(body: bytes, place: Place) -> Ended:
@@ -121,6 +126,7 @@ def unpack_record(body: bytes, place: Place) -> Ended:
         mean_logprob=kept.mean_logprob,
         ttft_ns=kept.ttft_ns,
         legs=[Leg(place.dimensions["worker"])] if place.dimensions["worker"] else [],
+        num_alike=kept.num_alike,
     )
     device, kv = _by_key(kept.cost_device, Work), _by_key(kept.cost_kv, Tier)
     return Ended(record, Costs(device, kv, kept.cost_transfer, kept.cost_energy, kept.cost_saved))
