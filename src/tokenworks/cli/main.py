@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 import tokenworks
+from tokenworks.cli.group import CommandGroup
 from tokenworks.contract.errors import ConfigError, StartupError, TokenworksError
 
 COMMANDS: Final = {
@@ -35,7 +36,7 @@ COMMANDS: Final = {
 EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (TokenworksError, 1))
 
 
-class Commands(click.Group):
+class Commands(CommandGroup):
     """The group of all subcommands; ends a command that raised one of our errors with its message and exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

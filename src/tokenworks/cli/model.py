@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tokenworks.cli.group import CommandGroup
 from tokenworks.contract.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tokenworks.engine.model_config import ModelConfig
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def model() -> None:
     """Look at checkpoints, or make one with random weights."""
 
