@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import tokenworks
 from tokenworks.cli.main import COMMANDS, exit_code, main
-from tokenworks.contract.errors import CheckpointError, ConfigError, InvalidRequest, StartupError
+from tokenworks.contract.errors import CheckpointError, ConfigError, InvalidRequest, LedgerError, NotFound, StartupError
 
 EMBEDDED = Path(tokenworks.__file__).parent / "embedded"
 
@@ -78,7 +78,14 @@ def test_help_loads_neither_torch_nor_numba() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ConfigError("x"), 2), (StartupError("x"), 3), (CheckpointError("x"), 3), (InvalidRequest("x"), 1)],
+    [
+        (ConfigError("x"), 2),
+        (StartupError("x"), 3),
+        (CheckpointError("x"), 3),
+        (InvalidRequest("x"), 2),
+        (NotFound("x"), 1),
+        (LedgerError("x"), 1),
+    ],
 )
 def test_errors_have_exit_codes(error: ConfigError, code: int) -> None:
     assert exit_code(error) == code

@@ -29,7 +29,9 @@ def test_a_log_gets_one_line_for_each_change(capsys: pytest.CaptureFixture[str])
     expected = ["waiting for gateway, w0", "a [bold] line", "waiting for w0", "bye"]
     lines = written_by(is_terminal=False).splitlines()
     assert [line.partition("] ")[2] for line in lines] == expected
-    assert "/v1/chat/completions" in capsys.readouterr().out
+    usage = capsys.readouterr().out
+    assert "/v1/chat/completions" in usage
+    assert "http://127.0.0.1:8000/dashboard" in usage
 
 
 def test_a_terminal_gets_a_moving_line_that_is_gone_in_the_end(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import click
 
 import tokenworks
 from tokenworks.cli.group import CommandGroup
-from tokenworks.contract.errors import ConfigError, StartupError, TokenworksError
+from tokenworks.contract.errors import ConfigError, InvalidRequest, NotFound, StartupError, TokenworksError
 
 COMMANDS: Final = {
     "serve": "tokenworks.cli.serve:serve",
@@ -33,7 +33,8 @@ COMMANDS: Final = {
     "kvstore": "tokenworks.cli.kvstore:kvstore",
     "observer": "tokenworks.cli.observer:observer",
 }
-EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (TokenworksError, 1))
+# What was asked for is not there: 1; it could not be understood: 2.
+EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (NotFound, 1), (InvalidRequest, 2), (TokenworksError, 1))
 
 
 class Commands(CommandGroup):

@@ -61,8 +61,10 @@ def random(out: Path, like: str, seed: int) -> None:
 
     columns = (TextColumn("writing {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(like, total=None)
-        write_random_checkpoint(out, like, seed, lambda done, total: progress.update(task, completed=done, total=total))
+        task = progress.add_task(like, total=None, visible=False)  # until it is known to be possible
+        write_random_checkpoint(
+            out, like, seed, lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+        )
     click.echo(f"wrote {out}; serve it with: tokenworks serve {out}")
 
 

@@ -124,9 +124,13 @@ def _leg_words(leg: LegLine) -> Iterator[str]:
     if leg.predicted_ttft_ns is not None and leg.actual_ttft_ns is not None:
         yield f"first token predicted after {_ms(leg.predicted_ttft_ns)}, came after {_ms(leg.actual_ttft_ns)}"
     if leg.steps:
-        yield f"{leg.steps:,} steps, prompt in {leg.prefill_chunks or 0} chunks"
+        yield f"{_counted(leg.steps, 'step')}, prompt in {_counted(leg.prefill_chunks or 0, 'chunk')}"
     if leg.preemptions:
         yield f"preempted {leg.preemptions} times, {leg.recomputed_tokens or 0:,} tokens computed again"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _spans(console: Console, told: Explanation) -> Table:

@@ -70,7 +70,7 @@ class FleetConsole:
 
 
 def usage(settings: Settings) -> str:
-    """The address, a command to paste, where the ledger is and how to stop."""
+    """The address, a command to paste, where to look, where the ledger is and how to stop."""
     host = reachable_host(settings.gateway.host)
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway.port}"
     body = json.dumps(
@@ -83,7 +83,8 @@ Tokenworks serves {settings.gateway.model_name} at {base}/v1
     -H 'Content-Type: application/json' \\{_key_header(settings)}
     -d '{body}'
 
-{_key_advice(settings)}{_ledger(settings)}
+{_key_advice(settings)}Watch it in a browser on this machine: {base}/dashboard
+{_ledger(settings)}
 Stop with Ctrl-C: open requests finish first; a second Ctrl-C stops at once.
 """
 

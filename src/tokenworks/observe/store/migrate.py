@@ -60,11 +60,11 @@ def _refuse_newer(found: str, where: str) -> None:
 
 
 def _run_steps(connection: sa.Connection) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # importing it tells of its plug-ins; the version is ours
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plug-ins; the version is told by us
     steps = ScriptDirectory(str(STEPS))
 
     def towards_head(revision: Any, _: object) -> Any:
