@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tokenworks.contract.config import Settings
+from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.fleet.console import FleetConsole
 
 
@@ -41,3 +42,10 @@ def test_a_terminal_gets_a_moving_line_that_is_gone_in_the_end(capsys: pytest.Ca
     show_cursor = "\x1b[?25h"
     assert text.endswith("bye\n")
     assert show_cursor in text
+
+
+def test_where_nothing_can_be_recorded_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for path, said in ((tmp_path / "state", "is recorded in"), (tmp_path / "file" / "x", "cannot be written to")):
+        FleetConsole().show_address(Settings(ledger=LedgerSettings(path=str(path))))
+        assert said in capsys.readouterr().out

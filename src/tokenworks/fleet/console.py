@@ -14,7 +14,7 @@ from rich.status import Status
 
 from tokenworks.contract.auth import needs_key
 from tokenworks.contract.config import Settings
-from tokenworks.contract.folders import state_folder
+from tokenworks.contract.folders import may_write, state_folder
 from tokenworks.fleet.health import reachable_host
 from tokenworks.fleet.json_lines import is_json_line, json_line
 
@@ -103,4 +103,6 @@ def _ledger(settings: Settings) -> str:
     folder = state_folder(settings.ledger)
     if folder is None:
         return "No ledger is kept: [ledger] is off."
+    if not may_write(folder):
+        return f"Nothing is recorded: {folder} cannot be written to; set path in [ledger] to a folder that can."
     return f"Each request is recorded in {folder}: see `tokenworks table`."
