@@ -21,7 +21,7 @@ def may_write(folder: Path) -> bool:
 
 
 def kernel_folder() -> Path | None:
-    """For compiled kernels: as told, or beside the code, or below the user's cache folder; None: none can be written."""
+    """For compiled kernels: as told, beside the code, or below the user's cache folder; None: none can be written."""
     told = os.environ.get(KERNELS_VARIABLE, "")
     places = [*([Path(told)] if told else []), BESIDE_THE_CODE, _base("XDG_CACHE_HOME", ".cache") / "kernels"]
     return next(filter(may_write, places), None)

@@ -104,5 +104,5 @@ def _ledger(settings: Settings) -> str:
     if folder is None:
         return "No ledger is kept: [ledger] is off."
     if not may_write(folder):
-        return f"Nothing is recorded: {folder} cannot be written to; set path in [ledger] to a folder that can."
+        return f"Nothing is recorded: {folder} cannot be written to; set path in [ledger] to one that can be."
     return f"Each request is recorded in {folder}: see `tokenworks table`."
