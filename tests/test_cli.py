@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import tokenworks
 from tokenworks.cli.main import COMMANDS, exit_code, main
-from tokenworks.contract.errors import CheckpointError, ConfigError, InvalidRequest, StartupError
+from tokenworks.contract.errors import CheckpointError, ConfigError, InvalidRequest, LedgerError, NotFound, StartupError
 
 EMBEDDED = Path(tokenworks.__file__).parent / "embedded"
 
@@ -35,7 +35,7 @@ def test_help_says_what_it_does_and_shows_examples(command: list[str]) -> None:
     result = invoke(*command, "--help")
     assert result.exit_code == 0
     assert result.output.startswith("Usage: ")
-    if command not in (["model"], ["key"], ["alerts"], ["doctor"]):
+    if command not in (["model"], ["key"], ["alerts"]):
         assert "tokenworks " in result.output.partition("\n\n")[2]
 
 
@@ -45,6 +45,24 @@ def test_help_groups_settings_by_section_and_shows_defaults_and_choices() -> Non
     assert "[default: 8000]" in text
     assert "--dtype [auto|bfloat16|float32]" in text
     assert "--settings" not in text
+
+
+@pytest.mark.parametrize("columns", ["50", "80", "200"])
+@pytest.mark.parametrize("group", [[], ["alerts"], ["key"], ["model"]])
+def test_the_list_of_commands_cuts_no_sentence_short(
+    group: list[str], columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    text = invoke(*group, "--help").output.partition("Commands:")[2]
+    assert "..." not in text
+    assert text.count(".\n") >= 2
+
+
+def test_help_says_what_a_section_is_and_writes_sizes_as_a_person_would() -> None:
+    text = invoke("serve", "--help").output
+    assert "KV options:\n  The host's KV store" in text
+    assert "0: no promise." in text
+    assert "[default: 20GiB]" in text
 
 
 def test_the_version_is_the_packages() -> None:
@@ -60,7 +78,14 @@ def test_help_loads_neither_torch_nor_numba() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ConfigError("x"), 2), (StartupError("x"), 3), (CheckpointError("x"), 3), (InvalidRequest("x"), 1)],
+    [
+        (ConfigError("x"), 2),
+        (StartupError("x"), 3),
+        (CheckpointError("x"), 3),
+        (InvalidRequest("x"), 2),
+        (NotFound("x"), 1),
+        (LedgerError("x"), 1),
+    ],
 )
 def test_errors_have_exit_codes(error: ConfigError, code: int) -> None:
     assert exit_code(error) == code
@@ -214,6 +239,14 @@ def test_doctor_fails_for_settings_that_are_wrong_and_says_so(folder: Path) -> N
     result = invoke("doctor")
     assert result.exit_code == 1
     assert "gateway.prot" in result.output
+
+
+def test_doctor_takes_what_serve_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # no cell is folded
+    (folder / "other.toml").write_text("[gateway]\nport = 0\n")
+    assert f"no model at {folder / 'nowhere'}" in invoke("doctor", "nowhere").output
+    assert "127.0.0.1:0" in invoke("doctor", "--config", "other.toml").output
+    assert "cannot read none.toml" in invoke("doctor", "--config", "none.toml").output
 
 
 def test_a_key_is_made_shown_once_listed_and_revoked(folder: Path) -> None:

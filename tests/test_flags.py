@@ -38,8 +38,9 @@ OBJECTIVES = """
     --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s
     --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s --slo-realtime-e2e-s --slo-success-ratio
 """
+SERVE = f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {EXPORT} {ALERTS} --workers --drain-s {LOG} --config --settings"
 FROZEN = {
-    "serve": f"MODEL {GATEWAY} {ENGINE} {KV} {LEDGER} {EXPORT} {ALERTS} --workers --drain-s {LOG} --config --settings",
+    "serve": SERVE,
     "gateway": f"MODEL {GATEWAY} {LEDGER} --kv-tenant-sharing --drain-s {LOG} --config --settings --parent",
     "worker": f"""MODEL {ENGINE} --kv-store-address --kv-exchange --id --gateway --group --drain-s {LOG} --config
         --settings --parent""",
@@ -59,7 +60,7 @@ FROZEN = {
         --settings""",
     "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency
         {OBJECTIVES} --config --settings""",
-    "doctor": "",
+    "doctor": SERVE,
     "drift": """
         --since --until --reference --json --ledger-path --ledger-database --alerts-drift-psi --config --settings
     """,

@@ -77,6 +77,14 @@ def test_failures_and_rejections_are_told_apart_and_end_with_code_1(server: Any)
     assert (failed.exit_code, report_of(failed)["failed"]) == (1, 2)
 
 
+def test_on_a_terminal_there_is_the_page_and_no_json(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes stdout for a terminal
+    monkeypatch.setenv("COLUMNS", "40")
+    result = run(server.url, "--requests", "2", "--output-tokens", "2")
+    assert "TTFT" in result.stdout
+    assert '"schema"' not in result.stdout
+
+
 def test_json_to_a_file_leaves_stdout_to_the_page(server: Any, tmp_path: Path) -> None:
     path, records = tmp_path / "report.json", tmp_path / "records.jsonl"
     result = run(server.url, "--requests", "3", "--output-tokens", "4", "--json", str(path), "--records", str(records))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from rich.console import Console, RenderableType
 
 from tests.observe.made import MINUTE_NS, NOON_NS, record, span
@@ -25,20 +26,32 @@ LEDGER = MemoryLedger(
 )
 
 
-def shown(page: RenderableType) -> str:
+def shown(page: RenderableType, width: int = 160) -> str:
     file = StringIO()
-    Console(file=file, width=160, highlight=False, force_terminal=False).print(page)
+    Console(file=file, width=width, highlight=False, force_terminal=False).print(page)
     return file.getvalue()
 
 
 def test_the_dependencies_of_all_traces() -> None:
     text = shown(breakdown_page(breakdown(LEDGER, WINDOW)))
-    assert "1 traces with a model call, of 1 requests: P50 " in text
+    assert "1 trace with a model call, of 1 request: P50 " in text
     assert "shop / [red]cache[/red]" in text
     assert "tokenworks / decode" in text
     assert "\x1b" not in text
-    assert "in 1 traces the parent of a span is missing" in text
+    assert "in 1 trace the parent of a span is missing" in text
     assert "origin: what a miss of the cache took to fetch" in text
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 160])
+def test_where_there_is_no_room_columns_go_and_no_figure_is_cut(width: int) -> None:
+    lines = shown(breakdown_page(breakdown(LEDGER, WINDOW)), width).splitlines()
+    (heading,) = [line for line in lines if "dependency" in line]
+    (cache,) = [line for line in lines if "[red]" in line or line.startswith(" shop / [r")]
+    assert max(map(len, lines)) <= width
+    assert "of tail" in heading
+    assert ("P99" in heading) == (width > 50)
+    assert ("origin P50" in heading) == (width > 100)
+    assert "…" not in cache[24:]
 
 
 def test_one_trace_span_by_span() -> None:
@@ -51,10 +64,10 @@ def test_one_trace_span_by_span() -> None:
     assert "    GET (error)" in get
     assert "40 ms" in get
     assert not any("\x1b" in line for line in lines)
-    assert "of 1 spans the parent is missing" in lines[-1]
+    assert "the parent of 1 span is missing" in lines[-1]
 
 
 def test_without_spans_it_says_how_to_send_some() -> None:
     text = shown(breakdown_page(breakdown(MemoryLedger([record()]), WINDOW)))
-    assert "1 requests in this window" in text
+    assert "1 request in this window" in text
     assert "/v1/traces" in text

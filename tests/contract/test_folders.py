@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tokenworks.contract import folders
 from tokenworks.contract.config import LedgerSettings
-from tokenworks.contract.folders import quantized_folder, state_folder
+from tokenworks.contract.folders import kernel_folder, may_write, quantized_folder, state_folder
 
 
 @pytest.mark.parametrize("given", ["", "relative/folder"])
@@ -31,3 +32,27 @@ def test_the_ledgers_folder_is_the_one_that_was_set_or_none(monkeypatch: pytest.
     assert state_folder(LedgerSettings(path="~/ledger")) == Path("/home/me/ledger")
     assert state_folder(LedgerSettings(path="here")) == Path.cwd() / "here"
     assert state_folder(LedgerSettings(path="off")) is None
+
+
+def test_a_folder_that_is_not_there_yet_is_judged_by_its_nearest_parent(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert may_write(tmp_path / "a" / "b")
+    assert not may_write(tmp_path / "file" / "b")
+
+
+def test_kernels_are_kept_in_the_first_place_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    no_folder = tmp_path / "file" / "x"
+    monkeypatch.setattr(folders, "BESIDE_THE_CODE", tmp_path / "beside")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "told"))
+    assert kernel_folder() == tmp_path / "told"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(no_folder))
+    assert kernel_folder() == tmp_path / "beside"
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setattr(folders, "BESIDE_THE_CODE", no_folder)
+    assert kernel_folder() == tmp_path / "cache" / "tokenworks" / "kernels"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(no_folder))
+    assert kernel_folder() is None

@@ -9,7 +9,7 @@ import pytest
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.loader import load_settings, read_settings, write_settings
-from tokenworks.contract.setting import Setting, all_settings, parse_bytes
+from tokenworks.contract.setting import Setting, all_settings, bytes_text, parse_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +87,22 @@ def test_every_setting_can_be_set_in_every_place(folder: Path) -> None:
 def test_sizes_are_understood(text: str, expected: int) -> None:
     assert parse_bytes(text) == expected
     assert load_settings(environment={"TOKENWORKS_ENGINE_KV_BYTES": text}).engine.kv_bytes == expected
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(0, "0"), (1000, "1000"), (1 << 10, "1KiB"), (20 << 30, "20GiB"), ((1 << 40) + 1024, "1073741825KiB")],
+)
+def test_sizes_are_written_as_they_are_read(num_bytes: int, text: str) -> None:
+    assert bytes_text(num_bytes) == text
+    assert parse_bytes(text) == num_bytes
+
+
+def test_defaults_are_written_as_a_person_would() -> None:
+    texts = {setting.key: setting.default_text for setting in all_settings()}
+    assert texts["kv.disk_bytes"] == "20GiB"
+    assert texts["kv.tenant_sharing"] == "false"
+    assert texts["gateway.port"] == "8000"
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1", "4 gigabytes", "1e9", "4GiBs", "٤GiB"])

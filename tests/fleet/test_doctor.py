@@ -14,6 +14,7 @@ from tokenworks.fleet.doctor import (
     check_cores,
     check_cpu,
     check_folder,
+    check_kernel_cache,
     check_kernels,
     check_memory,
     check_model,
@@ -116,6 +117,13 @@ def test_a_folder_that_does_not_exist_yet_is_judged_by_its_nearest_parent(tmp_pa
     (tmp_path / "file").write_text("")
     finding = check_folder("cache", tmp_path / "file" / "b", "advice")
     assert (finding.verdict, finding.advice) == (FAIL, "advice")
+    assert "cannot be written to" in finding.found
+    assert check_folder("cache", tmp_path / "file" / "b", "advice", WARN).verdict is WARN
+
+
+def test_without_a_place_for_kernels_each_start_compiles_them(tmp_path: Path) -> None:
+    assert check_kernel_cache(tmp_path).verdict is OK
+    assert check_kernel_cache(None).verdict is WARN
 
 
 def test_wrong_settings_are_a_finding_and_the_other_checks_go_on() -> None:

@@ -133,6 +133,9 @@ def test_a_prompt_beyond_the_window_is_told_both_numbers(rig: Rig) -> None:
     assert error["code"] == "context_length_exceeded"
     assert "256 tokens" in error["message"]
     assert "255 or fewer" in error["message"]
+    assert error["param"] == "prompt"
+    talk = [{"role": "user", "content": "word " * 300}]
+    assert error_of(rig.post("/v1/chat/completions", messages=talk))["param"] == "messages"
     error = error_of(rig.post("/v1/completions", prompt=[100] * 250, max_tokens=10))
     assert (error["code"], error["param"]) == ("context_length_exceeded", "max_tokens")
     assert all(number in error["message"] for number in ("250", "10", "260", "256", "at most 6"))
@@ -169,12 +172,20 @@ def test_an_unknown_model_is_a_404_that_names_the_known_one(rig: Rig) -> None:
         rig.openai.models.retrieve("gpt-9")
 
 
-def test_embeddings_are_refused_by_name(rig: Rig) -> None:
-    error = error_of(rig.post("/v1/embeddings", input="x", model="tiny-echo"), 501)
-    assert "/v1/embeddings" in error["message"]
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses"])
+def test_endpoints_that_are_not_offered_are_refused_by_name_and_not_asked_again(rig: Rig, path: str) -> None:
+    response = rig.post(path, input="x", model="tiny-echo")
+    assert f"{path} is not offered" in error_of(response, 501)["message"]
+    assert response.headers["x-should-retry"] == "false"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/audio/speech", "/v1/completions/"])
+def test_the_bare_address_leads_a_browser_to_the_dashboard_and_tells_a_program_where_things_are(rig: Rig) -> None:
+    led = rig.http.get("/", headers={"accept": "text/html,*/*;q=0.8"})
+    assert (led.status_code, led.headers["location"]) == (307, "/dashboard")
+    assert "/v1" in error_of(rig.http.get("/"), 404)["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/audio/speech", "/v1/completions/"])
 def test_an_unknown_path_is_a_404_in_openais_form(rig: Rig, path: str) -> None:
     assert error_of(rig.http.post(path, json={}), 404)["code"] == "not_found"
 

@@ -52,5 +52,12 @@ def test_a_count_that_is_too_large_stays_at_the_largest() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.99, 1.0])
 def test_quantiles_are_within_the_stated_error_of_the_true_ones(share: float) -> None:
     found = Sketch.decode(encode_values(DRAWN)).quantile(share)
-    true = np.sort(DRAWN)[int(share * (len(DRAWN) - 1))]
+    true = np.quantile(DRAWN, share, method="inverted_cdf")
     assert abs(found / true - 1) <= ERROR * 1.0001
+
+
+@pytest.mark.parametrize(("num_values", "share", "rank"), [(2, 0.99, 2), (2, 0.5, 1), (26, 0.99, 26), (100, 0.07, 7)])
+def test_a_percentile_of_few_values_is_one_of_them_and_none_too_small(num_values: int, share: float, rank: int) -> None:
+    """Of two requests the P99 is the slower one, not the quicker."""
+    values = np.array([2.0**number for number in range(1, num_values + 1)])
+    assert Sketch.decode(encode_values(values)).quantile(share) == pytest.approx(2.0**rank, rel=ERROR)

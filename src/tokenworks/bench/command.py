@@ -133,16 +133,17 @@ def _write_records(results: Iterable[RequestResult], path: Path | None) -> None:
 
 
 def _publish(report: Report, json_path: str | None) -> None:
-    """The page on stdout, the JSON last; `-` leaves stdout to the JSON and moves the page to stderr."""
+    """The page on stdout, and in a pipe the JSON last; `-` leaves stdout to the JSON and moves the page to stderr."""
     console = Console(stderr=json_path == "-")
-    if not console.is_terminal:
+    is_for_a_person = console.is_terminal
+    if not is_for_a_person:
         console = Console(stderr=json_path == "-", width=PAGE_WIDTH)
     print_page(report, console)
     line = to_json(report).decode()
-    if json_path in (None, "-"):
-        click.echo(line)
-    else:
+    if json_path not in (None, "-"):
         Path(json_path).write_text(line + "\n", encoding="utf-8")
+    elif json_path == "-" or not is_for_a_person:
+        click.echo(line)
 
 
 def _exit_code(report: Report) -> int:

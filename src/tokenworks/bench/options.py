@@ -151,7 +151,7 @@ def _target_options() -> list[Callable[[Any], Any]]:
 
 def _output_options() -> list[Callable[[Any], Any]]:
     group = "Output"
-    json = "Where the one-line JSON report goes; - prints it alone on stdout.  [default: after the table]"
+    json = "Where the one-line JSON report goes; - prints it alone on stdout.  [default: after the table, in a pipe]"
     records = "Also write one JSON line per request, with its instants and gaps."
     file = click.Path(dir_okay=False, path_type=Path)
     return [

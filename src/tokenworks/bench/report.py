@@ -93,7 +93,7 @@ def print_page(report: Report, console: Console) -> None:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)  # a file's lines are whole
 
 
 def describe_workload(workload: Workload) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from tokenworks.cli.group import CommandGroup
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import ConfigError, TokenworksError
 from tokenworks.observe.alerting.alert_book import Notice
@@ -19,7 +20,7 @@ from tokenworks.observe.alerting.notices import Receiver
 _PATIENCE_S: Final = 15.0
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def alerts() -> None:
     """Show the alerts that fire, and try whether they reach anybody."""
 

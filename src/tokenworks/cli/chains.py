@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
-from tokenworks.contract.errors import InvalidRequest, NotFound
+from tokenworks.contract.errors import NotFound
 from tokenworks.observe.chains.breakdown import MAX_TRACES
 from tokenworks.observe.when import parse_window
 
@@ -65,11 +65,7 @@ def _chain(ledger: Ledger, name: str, zone: str) -> Chain:
 def _breakdown(ledger: Ledger, since: str, until: str, zone: str, limit: int) -> Breakdown:
     from tokenworks.observe.chains.breakdown import breakdown
 
-    try:
-        window = parse_window(since, until, time.time_ns())
-    except InvalidRequest as error:
-        raise click.UsageError(error.message) from error
-    return breakdown(ledger, window, zone, limit)
+    return breakdown(ledger, parse_window(since, until, time.time_ns()), zone, limit)
 
 
 def _show_chain(chain: Chain, as_json: bool) -> None:

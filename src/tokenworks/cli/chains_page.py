@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table as Grid
 from rich.text import Text
 
 from tokenworks.cli.figures import NOTHING, duration, figure, plain
+from tokenworks.cli.terminal_text import counted
 from tokenworks.observe.chains.breakdown import Breakdown, Dependency
 from tokenworks.observe.chains.chain import Chain, Link
 
+_LEAST_NAME: Final = 24  # characters of a dependency's name, where there is little room
+_GAP: Final = 3  # between two columns
+_EDGES: Final = 2
 _DEEPEST: Final = 12  # beyond that the indent says no more
 _NO_SPANS: Final = (
     "No application has sent spans for its requests yet: point its OTLP exporter at POST /v1/traces of the gateway, "
@@ -23,26 +28,9 @@ _NO_SPANS: Final = (
 def breakdown_page(found: Breakdown) -> RenderableType:
     """A row for each dependency, and what one must know to read them."""
     if not found.traces:
-        return Text(f"{found.requests} requests in this window. {_NO_SPANS}")
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("dependency")
-    for heading in (
-        "spans",
-        "P50",
-        "P99",
-        "errors",
-        "hits",
-        "origin P50",
-        "P99",
-        "cross-zone",
-        "of all",
-        "of tail",
-        "",
-    ):
-        grid.add_column(heading, justify="right")
-    for row in found.rows:
-        grid.add_row(*_cells(row))
-    return Group(_title(found), grid, *(Text(f"· {note}", style="dim") for note in _notes(found)))
+        return Text(f"{counted(found.requests, 'request')} in this window. {_NO_SPANS}")
+    notes = (Text(f"· {note}", style="dim") for note in _notes(found))
+    return Group(_title(found), _Dependencies(found.rows), *notes)
 
 
 def chain_page(chain: Chain) -> RenderableType:
@@ -54,11 +42,14 @@ def chain_page(chain: Chain) -> RenderableType:
     grid.add_column("service")
     for link in chain.links:
         grid.add_row(*_line(link, chain))
-    title = f"trace {plain(chain.trace_id, 32)}: {duration(chain.duration_ns / 1e9)}, {len(chain.links)} spans"
+    title = (
+        f"trace {plain(chain.trace_id, 32)}: {duration(chain.duration_ns / 1e9)}, {counted(len(chain.links), 'span')}"
+    )
     requests = f"requests: {', '.join(plain(each, 40) for each in chain.request_ids) or 'none of ours'}"
     parts: list[RenderableType] = [Text(title, style="bold"), Text(requests), grid]
     if chain.num_orphans:
-        parts.append(Text(f"· of {chain.num_orphans} spans the parent is missing: they stand below the root", "dim"))
+        orphans = counted(chain.num_orphans, "span")
+        parts.append(Text(f"· the parent of {orphans} is missing: shown below the root", "dim"))
     return Group(*parts)
 
 
@@ -72,27 +63,57 @@ def _line(link: Link, chain: Chain) -> tuple[RenderableType, ...]:
     return tuple(Text(cell, style=style) for cell in cells)
 
 
-def _cells(row: Dependency) -> tuple[RenderableType, ...]:
-    cells = [
-        f"{plain(row.service, 24)} / {plain(row.name, 40)}",
-        str(row.count),
-        _seconds(row.p50_s),
-        _seconds(row.p99_s),
-        _share(row.error_rate or None),
-        _share(row.hit_rate),
-        _seconds(row.origin_p50_s),
-        _seconds(row.origin_p99_s),
-        _share(row.cross_zone_share),
-        _share(row.critical_share),
-        _share(row.tail_share),
-        _seconds(row.tail_s),
-    ]
-    return tuple(Text(cell) for cell in cells)
+class _Column(NamedTuple):
+    heading: str
+    text: Callable[[Dependency], str]
+    worth: int  # where there is no room for all, those with the least go
+
+
+_NAME: Final = _Column("dependency", lambda row: f"{plain(row.service, 24)} / {plain(row.name, 40)}", 9)
+_FIGURES: Final = (
+    _Column("spans", lambda row: str(row.count), 4),
+    _Column("P50", lambda row: _seconds(row.p50_s), 5),
+    _Column("P99", lambda row: _seconds(row.p99_s), 7),
+    _Column("errors", lambda row: _share(row.error_rate or None), 3),
+    _Column("hits", lambda row: _share(row.hit_rate), 6),
+    _Column("origin P50", lambda row: _seconds(row.origin_p50_s), 1),
+    _Column("P99", lambda row: _seconds(row.origin_p99_s), 1),
+    _Column("cross-zone", lambda row: _share(row.cross_zone_share), 2),
+    _Column("of all", lambda row: _share(row.critical_share), 8),
+    _Column("of tail", lambda row: _share(row.tail_share), 9),
+    _Column("", lambda row: _seconds(row.tail_s), 0),
+)
+
+
+class _Dependencies:
+    """A row for each, with as many columns as there is room for: a figure that is cut would be another figure."""
+
+    def __init__(self, rows: Sequence[Dependency]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = sorted(_FIGURES, key=lambda column: -column.worth)
+        while (room := options.max_width - _EDGES - self._width(shown)) < _LEAST_NAME and len(shown) > 1:
+            shown.pop()
+        yield self._grid([column for column in _FIGURES if column in shown], max(room, 1))
+
+    def _width(self, columns: Iterable[_Column]) -> int:
+        return sum(_GAP + max(map(len, [column.heading, *map(column.text, self._rows)])) for column in columns)
+
+    def _grid(self, figures: Sequence[_Column], name_width: int) -> Grid:
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+        grid.add_column(_NAME.heading, max_width=name_width, overflow="ellipsis", no_wrap=True)
+        for column in figures:
+            grid.add_column(column.heading, justify="right", no_wrap=True)
+        for row in self._rows:
+            grid.add_row(*(Text(column.text(row)) for column in (_NAME, *figures)))
+        return grid
 
 
 def _title(found: Breakdown) -> Text:
     times = f"P50 {_seconds(found.p50_s)}, P99 {_seconds(found.p99_s)}"
-    return Text(f"{found.traces} traces with a model call, of {found.requests} requests: {times}", style="bold")
+    of = f"{counted(found.traces, 'trace')} with a model call, of {counted(found.requests, 'request')}"
+    return Text(f"{of}: {times}", style="bold")
 
 
 def _notes(found: Breakdown) -> list[str]:
@@ -103,7 +124,7 @@ def _notes(found: Breakdown) -> list[str]:
     if any(row.origin_p50_s is not None for row in found.rows):
         notes.append("origin: what a miss of the cache took to fetch")
     if found.incomplete:
-        notes.append(f"in {found.incomplete} traces the parent of a span is missing")
+        notes.append(f"in {counted(found.incomplete, 'trace')} the parent of a span is missing")
     return notes
 
 

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import os
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tokenworks.contract.loader import load_settings
+from tokenworks.cli.options import EVERY_SECTION, SettingsCommand, settings_from, takes_settings
 from tokenworks.fleet.doctor import examine
 from tokenworks.fleet.finding import Verdict
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
+@takes_settings(*EVERY_SECTION, is_shown=False)
 @click.pass_context
-def doctor(ctx: click.Context) -> None:
+def doctor(ctx: click.Context, /, **options: Any) -> None:
     """Check this machine and say what to do about what is not right.
 
-    Looks at Python, the packages, the CPU, memory, the port, the model and the settings in effect, and at what the KV
-    store and unlike workers need where they are set. Exit code 1 if something would stop `tokenworks serve`; a warning
-    does not.
+    Takes MODEL and every option of `tokenworks serve`, and says whether that would start. Looks at Python, the
+    packages, the CPU, memory, the port, the model and the settings in effect, and at what the KV store and unlike
+    workers need where they are set. Exit code 1 if something would stop `tokenworks serve`; a warning does not.
+
+    \b
+    Examples:
+      tokenworks doctor
+      tokenworks doctor ~/models/Qwen3-0.6B --port 8001
+      tokenworks doctor --config examples/one-machine.toml
     """
     table = Table(title="tokenworks doctor", title_justify="left")
     for heading in ("check", "", "found", "what to do"):
         table.add_column(heading, overflow="fold")
-    findings = list(examine(lambda: load_settings(environment=os.environ)))
+    findings = list(examine(lambda: settings_from(options)))
     for finding in findings:
         verdict = Text(finding.verdict.value, style=_STYLES[finding.verdict])
         table.add_row(finding.what, verdict, Text(finding.found), Text(finding.advice))

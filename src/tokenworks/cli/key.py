@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tokenworks.cli.group import CommandGroup
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.folders import state_folder
@@ -15,7 +16,7 @@ from tokenworks.contract.request import Scenario
 from tokenworks.gateway.key_file import Key, KeyFile
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def key() -> None:
     """API keys: who may use this gateway, and which tenant each request belongs to.
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 import click
 
 import tokenworks
-from tokenworks.contract.errors import ConfigError, StartupError, TokenworksError
+from tokenworks.cli.group import CommandGroup
+from tokenworks.contract.errors import ConfigError, InvalidRequest, NotFound, StartupError, TokenworksError
 
 COMMANDS: Final = {
     "serve": "tokenworks.cli.serve:serve",
@@ -32,10 +33,11 @@ COMMANDS: Final = {
     "kvstore": "tokenworks.cli.kvstore:kvstore",
     "observer": "tokenworks.cli.observer:observer",
 }
-EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (TokenworksError, 1))
+# What was asked for is not there: 1; it could not be understood: 2.
+EXIT_CODES: Final = ((ConfigError, 2), (StartupError, 3), (NotFound, 1), (InvalidRequest, 2), (TokenworksError, 1))
 
 
-class Commands(click.Group):
+class Commands(CommandGroup):
     """The group of all subcommands; ends a command that raised one of our errors with its message and exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tokenworks.cli.group import CommandGroup
 from tokenworks.contract.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tokenworks.engine.model_config import ModelConfig
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def model() -> None:
     """Look at checkpoints, or make one with random weights."""
 
@@ -60,8 +61,10 @@ def random(out: Path, like: str, seed: int) -> None:
 
     columns = (TextColumn("writing {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(like, total=None)
-        write_random_checkpoint(out, like, seed, lambda done, total: progress.update(task, completed=done, total=total))
+        task = progress.add_task(like, total=None, visible=False)  # until it is known to be possible
+        write_random_checkpoint(
+            out, like, seed, lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+        )
     click.echo(f"wrote {out}; serve it with: tokenworks serve {out}")
 
 

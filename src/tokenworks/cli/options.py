@@ -9,26 +9,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from msgspec import inspect
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.loader import load_settings, read_settings
-from tokenworks.contract.setting import Setting, all_settings
+from tokenworks.contract.setting import Setting, all_settings, section_types
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+EVERY_SECTION: Final = tuple(name for name in section_types() if name)
+_ACRONYMS: Final = {"kv": "KV"}
 
 
 class SettingOption(click.Option):
     """The option of one setting."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, *, is_shown: bool = True) -> None:
         self.setting = setting
-        default = f"  [default: {setting.default}]" if setting.default not in ("", 0) else ""
+        default = f"  [default: {setting.default_text}]" if setting.default not in ("", 0) else ""
         names = [setting.flag, setting.key.replace(".", "_")]
-        super().__init__(names, help=setting.description + default, metavar=metavar(setting))
+        super().__init__(names, help=setting.description + default, metavar=metavar(setting), hidden=not is_shown)
 
 
 class SettingsCommand(click.Command):
@@ -43,8 +45,15 @@ class SettingsCommand(click.Command):
                 section = parameter.setting.section if isinstance(parameter, SettingOption) else ""
                 groups.setdefault(section, []).append(record)
         for section, records in groups.items():
-            with formatter.section(f"{section.capitalize()} options" if section else "Options"):
+            with formatter.section(f"{_title(section)} options" if section else "Options"):
+                if section:
+                    formatter.write_text(section_types()[section].__doc__ or "")
+                    formatter.write_paragraph()
                 formatter.write_dl(records)
+
+
+def _title(section: str) -> str:
+    return _ACRONYMS.get(section, section.capitalize())
 
 
 def metavar(setting: Setting) -> str:
@@ -57,13 +66,18 @@ def metavar(setting: Setting) -> str:
     return kinds.get(type(setting.type), "TEXT")
 
 
-def takes_settings(*wanted: str, takes_model: bool = True) -> Callable[[Decorated], Decorated]:
-    """Give a command the options for sections ("engine") and single settings ("fleet.log_level"), and MODEL."""
+def takes_settings(*wanted: str, takes_model: bool = True, is_shown: bool = True) -> Callable[[Decorated], Decorated]:
+    """Give a command the options for sections ("engine") and single settings ("fleet.log_level"), and MODEL.
+
+    `is_shown`: whether its help lists them; a command that takes what another one does may say so instead.
+    """
 
     def decorate(function: Decorated) -> Decorated:
         parameters: list[click.Parameter] = [click.Argument(["model"], required=False)] if takes_model else []
         parameters += [
-            SettingOption(setting) for setting in all_settings() if {setting.section, setting.key} & {*wanted}
+            SettingOption(setting, is_shown=is_shown)
+            for setting in all_settings()
+            if {setting.section, setting.key} & {*wanted}
         ]
         parameters.append(
             click.Option(

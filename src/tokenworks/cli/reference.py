@@ -141,7 +141,7 @@ def _setting_row(setting: Setting) -> tuple[str, ...]:
 
 
 def _default(setting: Setting) -> str:
-    return f"`{setting.default}`" if setting.default != "" else "empty"
+    return f"`{setting.default_text}`" if setting.default != "" else "empty"
 
 
 def _workers_section() -> list[str]:

@@ -51,7 +51,9 @@ def _put(url: str, body: dict[str, str]) -> Any:
     except urllib.error.HTTPError as error:
         raise TokenworksError(_message_in(error)) from error
     except (OSError, ValueError) as error:
-        raise TokenworksError(f"no gateway answers at {url} ({error}); give its address with --url") from error
+        reason = getattr(error, "reason", error)  # what urllib wraps
+        where = url.partition("/admin/")[0]
+        raise TokenworksError(f"no gateway answers at {where} ({reason}); give its address with --url") from error
 
 
 def _message_in(error: urllib.error.HTTPError) -> str:

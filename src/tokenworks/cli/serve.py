@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
+from tokenworks.cli.options import EVERY_SECTION, SettingsCommand, settings_from, takes_settings
 
 
 @click.command(cls=SettingsCommand)
-@takes_settings("gateway", "engine", "kv", "ledger", "cost", "objectives", "alerts", "export", "fleet")
+@takes_settings(*EVERY_SECTION)
 def serve(**options: Any) -> None:
     """Serve MODEL over an OpenAI-compatible HTTP API.
 

@@ -11,3 +11,8 @@ def printable(text: str, most: int = MAX_CHARS) -> str:
     """What can be shown as it is stays; control, formatting and direction characters are written out as escapes."""
     cut = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 trace", "2,000 traces"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -11,15 +11,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tokenworks.cli.terminal_text import printable
+from tokenworks.cli.terminal_text import counted, printable
 from tokenworks.observe.diagnose.explain import CostLine, Explanation, LegLine, SpanLine
 from tokenworks.observe.units import duration, plain
 
 MAX_SPANS: Final = 60
 _MIN_BAR: Final = 10
-_NAME: Final = 18  # columns that a name takes
+_NAME: Final = 18  # columns that a name takes,
+_WIDE_NAME: Final = 32  # or where there is room: names of services and their spans are long
+_WIDE: Final = 100
 _RIGHT: Final = 9  # and each of the two figures behind the bar
-_FIXED: Final = _NAME + 2 * _RIGHT + 3  # with the space between them
 _COLORS: Final = {
     "decode": "green",
     "prefill": "blue",
@@ -110,7 +111,7 @@ def _legs(console: Console, told: Explanation) -> Group:
     for leg in told.legs:
         table = _bars(console)
         bar = _bar(console, leg.start_ns, leg.ns, told.e2e_ns, leg.outcome if leg.outcome == "ok" else "lost")
-        table.add_row(printable(leg.worker, _NAME), bar, _ms(leg.ns), printable(leg.outcome, _RIGHT))
+        table.add_row(printable(leg.worker, _name(console)), bar, _ms(leg.ns), printable(leg.outcome, _RIGHT))
         parts += [table, Padding(Text("; ".join(_leg_words(leg)), style="dim"), (0, 0, 0, 2))]
     return Group(*parts)
 
@@ -124,7 +125,7 @@ def _leg_words(leg: LegLine) -> Iterator[str]:
     if leg.predicted_ttft_ns is not None and leg.actual_ttft_ns is not None:
         yield f"first token predicted after {_ms(leg.predicted_ttft_ns)}, came after {_ms(leg.actual_ttft_ns)}"
     if leg.steps:
-        yield f"{leg.steps:,} steps, prompt in {leg.prefill_chunks or 0} chunks"
+        yield f"{counted(leg.steps, 'step')}, prompt in {counted(leg.prefill_chunks or 0, 'chunk')}"
     if leg.preemptions:
         yield f"preempted {leg.preemptions} times, {leg.recomputed_tokens or 0:,} tokens computed again"
 
@@ -136,15 +137,15 @@ def _spans(console: Console, told: Explanation) -> Table:
     for span in told.spans[:MAX_SPANS]:
         bar = _bar(console, span.start_ns - start_ns, span.ns, whole_ns, "lost" if span.is_error else "ok")
         share = f"*{span.critical_ns / whole_ns:.1%}" if span.is_critical else ""
-        table.add_row(_span_name(span), bar, _ms(span.ns), share)
+        table.add_row(_span_name(span, _name(console)), bar, _ms(span.ns), share)
     if len(told.spans) > MAX_SPANS:
         table.add_row("", f"and {len(told.spans) - MAX_SPANS} more: see --json", "", "")
     return table
 
 
-def _span_name(span: SpanLine) -> Text:
+def _span_name(span: SpanLine, most: int) -> Text:
     name = f"{' ' * min(span.depth, 6)}{span.service}: {span.name}" if span.service else span.name
-    return Text(printable(name, _NAME), style="bold" if span.is_this else "")
+    return Text(printable(name, most), style="bold" if span.is_this else "")
 
 
 def _costs(lines: Iterable[CostLine], told: Explanation, currency: str) -> Table:
@@ -163,7 +164,7 @@ def _costs(lines: Iterable[CostLine], told: Explanation, currency: str) -> Table
 def _bars(console: Console) -> Table:
     """Name, bar, duration, share."""
     table = Table.grid(padding=(0, 1))
-    table.add_column(width=_NAME, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=_name(console), no_wrap=True, overflow="ellipsis")
     table.add_column(width=_width(console), overflow="fold")
     table.add_column(width=_RIGHT, justify="right", no_wrap=True)
     table.add_column(width=_RIGHT, justify="right", no_wrap=True, style="dim")
@@ -171,7 +172,11 @@ def _bars(console: Console) -> Table:
 
 
 def _width(console: Console) -> int:
-    return max(_MIN_BAR, min(console.width, 160) - _FIXED)
+    return max(_MIN_BAR, min(console.width, 160) - _name(console) - 2 * _RIGHT - 3)  # with the space between them
+
+
+def _name(console: Console) -> int:
+    return _WIDE_NAME if console.width >= _WIDE else _NAME
 
 
 def _bar(console: Console, start_ns: int, ns: int, whole_ns: int, kind: str) -> Text:

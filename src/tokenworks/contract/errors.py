@@ -163,6 +163,12 @@ class LedgerDamaged(LedgerError):
     code = "ledger_damaged"
 
 
+class LedgerMissing(LedgerError):
+    """There is no ledger there, or none yet."""
+
+    code = "ledger_missing"
+
+
 class LedgerTooNew(LedgerError):
     """The ledger was written by a newer version of this program."""
 

@@ -9,6 +9,22 @@ from typing import Final
 from tokenworks.contract.config import LedgerSettings
 
 OFF: Final = "off"
+KERNELS_VARIABLE: Final = "NUMBA_CACHE_DIR"
+BESIDE_THE_CODE: Final = Path(__file__).resolve().parent.parent / "engine" / "__pycache__"
+"""Where Numba keeps what it has compiled, if it is told nothing."""
+
+
+def may_write(folder: Path) -> bool:
+    """Whether a folder, or the nearest parent that exists, can be written to."""
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def kernel_folder() -> Path | None:
+    """For compiled kernels: as told, beside the code, or below the user's cache folder; None: none can be written."""
+    told = os.environ.get(KERNELS_VARIABLE, "")
+    places = [*([Path(told)] if told else []), BESIDE_THE_CODE, _base("XDG_CACHE_HOME", ".cache") / "kernels"]
+    return next(filter(may_write, places), None)
 
 
 def quantized_folder() -> Path:

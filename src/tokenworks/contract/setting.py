@@ -66,6 +66,13 @@ class Setting(msgspec.Struct, frozen=True):
         return self.name.endswith("_bytes")
 
     @property
+    def default_text(self) -> str:
+        """The default as a person would write it."""
+        if self.is_bytes:
+            return bytes_text(int(self.default))
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The allowed words, where only certain words are allowed."""
         return tuple(str(value) for value in get_args(get_args(self.kind)[0])) if self._is_choice else ()
@@ -135,3 +142,10 @@ def parse_bytes(text: str) -> int:
     number, unit = match.groups()
     unit = unit[:1].upper() + unit[1:]
     return int(Decimal(number) * {**_UNITS, **_BINARY_UNITS}[unit])
+
+
+def bytes_text(num_bytes: int) -> str:
+    """What `parse_bytes` reads as this number, in the largest binary unit that it is a whole number of: "20GiB"."""
+    whole = {unit: size for unit, size in _BINARY_UNITS.items() if num_bytes and num_bytes % size == 0}
+    unit = max(whole, key=whole.__getitem__, default="")
+    return f"{num_bytes // whole[unit]}{unit}B" if unit else str(num_bytes)

@@ -19,11 +19,15 @@ from tokenworks.fleet.events import Exited
 
 _KEPT_LINES: Final = 40
 _SPOKEN_LINES: Final = 5
+_CANNOT_RUN: Final = 126  # a shell's code for a command that cannot be executed
 _ERROR: Final = "error: "  # how the command line begins the reason for its exit
 
 
 class Child:
-    """A running process, kept on `cores` if given. `on_line` and `on_exit` are called from this child's own threads."""
+    """A running process, kept on `cores` if given.
+
+    `on_line` and `on_exit` are called from this child's own threads, or at once where the system starts no process.
+    """
 
     def __init__(
         self,
@@ -37,26 +41,26 @@ class Child:
         self._on_line = on_line
         self._on_exit = on_exit
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        with _running_on(cores):
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
-            )
-        threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True).start()
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = _start(command, cores)
+        except OSError as error:  # no more processes or memory for them: for now, perhaps
+            reason = f"no process can be started: {error}"
+            on_line(name, _ERROR + reason)
+            on_exit(Exited(name, _CANNOT_RUN, reason))
+        else:
+            threading.Thread(target=self._wait, args=(self._process,), name=f"wait-{name}", daemon=True).start()
 
     def signal(self, number: int) -> None:
         """Send a signal, if the process still is."""
-        self._process.send_signal(number)
+        if self._process is not None:
+            self._process.send_signal(number)
 
-    def _wait(self) -> None:
-        assert self._process.stdout is not None
-        reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()
-        code = self._process.wait()
+        code = process.wait()
         reader.join(timeout=1.0)  # a grandchild may hold the pipe open; the last words are here all the same
         self._on_exit(Exited(self.name, code, last_words(list(self._lines))))
 
@@ -65,6 +69,18 @@ class Child:
             line = raw.decode(errors="replace").rstrip()
             self._lines.append(line)
             self._on_line(self.name, line)
+
+
+def _start(command: Sequence[str], cores: Sequence[int] | None) -> subprocess.Popen[bytes]:
+    with _running_on(cores):
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+        )
 
 
 @contextmanager

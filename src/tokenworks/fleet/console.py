@@ -14,7 +14,7 @@ from rich.status import Status
 
 from tokenworks.contract.auth import needs_key
 from tokenworks.contract.config import Settings
-from tokenworks.contract.folders import state_folder
+from tokenworks.contract.folders import may_write, state_folder
 from tokenworks.fleet.health import reachable_host
 from tokenworks.fleet.json_lines import is_json_line, json_line
 
@@ -70,7 +70,7 @@ class FleetConsole:
 
 
 def usage(settings: Settings) -> str:
-    """The address, a command to paste, where the ledger is and how to stop."""
+    """The address, a command to paste, where to look, where the ledger is and how to stop."""
     host = reachable_host(settings.gateway.host)
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway.port}"
     body = json.dumps(
@@ -83,7 +83,8 @@ Tokenworks serves {settings.gateway.model_name} at {base}/v1
     -H 'Content-Type: application/json' \\{_key_header(settings)}
     -d '{body}'
 
-{_key_advice(settings)}{_ledger(settings)}
+{_key_advice(settings)}Watch it in a browser on this machine: {base}/dashboard
+{_ledger(settings)}
 Stop with Ctrl-C: open requests finish first; a second Ctrl-C stops at once.
 """
 
@@ -102,4 +103,6 @@ def _ledger(settings: Settings) -> str:
     folder = state_folder(settings.ledger)
     if folder is None:
         return "No ledger is kept: [ledger] is off."
+    if not may_write(folder):
+        return f"Nothing is recorded: {folder} cannot be written to; set path in [ledger] to one that can be."
     return f"Each request is recorded in {folder}: see `tokenworks table`."

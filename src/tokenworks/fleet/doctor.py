@@ -7,7 +7,6 @@ Invariant: a check never raises; what stops it from looking is itself a finding.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Final
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
-from tokenworks.contract.folders import quantized_folder, state_folder
+from tokenworks.contract.folders import kernel_folder, may_write, quantized_folder, state_folder
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.cores import available_cores
 from tokenworks.fleet.derive import computes
@@ -49,9 +48,10 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     yield check_port(settings)
     yield check_model(settings)
     yield check_folder("run directory", Path(tempfile.gettempdir()), "set TMPDIR to a folder you may write to")
-    yield check_folder("kernel cache", _cache_folder(), "set NUMBA_CACHE_DIR to a folder you may write to")
+    yield check_kernel_cache(kernel_folder())
     yield from check_ledger(settings)
-    yield check_folder("weight cache", quantized_folder(), "set XDG_CACHE_HOME to a folder you may write to")
+    advice = "weights are rounded again at each start: set XDG_CACHE_HOME to a folder you may write to"
+    yield check_folder("weight cache", quantized_folder(), advice, Verdict.WARN)
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
@@ -151,21 +151,25 @@ def check_ledger(settings: Settings) -> Iterator[Finding]:
     if folder is None:
         yield Finding("ledger", Verdict.WARN, "off: nothing is recorded", "take `path` out of [ledger] to keep one")
         return
-    yield check_folder("ledger", folder, "set path in [ledger] to a folder you may write to")
+    advice = "nothing would be recorded: set path in [ledger] to a folder you may write to"
+    yield check_folder("ledger", folder, advice, Verdict.WARN)
     if settings.ledger.database:
         yield check_extra("postgres", "ledger.database")
 
 
-def check_folder(what: str, folder: Path, advice: str) -> Finding:
-    """Whether a folder, or the nearest parent that exists, can be written to."""
-    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
-    is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    return Finding(what, Verdict.OK if is_writable else Verdict.FAIL, str(folder), "" if is_writable else advice)
+def check_kernel_cache(folder: Path | None) -> Finding:
+    """Whether compiled kernels are there at the next start."""
+    if folder is None:
+        advice = "each start compiles them again: set NUMBA_CACHE_DIR to a folder you may write to"
+        return Finding("kernel cache", Verdict.WARN, "no folder for compiled kernels can be written to", advice)
+    return Finding("kernel cache", Verdict.OK, str(folder))
 
 
-def _cache_folder() -> Path:
-    configured = os.environ.get("NUMBA_CACHE_DIR")
-    return Path(configured) if configured else Path(__file__).parent.parent / "engine" / "__pycache__"
+def check_folder(what: str, folder: Path, advice: str, otherwise: Verdict = Verdict.FAIL) -> Finding:
+    """Whether a folder, or the nearest parent that exists, can be written to; `otherwise`: how bad it is if not."""
+    if may_write(folder):
+        return Finding(what, Verdict.OK, str(folder))
+    return Finding(what, otherwise, f"{folder} cannot be written to", advice)
 
 
 def _native_library() -> Path | None:

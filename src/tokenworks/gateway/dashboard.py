@@ -12,6 +12,7 @@ import re
 from importlib.resources import files
 from typing import Final, NamedTuple
 
+from tokenworks.contract.errors import NotFound
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.local import check_is_local
 from tokenworks.gateway.service import Service
@@ -48,6 +49,13 @@ _HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 )
+
+
+async def root(service: Service, exchange: Exchange) -> None:
+    """`GET /`: a browser, in which somebody has opened the address, is led on; a program is told where the API is."""
+    if "text/html" not in exchange.accept:
+        raise NotFound("there is nothing at / here; the API is under /v1, the dashboard at /dashboard")
+    await exchange.respond(b"", 307, b"text/plain", (b"location", b"/dashboard"))
 
 
 async def page(service: Service, exchange: Exchange) -> None:

@@ -58,6 +58,12 @@ async def embeddings(service: Service, exchange: Exchange) -> None:
     raise NotImplementedHere("/v1/embeddings is not offered: this server generates text; use /v1/completions or chat")
 
 
+async def responses(service: Service, exchange: Exchange) -> None:
+    """`POST /v1/responses`."""
+    await exchange.read_body(service.max_body_bytes)
+    raise NotImplementedHere("/v1/responses is not offered here; use /v1/chat/completions")
+
+
 async def models(service: Service, exchange: Exchange) -> None:
     """`GET /v1/models`."""
     await _respond(exchange, {"object": "list", "data": [_model(service)]})

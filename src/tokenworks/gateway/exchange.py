@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from tokenworks.contract.errors import (
     InvalidRequest,
+    NotImplementedHere,
     PayloadTooLarge,
     TokenworksError,
     Unauthorized,
@@ -193,6 +194,8 @@ def _advice(error: TokenworksError) -> list[_Header]:
     """Headers that say what to do about an error."""
     if isinstance(error, Unauthorized):
         return [(b"www-authenticate", b"Bearer")]
+    if isinstance(error, NotImplementedHere):
+        return [(b"x-should-retry", b"false")]  # OpenAI's clients send again what has a status of 5xx, but for this
     may_retry = isinstance(error, Unavailable) and not isinstance(error, WorkerLost)
     return [(b"retry-after", str(RETRY_AFTER_S).encode())] if may_retry else []
 

@@ -76,7 +76,7 @@ async def chat_job(service: Service, body: ChatBody, recording: Recording) -> Jo
     recording.enter(Stage.TOKENISE)
     prompt = await service.reader.chat(body)
     recording.enter(Stage.ADMIT)
-    budget = output_budget([prompt], next(iter(limits), None), None, service.window())
+    budget = output_budget([prompt], next(iter(limits), None), None, service.window(), "messages")
     head = _head("chatcmpl", service, body)
     return _job(service, body, recording, head, [prompt], budget, stops)
 

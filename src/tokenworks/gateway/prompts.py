@@ -75,17 +75,20 @@ class PromptReader:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
-def output_budget(prompts: Sequence[Sequence[int]], wanted: int | None, default: int | None, window: int) -> int:
+def output_budget(
+    prompts: Sequence[Sequence[int]], wanted: int | None, default: int | None, window: int, param: str = "prompt"
+) -> int:
     """How many tokens each choice may write; raises ContextLengthExceeded, which states the numbers.
 
-    `default` applies where the client states nothing; None means the rest of the window.
+    `default` applies where the client states nothing; None means the rest of the window. `param` is what the client
+    calls its prompt.
     """
     longest = max(map(len, prompts))
     if longest >= window:
         raise ContextLengthExceeded(
             f"the prompt has {longest} tokens and the model's window is {window} tokens, output included; shorten it "
             f"to {window - 1} or fewer",
-            param="prompt",
+            param=param,
         )
     if wanted is not None and longest + wanted > window:
         raise ContextLengthExceeded(

@@ -25,6 +25,7 @@ BUCKET: Final = np.dtype([("number", "<u2"), ("count", "<u4")])
 _MOST: Final = 0xFFFF
 _LARGEST: Final = 0xFFFFFFFF
 _ONE: Final = struct.Struct("<HI")
+_ROUNDING: Final = 1e-9  # 0.07 x 100 is a little more than 7
 _FEW: Final = 12  # buckets, below which NumPy takes longer to begin than the work takes
 
 
@@ -58,12 +59,15 @@ class Sketch:
         self._counts.update(other._counts)
 
     def quantile(self, share: float) -> float:
-        """The value below which `share` (0 to 1) of all lie; NaN where there are none."""
-        wanted = share * (len(self) - 1)
+        """The least value that at least `share` (0 to 1) of all do not exceed; NaN where there are none.
+
+        That is the nearest rank, so that a P99 of less than a hundred values is the largest of them, and no better.
+        """
+        wanted = max(1, math.ceil(share * len(self) - _ROUNDING))
         seen = 0
         for number in sorted(self._counts):
             seen += self._counts[number]
-            if seen > wanted:
+            if seen >= wanted:
                 return _value(number)
         return math.nan
 

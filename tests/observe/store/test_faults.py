@@ -17,7 +17,7 @@ import pytest
 from tests.observe.made import DAY_NS, NOON_NS, record
 from tests.observe.store.conftest import PostgresServer
 from tokenworks.contract.config import LedgerSettings, Settings
-from tokenworks.contract.errors import ConfigError, LedgerBusy, LedgerDamaged, LedgerError, LedgerTooNew
+from tokenworks.contract.errors import ConfigError, LedgerBusy, LedgerDamaged, LedgerError, LedgerMissing, LedgerTooNew
 from tokenworks.contract.record import Frame, Gap
 from tokenworks.observe.journal.writer import Journal
 from tokenworks.observe.ledger import Window
@@ -53,7 +53,7 @@ def requests(settings: LedgerSettings) -> int:
 
 
 def test_there_is_nothing_to_read_before_something_was_written(here: LedgerSettings) -> None:
-    with pytest.raises(LedgerError, match="no ledger at .* yet: `tokenworks serve` begins one"):
+    with pytest.raises(LedgerMissing, match="no ledger at .* yet: `tokenworks serve` begins one"):
         open_ledger(here)
     with pytest.raises(LedgerError, match="it is off"):
         open_ledger(LedgerSettings(path="off"))

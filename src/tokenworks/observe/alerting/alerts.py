@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokenworks.contract.config import AlertSettings, Settings
-from tokenworks.contract.errors import ConfigError, LedgerError, TokenworksError
+from tokenworks.contract.errors import ConfigError, LedgerError, LedgerMissing, TokenworksError
 from tokenworks.observe.alerting.alert_book import AlertBook, Notice
 from tokenworks.observe.alerting.alert_rules import GAP_WINDOW_S, CellsByLength, firing
 from tokenworks.observe.alerting.delivery import Delivery
@@ -111,6 +111,8 @@ async def _every(lookout: Lookout, interval_s: float, delivery: Delivery | None)
         try:
             notices = await asyncio.to_thread(lookout.look, time.time_ns())
             trouble = ""
+        except LedgerMissing:
+            pass  # a first start: whoever takes in the records is about to make it, and says so where it cannot
         except (TokenworksError, OSError) as error:
             if str(error) != trouble:
                 log.warning("alerts could not be looked for: %s", error)

@@ -100,10 +100,12 @@ def longest_stage(record: Record) -> Stage | None:
 def _detail(record: Record, stage: Stage, ns: int) -> str:
     if stage is Stage.PREFILL:
         cached = sum(record.cached_tokens.values())
-        return f"its prompt of {record.prompt_tokens:,} tokens was computed, {cached:,} of them were in the cache"
-    if stage is Stage.DECODE and record.output_tokens:
-        each = record.output_tokens / max(record.num_sequences, 1)
-        return f"{record.output_tokens:,} tokens were computed, {_seconds(ns / max(each, 1))} each"
+        found = f", {cached:,} of them were in a cache" if cached else ""
+        return f"its prompt of {record.prompt_tokens:,} tokens was computed{found}"
+    sequences = max(record.num_sequences, 1)
+    if stage is Stage.DECODE and record.output_tokens > sequences:
+        later = record.output_tokens - sequences  # the first of each comes with the prompt's last step
+        return f"{later:,} tokens after the first, {_seconds(ns * sequences / later)} each"
     if stage is Stage.PREEMPTED:
         reports = [leg.report for leg in record.legs if leg.report is not None]
         times = sum(report.preemptions for report in reports)

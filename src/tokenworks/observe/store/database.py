@@ -17,7 +17,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from tokenworks.contract.config import LedgerSettings
-from tokenworks.contract.errors import ConfigError, LedgerError
+from tokenworks.contract.errors import ConfigError, LedgerError, LedgerMissing
 from tokenworks.contract.folders import state_folder
 from tokenworks.observe.store.errors import told
 
@@ -84,7 +84,7 @@ def _sqlite(file: Path, is_writing: bool) -> Database:
     if is_writing:
         _make(file)
     elif not file.exists():
-        raise LedgerError(f"there is no ledger at {file} yet: `tokenworks serve` begins one")
+        raise LedgerMissing(f"there is no ledger at {file} yet: `tokenworks serve` begins one")
     # Through the operating system's own path: a `?` or `%` in a folder's name is no option.
     address = f"file:{quote(str(file))}?mode={'rwc' if is_writing else 'rw'}"
     engine = sa.create_engine(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tokenworks.contract.errors import LedgerError, LedgerTooNew
+from tokenworks.contract.errors import LedgerError, LedgerMissing, LedgerTooNew
 from tokenworks.observe.store.database import Database
 from tokenworks.observe.store.schema import VERSIONS
 
@@ -25,7 +25,7 @@ def check_version(database: Database) -> None:
     with database.reading() as connection:
         found = version_of(connection)
     if found is None:
-        raise LedgerError(f"there is no ledger at {database.where} yet: `tokenworks serve` begins one")
+        raise LedgerMissing(f"there is no ledger at {database.where} yet: `tokenworks serve` begins one")
     _refuse_newer(found, database.where)
     if found != VERSIONS[-1]:
         raise LedgerError(f"the ledger at {database.where} is of an older version: `tokenworks serve` brings it up")
@@ -60,11 +60,11 @@ def _refuse_newer(found: str, where: str) -> None:
 
 
 def _run_steps(connection: sa.Connection) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # importing it tells of its plug-ins; the version is ours
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plug-ins; the version is told by us
     steps = ScriptDirectory(str(STEPS))
 
     def towards_head(revision: Any, _: object) -> Any:
