@@ -1,4 +1,4 @@
-"""A run with nothing before it is compared with its own best stretch, and with nothing else where it was good throughout."""
+"""A run with nothing before it is compared with its own best stretch, which is all of it where it was good."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 The run is cut into equal steps. Of all stretches a quarter of it long, that is taken in which first tokens and further
 tokens came soonest, by P95: what is wrong with one request in twenty makes a stretch worse. Then it grows on both sides
-as long as the next step is as good as it is. So a run in which nothing is wrong is compared with (nearly) all of itself,
-and finding something by looking for its best moment alone is as unlikely as it can be; a run that was good for less
-than a quarter of its time is compared with the best there was, which may hide what was wrong throughout.
+as long as the next step is as good as it is. So a run in which nothing is wrong is compared with (nearly) all of
+itself, and finding something by looking for its best moment alone is as unlikely as it can be; a run that was good for
+less than a quarter of its time is compared with the best there was, which may hide what was wrong throughout.
 """
 
 from __future__ import annotations

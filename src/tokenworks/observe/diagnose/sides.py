@@ -2,8 +2,9 @@
 
 A rule looks at a subject: the whole window, a scenario, a tenant, a worker. Of each it may ask what it is like `now`,
 `before` (the time before the window, several times as long where there is as much; where there is nothing, the best
-stretch of the window itself), and what the `others` of its kind are like now. A side is one of these: the requests' cell and the workers' stretches, and for the whole window what is
-nobody's own (stores, incidents, gaps). Sides are read when they are asked for, and once.
+stretch of the window itself), and what the `others` of its kind are like now. A side is one of these: the requests'
+cell and the workers' stretches, and for the whole window what is nobody's own (stores, incidents, gaps). Sides are read
+when they are asked for, and once.
 """
 
 from __future__ import annotations
