@@ -123,7 +123,7 @@ class System:
         found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in found.splitlines()[1:]]
         own = [(pid, args) for pid, parent, args in rows if int(parent) == self.process.pid]
-        return sorted(int(pid) for pid, args in own if re.search(rf"tokenworks.*\b{part}\b", args))
+        return sorted(int(pid) for pid, args in own if re.search(rf"-m tokenworks {part}\b", args))
 
     def join(self, name: str, address: str, *options: str) -> None:
         """Start one more worker by hand and wait until it is ready; it ends with the system."""
