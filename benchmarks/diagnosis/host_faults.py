@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.diagnosis.busy import busy_cores, cores_of, pinned
 from benchmarks.diagnosis.faults import AT_A_TIME, STEADY, beside, usual, usual_anew
-from benchmarks.diagnosis.load_faults import chat_of_many
+from benchmarks.diagnosis.load_faults import tiny_question
 from benchmarks.diagnosis.system import PATIENCE_S, System, stopping
 from tokenworks.observe.ledger import Window
 
@@ -37,12 +37,12 @@ def busy_machine(system: System) -> Window:
     """Three programs compute on every core of the workers."""
     with busy_cores(cores_of(worker_pids(system)), each=3):
         system.traffic(usual, 1.0, AT_A_TIME, at_least=1)  # until the workers have told of it
-        return system.traffic(usual, SECONDS, AT_A_TIME)
+        return system.traffic(usual, SECONDS, AT_A_TIME, at_least=24)
 
 
 def short_breath(system: System) -> Window:
     """Both workers stand still for most of the time, never for long."""
-    with stopping(worker_pids(system), stopped_s=0.012, running_s=0.004):
+    with stopping(worker_pids(system), stopped_s=0.02, running_s=0.004):
         return system.traffic(usual, SECONDS, AT_A_TIME)
 
 
@@ -56,23 +56,23 @@ def starved_gateway(system: System) -> Iterator[None]:
 
 
 def gateway_without_time(system: System) -> Window:
-    """Long conversations come to a gateway that hardly gets a processor."""
+    """Many tiny questions come to a gateway that hardly gets a processor."""
     with starved_gateway(system):
-        return system.traffic(chat_of_many, SECONDS, 2 * AT_A_TIME)
+        return system.traffic(tiny_question, SECONDS, 4 * AT_A_TIME)
 
 
 def join_where_gateway_is_starved(system: System) -> Window:
     """The same, and a second worker, a dearer one, comes to help; nobody stops asking meanwhile."""
-    with starved_gateway(system), beside(system, chat_of_many, 2 * AT_A_TIME):
+    with starved_gateway(system), beside(system, tiny_question, 2 * AT_A_TIME):
         join_far(system)
-        return system.traffic(chat_of_many, SECONDS, 1, at_least=1)
+        return system.traffic(tiny_question, SECONDS, 1, at_least=1)
 
 
 def join_on_the_same_core(system: System) -> Window:
     """A second worker comes, to the core of the first."""
     join_second(system)
     with on_one_core(system):
-        return system.traffic(usual_anew, SECONDS, 2 * AT_A_TIME)
+        return system.traffic(usual_anew, SECONDS, 3 * AT_A_TIME)
 
 
 @contextmanager
@@ -88,20 +88,24 @@ def join_second(system: System) -> None:
     """A worker like the first comes, by the short way."""
     assert system.link is not None
     assert isinstance(system.link.target, tuple)
-    system.join(SECOND, f"tcp://127.0.0.1:{system.link.target[1]}", *PEER)
+    if SECOND not in system.workers():
+        system.join(SECOND, f"tcp://127.0.0.1:{system.link.target[1]}", *PEER)
 
 
 def join_far(system: System) -> None:
     """A dearer worker comes over the network that can be made slow."""
     assert system.link is not None
-    system.join(FAR, f"tcp://127.0.0.1:{system.link.port}", *DEAR)
+    if FAR not in system.workers():
+        system.join(FAR, f"tcp://127.0.0.1:{system.link.port}", *DEAR)
 
 
 def leave(system: System) -> None:
     """Who came last leaves, when it has nothing left to do."""
+    num_left = len(system.workers()) - 1
     process = system.others.pop()
     process.terminate()
     process.wait(PATIENCE_S)
+    system.wait_for(lambda: len(system.workers()) == num_left, "its leaving")
 
 
 def long_way(system: System) -> Window:

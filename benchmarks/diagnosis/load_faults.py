@@ -35,15 +35,15 @@ def unlike_prompts(system: System) -> Window:
 
 
 def long_prompts(system: System) -> Window:
-    """One prompt in twelve fills the window, and is nobody's."""
+    """One prompt in eight fills the window, and is nobody's."""
 
     def ask(running: System, number: int) -> None:
-        if number % 12:
+        if number % 8:
             usual(running, number)
         else:
             running.complete(f"{number} {time.time_ns()} " + "of " * 1700, max_tokens=4)
 
-    return system.traffic(ask, SECONDS, AT_A_TIME)
+    return system.traffic(ask, SECONDS, 2, at_least=32)
 
 
 def offline_prompts(system: System) -> Window:
@@ -53,8 +53,11 @@ def offline_prompts(system: System) -> Window:
         prompt = f"{number} {time.time_ns()} " + "of " * 1700
         running.complete(prompt, max_tokens=1, key="key-of-dora", service_tier="flex")
 
-    with beside(system, summarise, at_a_time=3):
-        return system.traffic(usual, SECONDS, AT_A_TIME, at_least=25)
+    def chat(running: System, number: int) -> None:
+        usual(running, number, max_tokens=12)
+
+    with beside(system, summarise, at_a_time=2):
+        return system.traffic(chat, SECONDS, AT_A_TIME, at_least=32)
 
 
 def slow_clients(system: System) -> Window:
@@ -95,7 +98,7 @@ def leaving_clients(system: System) -> Window:
             usual(running, number)
             return
         body = {"model": "embedded", "prompt": f"{number} The", "max_tokens": 1500, "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", f"{running.url}/v1/completions", json=body, timeout=60) as answer:
+        with running.client.stream("POST", f"{running.url}/v1/completions", json=body) as answer:
             for tokens, _ in enumerate(answer.iter_lines()):
                 if tokens > 60:
                     return
@@ -107,13 +110,13 @@ def hot_tenant(system: System) -> Window:
     """A third tenant has one long answer after the other; there is room for all, and nobody waits."""
 
     def greedy(running: System, number: int) -> None:
-        running.complete(f"{number} The", max_tokens=200, key="key-of-carl")
+        running.complete(f"{number} The", max_tokens=100, key="key-of-carl")
 
     def modest(running: System, number: int) -> None:
         usual(running, number)
         time.sleep(0.05)
 
-    with beside(system, greedy, at_a_time=3):
+    with beside(system, greedy, at_a_time=2):
         return system.traffic(modest, SECONDS, 1, at_least=20)
 
 
@@ -149,10 +152,6 @@ def tiny_steps(system: System) -> Window:
     return system.traffic(ask, SECONDS, 3, at_least=25)
 
 
-def chat_of_many(system: System, number: int) -> None:
-    """A conversation of hundreds of short messages, which a worker has in its cache: most of the work is to read it."""
-    httpx.post(f"{system.url}/v1/chat/completions", content=_CHAT, headers=_JSON, timeout=60)
-
-
-_JSON: Final = {"content-type": "application/json"}
-_CHAT: Final = b'{"max_tokens": 1, "messages": [%s]}' % b",".join([b'{"role": "user", "content": "a"}'] * 300)
+def tiny_question(system: System, number: int) -> None:
+    """Of a token, for a token, and new: the gateway has more to do for it than any worker."""
+    system.complete(str(time.time_ns()), max_tokens=1)

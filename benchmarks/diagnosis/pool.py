@@ -14,20 +14,21 @@ from typing import Final
 
 from benchmarks.diagnosis import host_faults as host
 from benchmarks.diagnosis import load_faults as load
-from benchmarks.diagnosis.faults import usual_anew, usual_run
+from benchmarks.diagnosis.faults import AT_A_TIME, usual_anew, usual_run
 from benchmarks.diagnosis.place import Fault, Place
 from benchmarks.diagnosis.system import System, running
 from tests.kv.throttle import ThrottledProxy
 from tokenworks.observe.ledger import Window
 
 
-def _chats(system: System) -> Window:
+def _tiny(system: System) -> Window:
     with host.starved_gateway(system):
-        return usual_run(system, load.chat_of_many, 2.0)
+        return usual_run(system, load.tiny_question, 2.0)
 
 
 def _anew(system: System) -> Window:
-    return usual_run(system, usual_anew, 2.0)
+    system.traffic(usual_anew, 0.5, 3 * AT_A_TIME)
+    return system.traffic(usual_anew, 2.0, 3 * AT_A_TIME)
 
 
 def _anew_on_one_core(system: System) -> Window:
@@ -71,7 +72,7 @@ COLD: Final = frozenset({"cache_collapse", "cost_by_cache"})
 BEHIND: Final = Place(
     "behind a gateway that has no time",
     one_worker,
-    _chats,
+    _tiny,
     (
         Fault("workers_wait_for_gateway", host.join_where_gateway_is_starved, frozenset({"cost_by_price"})),
         Fault("cost_by_price", host.join_where_gateway_is_starved, frozenset({"workers_wait_for_gateway"})),

@@ -7,15 +7,18 @@ machine that does other work beside; `python -m benchmarks.diagnosis` makes clea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks.diagnosis.host_faults import SECOND_WORKER, join_second
-from benchmarks.diagnosis.place import Fault, Findings, Place, Visit, visiting
-from benchmarks.diagnosis.pool import BEGINNING, GROWN, POOL, one_worker
+from benchmarks.diagnosis.faults import usual_run
+from benchmarks.diagnosis.host_faults import FAR, SECOND, join_far, join_second, leave, short_breath
+from benchmarks.diagnosis.place import Fault, Place, Visit, visiting
+from benchmarks.diagnosis.pool import APART, BEHIND, CROWDED, POOL, one_worker
 from benchmarks.diagnosis.system import System
 
 pytestmark = pytest.mark.slow
@@ -28,43 +31,85 @@ SPEED = frozenset({"slow_worker", "starved_worker", "host_bound", "jitter", "cos
 """What a machine that does other work beside may really have, while the system is as it should be."""
 
 
-def here(place: Place, system: System) -> Place:
+def visited(place: Place, system: System) -> AbstractContextManager[Visit]:
     """The place in a system that runs."""
-    return replace(place, opened=lambda folder: nullcontext(system))
+    return visiting(replace(place, opened=lambda folder: nullcontext(system)), system.folder)
 
 
 @pytest.fixture(scope="module")
-def beginning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
-    folder = tmp_path_factory.mktemp("pool")
-    with one_worker(folder) as system, visiting(here(BEGINNING, system), folder) as visit:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Of one worker, at first."""
+    with one_worker(tmp_path_factory.mktemp("pool")) as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
+def behind(system: System) -> Iterator[Visit]:
+    with visited(BEHIND, system) as visit:
         yield visit
 
 
 @pytest.fixture(scope="module")
-def pool(beginning: Visit) -> Iterator[Visit]:
-    if SECOND_WORKER not in beginning.system.workers():
-        join_second(beginning.system)
-    with visiting(here(POOL, beginning.system), beginning.system.folder) as visit:
+def apart(system: System) -> Iterator[Visit]:
+    join_far(system)
+    with visited(APART, system) as visit:
         yield visit
 
 
 @pytest.fixture(scope="module")
-def grown(pool: Visit) -> Iterator[Visit]:
-    with visiting(here(GROWN, pool.system), pool.system.folder) as visit:
+def near(system: System) -> System:
+    """Without the worker from elsewhere."""
+    if FAR in system.workers():
+        leave(system)
+    return system
+
+
+@pytest.fixture(scope="module")
+def crowded(near: System) -> Iterator[Visit]:
+    with visited(CROWDED, near) as visit:
+        yield visit
+
+
+@pytest.fixture(scope="module")
+def pool(near: System) -> Iterator[Visit]:
+    join_second(near)
+    with visited(POOL, near) as visit:
         yield visit
 
 
 def check(visit: Visit, fault: Fault) -> None:
     """Its rule speaks up, and nobody whose business it is not."""
-    findings: Findings = visit.provoked(fault, TRIES)
+    findings = visit.provoked(fault, TRIES)
     assert fault.rule in findings, findings
     assert findings[fault.rule]["evidence"]
     assert set(findings) <= {fault.rule} | fault.also | SPEED
 
 
-@pytest.mark.parametrize("fault", BEGINNING.faults, ids=lambda fault: fault.rule)
-def test_a_fault_of_a_system_that_begins_is_found(beginning: Visit, fault: Fault) -> None:
-    check(beginning, fault)
+def test_a_fault_of_a_run_without_a_past_is_found_and_tells_whom_it_hurts(system: System) -> None:
+    """The first that this system does: a usual run, then a fault. It stands first, and asks the command."""
+    usual_run(system, seconds=2.5)
+    faulty = short_breath(system)
+    told = json.loads(system.run("diagnose", "--json"))
+    assert told["is_own_baseline"]
+    in_fault_ns = told["baseline"][1] - faulty.start_ns
+    assert in_fault_ns < (faulty.end_ns - faulty.start_ns) / 3
+    assert {"slowed_down", "jitter", "late_by_queue"} & {finding["rule"] for finding in told["findings"]}
+    assert any(each["value"] > each["before"] for finding in told["findings"] for each in finding["hurt"])
+
+
+@pytest.mark.parametrize("fault", BEHIND.faults, ids=lambda fault: fault.rule)
+def test_a_fault_behind_a_starved_gateway_is_found(behind: Visit, fault: Fault) -> None:
+    check(behind, fault)
+
+
+@pytest.mark.parametrize("fault", APART.faults, ids=lambda fault: fault.rule)
+def test_a_fault_of_a_worker_elsewhere_is_found(apart: Visit, fault: Fault) -> None:
+    check(apart, fault)
+
+
+@pytest.mark.parametrize("fault", CROWDED.faults, ids=lambda fault: fault.rule)
+def test_a_fault_of_workers_on_one_core_is_found(crowded: Visit, fault: Fault) -> None:
+    check(crowded, fault)
 
 
 def test_nothing_is_invented_about_a_usual_run(pool: Visit) -> None:
@@ -76,6 +121,22 @@ def test_a_fault_of_a_pool_is_found(pool: Visit, fault: Fault) -> None:
     check(pool, fault)
 
 
-@pytest.mark.parametrize("fault", GROWN.faults, ids=lambda fault: fault.rule)
-def test_a_fault_of_a_pool_that_grew_is_found(grown: Visit, fault: Fault) -> None:
-    check(grown, fault)
+def test_explain_tells_of_a_request_of_the_running_system(pool: Visit) -> None:
+    system = pool.system
+    text = system.run("explain", "--slowest", "2")
+    assert "went to" in text
+    assert "workers" in text
+    told = json.loads(system.run("explain", "--last", "--json"))
+    assert sum(line["ns"] for line in told["stages"]) == told["e2e_ns"]
+    assert json.loads(system.run("explain", told["id"], "--json")) == told
+
+
+def test_a_rule_of_ones_own_is_asked(pool: Visit, tmp_path: Path) -> None:
+    rules = tmp_path / "ours.toml"
+    rules.write_text(
+        '[[rule]]\nname = "anything"\nover = "worker"\nwhen = "requests > 0"\nsignal = "{subject}: {requests}"\n'
+        'cause = "-"\naction = "-"\nmin_requests = 1\n'
+    )
+    findings = pool.system.diagnose(pool.usual, None, "--rules", str(rules))
+    assert {each["subject"] for each in findings if each["rule"] == "anything"} <= {"w0", SECOND}
+    assert any(each["rule"] == "anything" for each in findings)
