@@ -21,7 +21,6 @@ from typing import Any
 import httpx
 import msgspec
 
-from tests.kv.throttle import ThrottledProxy
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.diagnose.diagnosis import diagnosis
@@ -46,11 +45,11 @@ class System:
     folder: Path
     numbers: Iterator[int] = field(default_factory=count)
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    link: ThrottledProxy | None = None  # to what is elsewhere: a worker, a server of the remote tier
+    server_pids: list[int] = field(default_factory=list)  # of the remote tier's server
 
     def complete(self, prompt: str, max_tokens: int = 24, key: str = "none", **more: Any) -> int:
         """The status of one completion that is exactly as long as wanted."""
-        body = {"model": "embedded", "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
+        body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
         headers = {"authorization": f"Bearer {key}"}
         return httpx.post(f"{self.url}/v1/completions", json=body | more, headers=headers, timeout=60).status_code
 

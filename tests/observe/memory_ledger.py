@@ -145,6 +145,7 @@ def _stretch(life: list[WorkerSample], window: Window) -> WorkerStretch | None:
         waiting=sum(sample.waiting for sample in inside) / len(inside),
         used_blocks_share=sum(1 - s.free_blocks / max(s.total_blocks, 1) for s in inside) / len(inside),
         preemptions=last.preemptions - (before[-1].preemptions if before else 0),
+        evictions=last.evictions - (before[-1].evictions if before else 0),
     )
 
 
@@ -165,6 +166,13 @@ def _less(last: WorkerUse, first: WorkerUse) -> WorkerUse:
     )
 
 
+def _speeds(samples: list[StoreSample]) -> dict[Tier, float]:
+    """The lower median of each tier's."""
+    tiers = {tier for sample in samples for tier in sample.read_bytes_per_s}
+    told = {tier: sorted(s.read_bytes_per_s[tier] for s in samples if tier in s.read_bytes_per_s) for tier in tiers}
+    return {tier: speeds[(len(speeds) - 1) // 2] for tier, speeds in told.items()}
+
+
 def _store_stretch(samples: list[StoreSample]) -> StoreStretch:
     first, last = samples[0], samples[-1]
     byte_s: dict[Tier, float] = {}
@@ -180,4 +188,5 @@ def _store_stretch(samples: list[StoreSample]) -> StoreStretch:
         evictions={tier: number - first.evictions.get(tier, 0) for tier, number in last.evictions.items()},
         faults={reason: number - first.faults.get(reason, 0) for reason, number in last.faults.items()},
         misses=last.misses - first.misses,
+        read_bytes_per_s=_speeds(samples),
     )

@@ -46,6 +46,7 @@ class WorkerStretch(msgspec.Struct, frozen=True):
     waiting: float
     used_blocks_share: float
     preemptions: int
+    evictions: int  # cached blocks that gave way to others
 
 
 class StoreStretch(msgspec.Struct, frozen=True):
@@ -59,6 +60,7 @@ class StoreStretch(msgspec.Struct, frozen=True):
     evictions: dict[Tier, int]
     faults: dict[str, int]
     misses: int
+    read_bytes_per_s: dict[Tier, float]  # of the samples the middle one; 0: the tier did not answer
 
 
 class Ended(NamedTuple):

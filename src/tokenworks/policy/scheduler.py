@@ -102,6 +102,7 @@ class Scheduler:
             draft_tokens=self.draft_tokens,
             accepted_tokens=self.accepted_tokens,
             arriving=len(self._arrivals),
+            evictions=self.pool.evictions,
         )
 
     def add(self, request: Request) -> None:

@@ -75,6 +75,24 @@ def _num_lost(side: Side) -> float:
     return sum(incident.kind == _LOST for incident in side.incidents) if side.incidents else 0.0
 
 
+def _evictions(side: Side) -> float:
+    """By workers and stores; unknown where neither told of itself."""
+    if not side.stretches and not side.stores:
+        return math.nan
+    by_stores = sum(sum(store.evictions.values()) for store in side.stores)
+    return by_stores + sum(stretch.evictions for stretch in side.stretches)
+
+
+def _slowest(tier: Tier) -> Callable[[Side], float]:
+    """Of the stores that have such a tier and measured it."""
+
+    def of(side: Side) -> float:
+        speeds = [store.read_bytes_per_s[tier] for store in side.stores if tier in store.read_bytes_per_s]
+        return min(speeds, default=math.nan)
+
+    return of
+
+
 def _of_stores(of: Callable[[Side], float], side: Side) -> float:
     return of(side) if side.stores else math.nan
 
@@ -133,10 +151,11 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "mbu": ("share", "bytes/s in steps over the device's peak", lambda s: _of_peak(_read_bytes, _peak_bytes, s)),
     "lives": ("count", "lives of the worker that was started most often", lambda s: _lives(s.stretches)),
     "workers_lost": ("count", "workers that died or fell silent", _num_lost),
-    "evictions": (
-        "count",
-        "blocks that the KV stores dropped",
-        lambda s: _of_stores(lambda side: sum(sum(store.evictions.values()) for store in side.stores), s),
+    "evictions": ("count", "cached blocks that workers and KV stores dropped for others", _evictions),
+    "evictions_per_s": (
+        "per_s",
+        "cached blocks that workers and KV stores dropped for others, per second",
+        lambda s: _ratio(_evictions(s), s.seconds),
     ),
     "store_faults": (
         "count",
@@ -145,6 +164,16 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     ),
     "host_filled_share": ("share", "part of the stores' memory in use", lambda s: _filled(s, Tier.HOST)),
     "disk_filled_share": ("share", "part of the stores' disk in use", lambda s: _filled(s, Tier.DISK)),
+    "disk_tier_bytes_per_s": (
+        "bytes",
+        "bytes per second that the slowest store's disk tier gives, as it measures",
+        _slowest(Tier.DISK),
+    ),
+    "remote_tier_bytes_per_s": (
+        "bytes",
+        "bytes per second that the slowest store's remote tier gives, as it measures",
+        _slowest(Tier.REMOTE),
+    ),
     "missing_records": ("count", "frames of the journal that are missing", lambda s: sum(g.frames for g in s.gaps)),
 }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from statistics import median_low
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -148,6 +149,7 @@ def _stretch(connection: sa.Connection, window: Window, life: int, last_ns: int,
         waiting=means[1],
         used_blocks_share=means[2],
         preemptions=max(0, last.preemptions - (before.preemptions if before else 0)),
+        evictions=max(0, last.evictions - (before.evictions if before else 0)),
     )
 
 
@@ -197,7 +199,17 @@ def _store_stretch(samples: list[tuple[int, StoreSample]], window: Window) -> St
         evictions=counts["evictions"],
         faults=counts["faults"],
         misses=counts["misses"].get("", 0),
+        read_bytes_per_s=_speeds([sample for at_ns, sample in samples if at_ns >= window.start_ns]),
     )
+
+
+def _speeds(samples: list[StoreSample]) -> dict[Tier, float]:
+    """Of each tier that was measured, the middle one, and of two the slower."""
+    told: dict[Tier, list[float]] = {}
+    for sample in samples:
+        for tier, bytes_per_s in sample.read_bytes_per_s.items():
+            told.setdefault(tier, []).append(bytes_per_s)
+    return {tier: median_low(speeds) for tier, speeds in told.items()}
 
 
 def _has_restarted(sample: StoreSample, following: StoreSample) -> bool:
