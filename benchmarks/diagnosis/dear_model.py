@@ -1,8 +1,8 @@
 """A small model whose prompts are dear to compute for the KV that they leave, as those of large models are.
 
 The embedded model computes 80 KiB of KV in a millisecond or two, which a busy machine needs to fetch them: whether a
-tier pays is then a matter of chance. This one has a single KV head and a wide MLP, so that as many bytes take nine times
-the work. Its weights are random: only its speed is of interest.
+tier pays is then a matter of chance. This one has a single KV head and a wide MLP, so that as many bytes take thirty
+times the work. Its weights are random: only its speed is of interest.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from tokenworks.engine.random_checkpoint import write_random_weights
 from tokenworks.fleet.launch import EMBEDDED_MODEL
 
 _SHAPE = {
-    "hidden_size": 512,
-    "intermediate_size": 2560,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
     "num_hidden_layers": 3,
     "num_attention_heads": 8,
     "num_key_value_heads": 1,

@@ -1,4 +1,4 @@
-"""Workers that die and records that are lost, provoked in a system of one worker and no KV store.
+"""Workers that die, and records that are lost, in a system of one worker and no KV store.
 
 With one worker a loss is all there is: what ran waits for the restart, what comes meanwhile is turned away, and the
 cache is gone. One kill is the fault of four rules therefore.
@@ -14,15 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.diagnosis.faults import DOCUMENT, STEADY, TENANTS, beside
-from benchmarks.diagnosis.place import Fault, Place
-from benchmarks.diagnosis.system import System, running
+from benchmarks.diagnosis.faults import DOCUMENT, beside
+from benchmarks.diagnosis.system import System
 from tokenworks.observe.ledger import Window
 
 AT_A_TIME = 4
-NUM_PAGES = 40
+NUM_PAGES = 24
 """So many that a round through all of them is what a cache is for: each page is asked about again and again."""
-OPTIONS = (*STEADY, "--threads", "2", "--kv-bytes", "64MiB")
+PAGE = DOCUMENT[: len(DOCUMENT) // 2]
 RETRY_S = 0.05
 LIVES = 3
 DAMAGE_BYTES = 64
@@ -30,17 +29,7 @@ DAMAGE_BYTES = 64
 
 def of_a_page(system: System, number: int) -> int:
     """A short question about one of the pages; the answer's status."""
-    key = TENANTS[number % len(TENANTS)]
-    return system.complete(f"page {number % NUM_PAGES}: {DOCUMENT} question {number}?", max_tokens=8, key=key)
-
-
-def settle(system: System) -> None:
-    """Every page is in the cache."""
-    system.traffic(of_a_page, 0.0, AT_A_TIME, at_least=NUM_PAGES)
-
-
-def usual(system: System) -> Window:
-    return system.traffic(of_a_page, 1.5, AT_A_TIME, at_least=2 * NUM_PAGES)
+    return system.complete(f"page {number % NUM_PAGES}: {PAGE} question {number}?", max_tokens=8)
 
 
 def damaged_journal(system: System) -> Window:
@@ -60,19 +49,21 @@ def damaged_journal(system: System) -> Window:
 
 
 def killed_worker(system: System) -> Window:
-    """The only worker dies once, while it has work; clients ask on, and go through all pages when it is back."""
-    threading.Timer(0.3, _kill, (system,)).start()
-
-    def insistent(system: System, number: int) -> None:
-        if of_a_page(system, number) != 200:
-            time.sleep(RETRY_S)
-
+    """The only worker dies once, at work; clients come meanwhile and ask again and again; then all pages are cold."""
     start_ns = time.time_ns()
-    with beside(system, insistent, at_a_time=2):
-        system.traffic(of_a_page, 0.6, AT_A_TIME, at_least=1)
-    system.wait_for(system.workers, "the worker to be back")
-    system.traffic(of_a_page, 0.0, AT_A_TIME, at_least=NUM_PAGES + AT_A_TIME)
+    with beside(system, of_a_page, AT_A_TIME):
+        time.sleep(0.2)
+        _kill(system)
+        system.wait_for(lambda: not system.workers(), "its death to be known")
+        with beside(system, _insistent, at_a_time=2):
+            system.wait_for(system.workers, "the worker to be back")
+    system.traffic(of_a_page, 0.0, AT_A_TIME, at_least=NUM_PAGES)
     return system.window_of(start_ns, 1)
+
+
+def _insistent(system: System, number: int) -> None:
+    if of_a_page(system, number) != 200:
+        time.sleep(RETRY_S)
 
 
 def deadly_requests(system: System) -> Window:
@@ -133,20 +124,3 @@ def _grown(system: System, before_bytes: int) -> bool:
 def _has_gap(system: System, since_ns: int) -> bool:
     with system.ledger() as ledger:
         return bool(ledger.gaps(Window(since_ns, time.time_ns())))
-
-
-LOSSES = Place(
-    "one worker",
-    lambda folder: running(folder, *OPTIONS),
-    usual,
-    (
-        Fault("missing_records", damaged_journal),
-        Fault("worker_lost", killed_worker),
-        Fault("cache_lost", killed_worker),
-        Fault("turned_away", killed_worker),
-        Fault("late_by_loss", killed_worker),
-        Fault("restart_loop", deadly_requests),
-        Fault("failing", deadly_requests),
-    ),
-    settle,
-)

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from tests.kv.throttle import ThrottledProxy
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.diagnose.diagnosis import diagnosis
@@ -45,6 +46,7 @@ class System:
     folder: Path
     numbers: Iterator[int] = field(default_factory=count)
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    link: ThrottledProxy | None = None  # to what is elsewhere, and may become slow
     server_pids: list[int] = field(default_factory=list)  # of the remote tier's server
 
     def complete(self, prompt: str, max_tokens: int = 24, key: str = "none", **more: Any) -> int:
@@ -122,7 +124,7 @@ class System:
         found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in found.splitlines()[1:]]
         own = [(pid, args) for pid, parent, args in rows if int(parent) == self.process.pid]
-        return sorted(int(pid) for pid, args in own if re.search(rf"tokenworks.*\b{part}\b", args))
+        return sorted(int(pid) for pid, args in own if re.search(rf"-m tokenworks {part}\b", args))
 
     def join(self, name: str, address: str, *options: str) -> None:
         """Start one more worker by hand and wait until it is ready; it ends with the system."""

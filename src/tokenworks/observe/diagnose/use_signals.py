@@ -14,6 +14,7 @@ from tokenworks.observe.diagnose.sides import Side
 from tokenworks.observe.ledger import WorkerStretch
 
 _LOST: Final = "worker_lost"
+_TIERS: Final = tuple(Tier)  # near to far
 
 
 def _sum(of: Callable[[WorkerStretch], float], side: Side) -> float:
@@ -76,11 +77,10 @@ def _num_lost(side: Side) -> float:
 
 
 def _evictions(side: Side) -> float:
-    """By workers and stores; unknown where neither told of itself."""
-    if not side.stretches and not side.stores:
-        return math.nan
-    by_stores = sum(sum(store.evictions.values()) for store in side.stores)
-    return by_stores + sum(stretch.evictions for stretch in side.stretches)
+    """For good: out of the stores' last tiers, and where there is no store out of the workers' memory."""
+    if side.stores:
+        return sum(store.evictions[max(store.evictions, key=_TIERS.index)] for store in side.stores if store.evictions)
+    return _sum(lambda stretch: stretch.evictions, side) if side.stretches else math.nan
 
 
 def _slowest(tier: Tier) -> Callable[[Side], float]:
@@ -104,6 +104,10 @@ def _filled(side: Side, tier: Tier) -> float:
 
 def _lives(stretches: Sequence[WorkerStretch]) -> float:
     return max((sum(each.worker == other.worker for other in stretches) for each in stretches), default=math.nan)
+
+
+def _lives_begun(side: Side) -> float:
+    return sum(each.use.started_ns >= side.window.start_ns for each in side.stretches) if side.stretches else math.nan
 
 
 USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
@@ -150,11 +154,12 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "mfu": ("share", "FLOP/s in steps over the device's peak", lambda s: _of_peak(_flops, _peak_flops, s)),
     "mbu": ("share", "bytes/s in steps over the device's peak", lambda s: _of_peak(_read_bytes, _peak_bytes, s)),
     "lives": ("count", "lives of the worker that was started most often", lambda s: _lives(s.stretches)),
+    "lives_begun": ("count", "lives of workers that began in the window", _lives_begun),
     "workers_lost": ("count", "workers that died or fell silent", _num_lost),
-    "evictions": ("count", "cached blocks that workers and KV stores dropped for others", _evictions),
+    "evictions": ("count", "cached blocks that were dropped for others, and were in no further tier", _evictions),
     "evictions_per_s": (
         "per_s",
-        "cached blocks that workers and KV stores dropped for others, per second",
+        "cached blocks that were dropped for others, and were in no further tier, per second",
         lambda s: _ratio(_evictions(s), s.seconds),
     ),
     "store_faults": (
