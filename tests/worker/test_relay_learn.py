@@ -59,7 +59,7 @@ def test_llama_cpp_is_known_by_its_name(foreign: Foreign, tokenizer: Tokenizer) 
     dialect = learnt_of(foreign(owned_by=LLAMA_CPP, checks=False), tokenizer).dialect
     assert dialect.honours == LLAMA_CPP_HONOURS
     assert dialect.names == {"repetition_penalty": "repeat_penalty"}
-    assert dialect.always["repeat_last_n"] == -1
+    assert dialect.always["repeat_last_n"] == 200  # its window: all there can be
 
 
 def test_a_server_that_takes_text_only(foreign: Foreign, tokenizer: Tokenizer) -> None:
