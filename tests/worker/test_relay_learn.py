@@ -116,6 +116,20 @@ def test_the_card_is_made_of_real_requests(foreign: Foreign, tokenizer: Tokenize
     assert len({str(body["prompt"]) for body in server.bodies}) == 6
 
 
+def test_a_server_that_hangs_up_behind_a_stream_is_asked_on_a_new_connection(
+    foreign: Foreign, tokenizer: Tokenizer
+) -> None:
+    """As llama.cpp's does: the next request would break on the old one."""
+    server = foreign()
+    server.hangs_up = True
+
+    async def stream_often(upstream: Upstream) -> list[bytes]:
+        body = {"prompt": [300, 310], "max_tokens": 2, "stream": True}
+        return [b"".join([chunk async for chunk in upstream.stream(body)]) for _ in range(20)]
+
+    assert all(answer.endswith(b"data: [DONE]\n\n") for answer in ask(server, stream_often))
+
+
 def test_tokens_that_come_at_once_share_the_time() -> None:
     assert timing(1.0, [(3.0, 1), (4.0, 2), (7.0, 2)]) == Timing(2.0, 1.0)
     assert timing(1.0, [(3.0, 4)]) == Timing(2.0, 0.5)
