@@ -23,12 +23,12 @@ from benchmarks.diagnosis.faults import (
     POOL_FAULTS,
     SMALL,
     SMALL_FAULTS,
-    Fault,
     far_system,
     usual_anew,
     usual_of_one,
     usual_run,
 )
+from benchmarks.diagnosis.place import Fault
 from benchmarks.diagnosis.system import System, running
 from tokenworks.observe.ledger import Window
 

@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import httpx
 
+from benchmarks.diagnosis.place import Fault
 from benchmarks.diagnosis.system import Ask, System, running, stopping
 from tests.kv.throttle import ThrottledProxy
 from tokenworks.observe.ledger import Window
@@ -27,15 +27,6 @@ AT_A_TIME = 4
 TENANTS = ("key-of-anna", "key-of-bert")
 DOCUMENT = "the with statement of the language is used to wrap the execution of a block " * 12
 NUM_DOCUMENTS = 8
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One."""
-
-    rule: str  # that finds it
-    provoke: Callable[[System], Window]  # and the time in which it could be seen
-    also: frozenset[str] = frozenset()  # rules that may speak up too, since the fault is theirs as well
 
 
 def usual(system: System, number: int) -> None:

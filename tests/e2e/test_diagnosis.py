@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.diagnosis.faults import POOL, POOL_FAULTS, SMALL, SMALL_FAULTS, Fault, usual_of_one, usual_run
+from benchmarks.diagnosis.faults import POOL, POOL_FAULTS, SMALL, SMALL_FAULTS, usual_of_one, usual_run
+from benchmarks.diagnosis.place import Fault
 from benchmarks.diagnosis.system import System, running
 from tokenworks.observe.ledger import Window
 
