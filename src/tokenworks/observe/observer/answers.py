@@ -14,7 +14,7 @@ from tokenworks.contract.config import Settings
 from tokenworks.contract.record import PICO, Stage
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.chains.breakdown import breakdown
-from tokenworks.observe.diagnose.diagnosis import diagnose
+from tokenworks.observe.diagnose.diagnosis import diagnosis as what_is_wrong
 from tokenworks.observe.drift.drift import drift
 from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.observer.question import Question
@@ -131,7 +131,13 @@ def cost(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 def diagnosis(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/diagnose`: what `tokenworks diagnose` finds."""
-    return {"window": _window(question.window), "findings": diagnose(ledger, question.window, settings)}
+    told = what_is_wrong(ledger, question.window, settings)
+    return {
+        "window": _window(question.window),
+        "baseline": _window(told.baseline),
+        "is_own_baseline": told.is_own_baseline,
+        "findings": told.findings,
+    }
 
 
 def chains(ledger: Ledger, question: Question, settings: Settings) -> Any:
