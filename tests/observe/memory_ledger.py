@@ -26,6 +26,7 @@ class MemoryLedger:
     ) -> None:
         self.frames = list(frames)
         self.told = list(spans)
+        self.noted: list[tuple[int, CostSettings]] = []  # prices, and since when
         self._cost = cost or CostSettings()
         self._objectives = objectives or ObjectiveSettings()
         self._cells: dict[str, Cell] = {}
@@ -67,6 +68,15 @@ class MemoryLedger:
         lives = groupby(samples, key=lambda sample: (sample.worker, sample.use.started_ns))
         stretches = [_stretch(list(life), window) for _, life in lives]
         return [stretch for stretch in stretches if stretch is not None]
+
+    def worker_series(self, window: Window, step_ns: int) -> list[tuple[int, list[WorkerStretch]]]:
+        starts = range(window.start_ns - window.start_ns % step_ns, window.end_ns, step_ns)
+        steps = [Window(max(start, window.start_ns), min(start + step_ns, window.end_ns)) for start in starts]
+        return [(start, self.workers(step)) for start, step in zip(starts, steps, strict=True)]
+
+    def prices(self, window: Window) -> list[tuple[int, CostSettings]]:
+        before = [noted for noted in self.noted if noted[0] <= window.start_ns][-1:]
+        return before + [noted for noted in self.noted if window.start_ns < noted[0] < window.end_ns]
 
     def stores(self, window: Window) -> list[StoreStretch]:
         samples = [f for f in self.frames if isinstance(f, StoreSample) and window.start_ns <= f.at_ns < window.end_ns]

@@ -114,6 +114,7 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "jitter": lambda: usual_before().usual(
         NOW, 60, spikes=(4, 150.0), work_ms={Work.PREFILL: 20.0, Work.DECODE: 140.0}
     ),
+    "slowed_down": lambda: usual_before().requests(NOW, 60, {Stage.DECODE: 900}),
     "cost_by_price": lambda: usual_before().usual(NOW, 60, price=7.2),
     "cost_by_waste": lambda: usual_before().usual(NOW, 50).usual(NOW, 40, outcome="client_gone", output=2, gap_ms=10.0),
     "cost_by_cache": lambda: usual_before().usual(
@@ -162,7 +163,11 @@ def test_a_fault_of_a_few_requests_is_no_finding(rule: str) -> None:
     assert rule not in names(found(scene))
 
 
-COMPARED = [rule for rule in FAULTS if rule.startswith(("late_by", "cost_by", "cache_"))] + ["jitter", "disk_stall"]
+COMPARED = [rule for rule in FAULTS if rule.startswith(("late_by", "cost_by", "cache_"))] + [
+    "jitter",
+    "disk_stall",
+    "slowed_down",
+]
 
 
 @pytest.mark.parametrize("rule", COMPARED)
@@ -195,6 +200,25 @@ def test_a_gain_is_told_with_its_arithmetic() -> None:
     assert finding.arithmetic.endswith(f" = {finding.gain.split('up to ')[1].removesuffix(' a request')}")
     [write] = [each for each in finding.evidence if each.name == "write_s"]
     assert write.before
+
+
+def test_a_slowdown_is_told_of_though_every_promise_was_kept() -> None:
+    """Of half a second that is promised, the first token takes 154 ms instead of 64: no finding of lateness."""
+    promised = Settings(objectives=ObjectiveSettings(online_ttft_s=0.5, online_tpot_s=0.1))
+    [finding] = diagnose(usual_before().requests(NOW, 60, {Stage.QUEUE: 90}).ledger(), NOW, promised)
+    assert (finding.rule, finding.severity, finding.subject) == ("slowed_down", "notice", "online")
+    assert found(usual_before().requests(NOW, 60, {Stage.QUEUE: 50})) == []
+
+
+def test_more_workers_than_needed_is_no_finding_where_they_were_needed_for_a_moment() -> None:
+    scene = usual_before().usual(NOW)
+    for number in range(4):
+        scene.worker(Window(BEFORE.start_ns, NOW.end_ns), f"w{number}", busy=0.02, between=0.0)
+    assert names(found(scene)) == {"idle_devices"}
+    rush = Window(NOW.start_ns + 3 * MINUTE_NS, NOW.start_ns + 5 * MINUTE_NS)
+    for number in range(4, 8):
+        scene.worker(rush, f"w{number}", busy=0.9)
+    assert "idle_devices" not in names(found(scene))
 
 
 @pytest.mark.parametrize("seed", range(5))
