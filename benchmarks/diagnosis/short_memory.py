@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.diagnosis.faults import beside
 from benchmarks.diagnosis.losses import AT_A_TIME, PAGE, of_a_page
@@ -10,6 +11,9 @@ from benchmarks.diagnosis.system import System
 from tokenworks.observe.ledger import Window
 
 NUM_TOO_MANY = 200
+NUM_TOGETHER = 15
+"""With 8 blocks each at their end, and 4 of each usual request beside, a few more than the 128 that there are."""
+REST_S = 0.4
 
 
 def many_pages(system: System) -> Window:
@@ -31,14 +35,16 @@ def crowd(system: System) -> Window:
 
 
 def rare_crowd(system: System) -> Window:
-    """Some long answers meet now and then, and memory is short as long as they do; most requests never notice."""
+    """Now and then many answers grow until the last of their blocks do not fit; who came last makes way, and waits."""
     is_over = threading.Event()
 
     def ask(system: System, number: int) -> None:
-        system.complete(f"{number} The", max_tokens=1200)
-        is_over.wait(0.5)
+        with ThreadPoolExecutor(NUM_TOGETHER) as pool:
+            for each in range(NUM_TOGETHER):
+                pool.submit(system.complete, f"{number} {each} The", max_tokens=250)
+        is_over.wait(REST_S)
 
-    with beside(system, ask, at_a_time=4):
-        window = system.traffic(of_a_page, 3.0, AT_A_TIME, at_least=100)
+    with beside(system, ask, at_a_time=1):
+        window = system.traffic(of_a_page, 2.5, AT_A_TIME, at_least=120)
         is_over.set()
     return window

@@ -266,11 +266,6 @@ def test_without_a_store_it_is_the_workers_evictions_that_count() -> None:
     assert "cache_evicted" in names(found(scene))
 
 
-def test_prompts_that_no_worker_had_are_no_sign_of_a_cache_that_fails() -> None:
-    scene = usual_before().usual(NOW, 40).usual(NOW, 160, outcome="no_worker", worker="", cached=0)
-    assert names(found(scene)) & {"cache_collapse", "cache_lost", "cache_evicted"} == set()
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_clean_run_is_silent(seed: int) -> None:
     assert found(clean(seed)) == []
