@@ -7,9 +7,7 @@ all its threads included, while a closed loop of connections keeps it busy.
 
     .venv/bin/python benchmarks/gateway.py --prompt-tokens 1000 --output-tokens 1
 
-What recording costs is measured in paired runs, with a journal and without one, in turn:
-
-    .venv/bin/python benchmarks/gateway.py --recording 20 --output-tokens 16
+What recording takes of it: `benchmarks/recording.py`.
 
 Prints a table and one JSON line. Run it on an idle machine: client, gateway and worker need a core each to be out of
 each other's way, and with fewer the milliseconds include waiting for a core.
@@ -22,13 +20,11 @@ import asyncio
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any, Final
@@ -66,11 +62,8 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=1)
     parser.add_argument("--requests", type=int, default=1000, help="requests of each measurement")
     parser.add_argument("--connections", type=int, default=16, help="connections of the closed loop")
-    parser.add_argument("--recording", type=int, default=0, metavar="ROUNDS", help="what recording costs: paired runs")
-    parser.add_argument("--ledger", default="off", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    measurement = measure_recording if options.recording else measure
-    {"measure": measurement, "gateway": be_gateway, "worker": be_worker}[options.role](options)
+    {"measure": measure, "gateway": be_gateway, "worker": be_worker}[options.role](options)
 
 
 def be_gateway(options: argparse.Namespace) -> None:
@@ -78,12 +71,12 @@ def be_gateway(options: argparse.Namespace) -> None:
     from tokenworks.gateway.process import run_gateway
 
     own = GatewaySettings(port=0, worker_address=options.address, model_name="bench")
-    settings = Settings(model=options.model, gateway=own, ledger=LedgerSettings(path=options.ledger))
+    settings = Settings(model=options.model, gateway=own, ledger=LedgerSettings(path="off"))
     run_gateway(settings, on_ready=lambda host, port: print(port, flush=True))
 
 
-def be_worker(options: argparse.Namespace) -> None:
-    """Answer every request at once, one frame a token."""
+def be_worker(options: argparse.Namespace, report: Callable[[], SequenceReport | None] = lambda: REPORT) -> None:
+    """Answer every request at once, one frame a token; `report` is what it tells that the sequence took."""
     line: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     line.connect(options.address)
     card = Card("instant", 1, "float32", "float32", 1, 1, "float32", 1, 1, (), (), 0, 0, 0, 0, 0, 0)
@@ -97,24 +90,21 @@ def be_worker(options: argparse.Namespace) -> None:
         if line.poll(1000):
             message = wire.decode_to_worker(line.recv())
             if isinstance(message, wire.Submit):
-                for output in answer(message.request):
+                for output in answer(message.request, report()):
                     line.send(wire.encode(wire.StepOutput([output])))
 
 
-def answer(request: Request) -> Iterator[SequenceOutput]:
+def answer(request: Request, report: SequenceReport | None) -> Iterator[SequenceOutput]:
     """As many tokens as asked for."""
     for left in reversed(range(request.sampling.max_tokens)):
-        end = None if left else End(EndReason.LENGTH, report=REPORT)
+        end = None if left else End(EndReason.LENGTH, report=report)
         yield SequenceOutput(request.id, [request.token_ids[left % 64]], end=end)
 
 
 @contextmanager
-def role(
-    name: str, options: argparse.Namespace, address: str, ledger: str | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def role(name: str, options: argparse.Namespace, address: str) -> Iterator[subprocess.Popen[str]]:
     """Another process of this script."""
     command = [sys.executable, __file__, "--role", name, "--address", address, "--model", options.model]
-    command += ["--ledger", ledger or options.ledger]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield process
@@ -138,51 +128,6 @@ def measure(options: argparse.Namespace) -> None:
                 request = request_bytes(prompt, options.output_tokens, stream)
                 rows.append(measure_form(options, gateway.pid, port, direct, name, request))
     report(options, direct, rows)
-
-
-def measure_recording(options: argparse.Namespace) -> None:
-    """Print what recording takes of the gateway's time: two gateways, one with a journal, asked in turn."""
-    token_ids = prompt_forms(load_tokenizer(options.model), options.prompt_tokens)["token ids"]
-    request = request_bytes(token_ids, options.output_tokens, stream=True)
-    spent_us: dict[str, list[float]] = {"off": [], "on": []}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        gateways = {name: start_pair(options, stack, name, folder) for name in spent_us}
-        for index in range(options.recording + 1):
-            for name in sorted(spent_us, reverse=bool(index % 2)):  # neither is always the second
-                spent_us[name].append(spent_us_per_request(options, *gateways[name], request))
-    report_recording(options, {name: spent[1:] for name, spent in spent_us.items()})  # the first round warms up
-
-
-def start_pair(options: argparse.Namespace, stack: ExitStack, name: str, folder: str) -> tuple[int, int]:
-    """A gateway and a worker; the gateway's process and port."""
-    address = f"ipc:///tmp/tokenworks-bench-{name}-{os.getpid()}"
-    gateway = stack.enter_context(role("gateway", options, address, folder if name == "on" else "off"))
-    stack.enter_context(role("worker", options, address))
-    assert gateway.stdout is not None
-    port = int(gateway.stdout.readline())
-    wait_until_ready(port)
-    return gateway.pid, port
-
-
-def spent_us_per_request(options: argparse.Namespace, pid: int, port: int, request: bytes) -> float:
-    """Microseconds of the gateway's CPU time, all threads."""
-    before_s = cpu_s(pid)
-    asyncio.run(closed_loop(port, request, options.requests, options.connections))
-    return (cpu_s(pid) - before_s) / options.requests * 1e6
-
-
-def report_recording(options: argparse.Namespace, spent_us: dict[str, list[float]]) -> None:
-    """Medians over the rounds, of each and of the differences within a round; and how far rounds lie apart."""
-    differences = [on - off for on, off in zip(spent_us["on"], spent_us["off"], strict=True)]
-    off, on, more = (statistics.median(values) for values in (spent_us["off"], spent_us["on"], differences))
-    quarters = statistics.quantiles(differences, n=4)
-    print(f"gateway CPU per request: {off:.1f} us without recording, {on:.1f} us with it")
-    print(
-        f"difference within a round: median {more:.1f} us ({100 * more / off:.2f} %), "
-        f"half of the rounds between {quarters[0]:.1f} and {quarters[2]:.1f} us"
-    )
-    head = {"prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens, "cpus": os.cpu_count()}
-    print(json.dumps({**head, "requests": options.requests, "us_per_request": spent_us}))
 
 
 def prompt_forms(tokenizer: Tokenizer, num_tokens: int) -> dict[str, Any]:

@@ -1,19 +1,15 @@
-"""What is done to a running system, and the rule that must find it.
+"""Traffic that is usual, and traffic beside it: what faults are made of and compared with.
 
-Each fault is compared with the same traffic before it (`usual`). None needs a time to be kept: a slow machine makes the
-usual run as slow as the faulty one.
+No fault needs a time to be kept: a slow machine makes the usual run as slow as the faulty one.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from benchmarks.diagnosis.place import Fault
 from benchmarks.diagnosis.system import Ask, System
 from tokenworks.observe.ledger import Window
 
@@ -30,11 +26,6 @@ def usual(system: System, number: int, max_tokens: int = 24) -> None:
     system.complete(f"{document} question {number}?", max_tokens, key)
 
 
-def usual_of_one(system: System, number: int) -> None:
-    """A short chat about one document, which fits where little does."""
-    system.complete(f"document: {DOCUMENT} question {number}?")
-
-
 def usual_anew(system: System, number: int) -> None:
     """A short question that nobody has asked before, so that every worker is as good as any other."""
     system.complete(f"{number} {time.time_ns()} The", max_tokens=32)
@@ -44,32 +35,6 @@ def usual_run(system: System, ask: Ask = usual, seconds: float = 4.0) -> Window:
     """What every fault is compared with, once every document is in a cache and every kernel compiled."""
     system.traffic(ask, seconds / 4, AT_A_TIME)
     return system.traffic(ask, seconds, AT_A_TIME)
-
-
-def kill_worker(system: System) -> Window:
-    """One of the workers dies while it has work."""
-    pid = system.pids("worker")[0]
-    timer = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
-    timer.start()
-    return system.traffic(usual, 4.0, AT_A_TIME)
-
-
-def crowd(system: System) -> Window:
-    """More long answers at a time than the KV memory holds."""
-
-    def ask(running: System, number: int) -> None:
-        running.complete(f"{number} The", max_tokens=200)
-
-    return system.traffic(ask, 4.0, 16)
-
-
-def many_documents(system: System) -> Window:
-    """More documents than worker and store hold, one after the other."""
-
-    def ask(running: System, number: int) -> None:
-        running.complete(f"page {number % 200}: {DOCUMENT}", max_tokens=4)
-
-    return system.traffic(ask, 4.0, 2)
 
 
 @contextmanager
@@ -94,6 +59,3 @@ def beside(system: System, ask: Callable[[System, int], None], at_a_time: int) -
 
 STEADY = ("--speculation", "off", "--price-per-hour", "1")
 """A token takes as long whatever the text is."""
-SMALL = (*STEADY, "--threads", "2", "--kv-bytes", "2MiB", "--kv-host-bytes", "4MiB")
-"""Options of the system that is short of memory."""
-SMALL_FAULTS = (Fault("preemption_thrashing", crowd), Fault("cache_evicted", many_documents))

@@ -18,6 +18,8 @@ from tokenworks.observe.ledger import Window
 
 Findings = Mapping[str, dict[str, Any]]
 """By rule; of several with one rule the last."""
+TRIES = 2
+"""A machine that does other work beside may hide a fault of two seconds; not twice."""
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,12 @@ class System:
     numbers: Iterator[int] = field(default_factory=count)
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))  # a new one takes 30 ms of processor
-    link: ThrottledProxy | None = None  # to what is elsewhere: a worker, a server of the remote tier
+    link: ThrottledProxy | None = None  # to what is elsewhere, and may become slow
+    server_pids: list[int] = field(default_factory=list)  # of the remote tier's server
 
     def complete(self, prompt: str, max_tokens: int = 24, key: str = "none", **more: Any) -> int:
         """The status of one completion that is exactly as long as wanted."""
-        body = {"model": "embedded", "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
+        body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
         headers = {"authorization": f"Bearer {key}"}
         return self.client.post(f"{self.url}/v1/completions", json=body | more, headers=headers).status_code
 

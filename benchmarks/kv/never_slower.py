@@ -2,11 +2,14 @@
 
     python -m benchmarks.kv.never_slower CHECKPOINT TRACE [--rounds 3] [--requests 24]
 
-Without reuse: requests with prompts of their own (512 tokens in, 32 out, four at a time) on a system without a store
-and on one with host memory and disk, in turns; the ratio of median throughputs. With a remote tier behind a proxy
-that lets 1 MB/s through: conversations as in `replay`, turn by turn, on a system whose store has hardly any memory;
-each turn's TTFT against the same turn without a store, taken before and after: how much those two differ is the noise.
-(Needs redis-server; without it this part is left out, and says so.)
+Without reuse: requests with prompts of their own (512 tokens in, 32 out, four at a time) on a system without a store,
+on one with host memory and on one with host memory and disk, in turns, each after a warm-up that is not counted. Shown
+are the throughputs, and what each process took: processor seconds and page faults, which a busy machine hardly changes.
+
+With a remote tier behind a proxy that lets 1 MB/s through: conversations as in `replay`, turn by turn, on a system
+whose store has hardly any memory; each turn's TTFT (median of the rounds) against the same turn without a store, taken
+before and after: how much those two differ is the noise. (Needs redis-server; without it this part is left out, and
+says so.)
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -26,12 +30,16 @@ import numpy as np
 from benchmarks.kv.client import Answer, complete
 from benchmarks.kv.conversations import Turn, turns_of, words
 from benchmarks.kv.fleet import Fleet, running
-from benchmarks.kv.replay import MOST_TOKENS, configuration, replay
+from benchmarks.kv.processes import Taken, taken_below
+from benchmarks.kv.replay import HEARTBEAT_S, MOST_TOKENS, configuration, replay
 from benchmarks.kv.slow_remote import slow_redis
 from tokenworks.plan.traces import read_trace
 
 INPUT, OUTPUT, LANES = 512, 32, 4
 LINE_BYTES_PER_S = 1_000_000
+WARM_UP = LANES
+SETTLE_S = 6.0  # until what was put is on disk and the last heartbeat has come
+BETWEEN = "tokenworks_worker_between_seconds"
 
 
 async def without_reuse(fleet: Fleet, requests: int, seed: str) -> float:
@@ -48,37 +56,106 @@ async def without_reuse(fleet: Fleet, requests: int, seed: str) -> float:
         return requests * (INPUT + OUTPUT) / (time.monotonic() - start)
 
 
+@dataclass
+class Run:
+    """One system, measured once after its warm-up."""
+
+    tokens_per_s: float
+    taken: dict[str, Taken]  # by part of the system, of 1,000 prompt tokens
+    between_s: float  # of 1,000 prompt tokens: the worker's time between its steps
+
+
 def no_reuse(options: argparse.Namespace) -> None:
     """The first part."""
-    rates: dict[str, list[float]] = {"no store": [], "host and disk": []}
+    runs: dict[str, list[Run]] = {}
     with tempfile.TemporaryDirectory(prefix="tokenworks-disk-", dir=".") as disk:
-        store = f'[kv]\nhost_bytes = "2GiB"\ndisk_path = "{Path(disk).resolve()}"\ndisk_bytes = "8GiB"'
+        host = '[kv]\nhost_bytes = "2GiB"'
+        both = f'{host}\ndisk_path = "{Path(disk).resolve()}"\ndisk_bytes = "8GiB"'
+        systems = {"no store": "", "host": host, "host and disk": both}
+        chosen = options.systems.split(",") if options.systems else list(systems)
         for turn in range(options.rounds):
-            for name, kv, stores in (("no store", "", 0), ("host and disk", store, 1)):
-                with running(configuration(options, "1GiB", kv)) as fleet:
-                    fleet.wait_until(1, stores)
-                    rates[name].append(asyncio.run(without_reuse(fleet, options.requests, f"{turn}")))
-                    print(f"round {turn + 1}, {name}: {rates[name][-1]:.1f} tokens/s", flush=True)
-    ours, base = statistics.median(rates["host and disk"]), statistics.median(rates["no store"])
-    print(f"\nwithout reuse: {ours:.1f} tokens/s with the store, {base:.1f} without: {ours / base - 1:+.1%}\n")
+            for name in chosen[turn % len(chosen) :] + chosen[: turn % len(chosen)]:
+                run = measured(options, systems[name], str(turn))
+                runs.setdefault(name, []).append(run)
+                print(f"round {turn + 1}, {name}: {run.tokens_per_s:.1f} tokens/s", flush=True)
+    _print_taken(runs)
+    _print_rates(runs)
+
+
+def measured(options: argparse.Namespace, kv: str, seed: str) -> Run:
+    """Start a system, warm it up, run the requests and wait until what they left is written."""
+    with running(configuration(options, "1GiB", kv)) as fleet:
+        fleet.wait_until(1, 1 if kv else 0)
+        asyncio.run(without_reuse(fleet, WARM_UP, f"{seed}/warm"))
+        time.sleep(SETTLE_S)
+        taken, between_s = taken_below(fleet.pid), fleet.metric(BETWEEN)
+        rate = asyncio.run(without_reuse(fleet, options.requests, seed))
+        time.sleep(SETTLE_S)
+        per_1000 = 1000 / (INPUT * options.requests)
+        after = taken_below(fleet.pid)
+        return Run(
+            rate,
+            {part: Taken().plus(each.plus(taken.get(part, Taken()), -1), per_1000) for part, each in after.items()},
+            per_1000 * (fleet.metric(BETWEEN) - between_s),
+        )
+
+
+def _print_taken(runs: dict[str, list[Run]]) -> None:
+    """What the processes took, medians; the worker's user time is what computing takes, and the machine's noise."""
+    print("\nof 1,000 prompt tokens (medians), in milliseconds of a processor, and pages that came on first touch:")
+    print("| system | process | user | system | pages |\n|---|---|---:|---:|---:|")
+    for name, several in runs.items():
+        for part in sorted({part for run in several for part in run.taken}):
+            columns = zip(*(run.taken.get(part, Taken()) for run in several), strict=True)
+            user_s, system_s, faults = (statistics.median(column) for column in columns)
+            print(f"| {name} | {part} | {1e3 * user_s:.1f} | {1e3 * system_s:.1f} | {faults:.0f} |")
+        between_s = statistics.median(run.between_s for run in several)
+        print(f"| {name} | worker, between steps (wall) | {1e3 * between_s:.1f} | | |")
+
+
+def _print_rates(runs: dict[str, list[Run]]) -> None:
+    rates = {name: [run.tokens_per_s for run in several] for name, several in runs.items()}
+    base = rates.get("no store")
+    print("\n| system | tokens/s, median | least | most | against no store, median of the rounds |")
+    print("|---|---:|---:|---:|---:|")
+    for name, each in rates.items():
+        shares = [ours / theirs - 1 for ours, theirs in zip(each, base, strict=True)] if base else []
+        against = f"{statistics.median(shares):+.1%}" if shares else ""
+        print(f"| {name} | {statistics.median(each):.1f} | {min(each):.1f} | {max(each):.1f} | {against} |")
 
 
 def slow_remote(options: argparse.Namespace, turns: list[Turn]) -> None:
-    """The second part."""
-    found: dict[str, list[Answer]] = {}
+    """The second part: rounds of two systems without a store and, between them, one with a slow remote tier."""
+    found: dict[str, list[list[Answer]]] = {"before": [], "slow remote": [], "after": []}
     with slow_redis(LINE_BYTES_PER_S) as url:
         store = f'[kv]\nhost_bytes = "64MiB"\nremote = "{url}"'
-        for name, kv, stores in (("before", "", 0), ("slow remote", store, 1), ("after", "", 0)):
-            print(f"{name}:")
-            with running(configuration(options, options.device, kv)) as fleet:
-                fleet.wait_until(1, stores)
-                found[name] = asyncio.run(replay(fleet, turns, {}))
-                if stores:
-                    print("declined:", fleet.metric("tokenworks_worker_kv_declined_blocks"), "blocks")
-    slow, before, after = ([a.ttft_s for a in found[name]] for name in ("slow remote", "before", "after"))
-    mean = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
-    _print_ratios("TTFT with a remote tier at 1 MB/s over TTFT without a store", slow, mean)
+        for turn in range(options.rounds):
+            for name, answers in found.items():
+                print(f"round {turn + 1}, {name}:")
+                answers.append(conversed(options, turns, store if name == "slow remote" else ""))
+    ttft = {name: [[answer.ttft_s for answer in each] for each in rounds] for name, rounds in found.items()}
+    before, slow, after = (_medians(ttft[name]) for name in ("before", "slow remote", "after"))
+    base = _medians(ttft["before"] + ttft["after"])
+    _print_ratios("TTFT with a remote tier at 1 MB/s over TTFT without a store", slow, base)
     _print_ratios("TTFT without a store, after over before", after, before)
+
+
+def conversed(options: argparse.Namespace, turns: list[Turn], kv: str) -> list[Answer]:
+    """All turns, on a system of their own."""
+    with running(configuration(options, options.device, kv)) as fleet:
+        fleet.wait_until(1, 1 if kv else 0)
+        asyncio.run(without_reuse(fleet, 1, "warm"))
+        answers = asyncio.run(replay(fleet, turns, {}))
+        if kv:
+            time.sleep(HEARTBEAT_S)
+            puts = fleet.metric("tokenworks_kv_tier_puts", tier="remote")
+            print(f"declined: {fleet.metric('tokenworks_worker_kv_declined_blocks'):.0f} blocks, sent: {puts:.0f}")
+        return answers
+
+
+def _medians(rounds: list[list[float]]) -> list[float]:
+    """Of each turn, over the rounds."""
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 def _print_ratios(what: str, ours: list[float], base: list[float]) -> None:
@@ -98,6 +175,7 @@ def main() -> None:
     parser.add_argument("--length", type=float, default=1 / 12)
     parser.add_argument("--device", default="512MiB")
     parser.add_argument("--only", choices=["reuse", "remote"])
+    parser.add_argument("--systems", default="", help="of the first part, comma-separated: no store,host,host and disk")
     options = parser.parse_args()
     if options.only != "remote":
         no_reuse(options)

@@ -7,6 +7,9 @@ Together they are the frames of a gateway's journal, in the order in which they 
 
 Times are integer nanoseconds: `..._ns` a duration by a monotonic clock, `at_ns` and `started_ns` since 1970 by the wall
 clock. Amounts of money are integers too: `PICO` of the currency, so that sums are exact.
+
+What a request leaves behind is not watched by the garbage collector (`gc=False`): none of it can refer to itself, and
+there are thousands of them a second.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ class Work(StrEnum):
     DRAFT = "draft"  # guesses at tokens that proved wrong
 
 
-class SequenceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class SequenceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What one worker spent on one sequence; told with its end."""
 
     stages_ns: dict[Stage, int] = {}  # from the request's arrival at the worker to its last token: no gap, no overlap
@@ -88,7 +91,7 @@ class WorkerUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     energy_j: float | None = None  # of the package, where the machine measures it
 
 
-class Leg(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Leg(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One sending of one sequence to one worker."""
 
     worker: str
@@ -121,7 +124,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return sum(self.device.values()) + sum(self.kv.values()) + self.transfer + self.energy
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="record"):
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="record", gc=False):
     """One request that has ended."""
 
     id: str  # of the HTTP request, as in `x-request-id`
@@ -152,6 +155,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     gaps_us: bytes = b""  # between token events of a sequence, all sequences: uint32 each, little endian, microseconds
     stages_ns: dict[Stage, int] = {}  # sums to e2e_ns; with several sequences, those of the one that ended last
     legs: list[Leg] = []  # of all sequences, by start
+    num_alike: int = 1  # requests that this record stands for, itself among them: see `gateway.floods`
 
     @property
     def is_rejected(self) -> bool:
@@ -177,6 +181,7 @@ class WorkerSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     free_blocks: int = 0
     total_blocks: int = 0
     preemptions: int = 0
+    evictions: int = 0  # cached blocks that gave way to others
     is_last: bool = False  # it has left, or was lost
 
 
@@ -191,6 +196,7 @@ class StoreSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     evictions: dict[Tier, int] = {}
     faults: dict[str, int] = {}
     misses: int = 0
+    read_bytes_per_s: dict[Tier, float] = {}  # as measured lately; 0: the tier does not answer; none: not measured
 
 
 class Incident(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="incident"):

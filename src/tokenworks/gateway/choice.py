@@ -175,3 +175,22 @@ def _joined(pieces: Sequence[Piece]) -> Piece:
     positions = None if last.positions is None else [each for piece in pieces for each in piece.positions or []]
     token_ids = [token_id for piece in pieces for token_id in piece.token_ids]
     return Piece(last.index, text, positions, last.finish_reason, token_ids)
+
+
+def cached_by_tier(first: Sequence[Choice]) -> dict[Tier, int]:
+    """The cached tokens of these choices, each the first of its prompt, by where they came from.
+
+    What was fetched from nowhere was in the device's own memory.
+    """
+    found = {Tier.DEVICE: 0}
+    for choice in first:
+        found[Tier.DEVICE] += choice.cached_tokens
+        for tier, tokens in choice.fetched_tokens.items():
+            found[Tier.DEVICE] -= tokens
+            found[tier] = found.get(tier, 0) + tokens
+    return found
+
+
+def mean_logprob(choices: Sequence[Choice]) -> float:
+    """Of all output tokens; there must be some whose log probability was told."""
+    return sum([choice.logprob_sum for choice in choices]) / sum([choice.num_logprobs for choice in choices])

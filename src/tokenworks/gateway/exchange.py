@@ -12,7 +12,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -69,6 +68,7 @@ class Exchange:
         self.notes: dict[str, Any] = {}  # for the log line at the end
         self.caller = UNKNOWN  # until its key was looked at
         self._recording: Recording | None = None
+        self._trace: Trace | None = None  # drawn when somebody asks
         self._client: tuple[str, int] | None = scope.get("client")
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._path_params: dict[str, Any] = scope.get("path_params", {})
@@ -76,12 +76,16 @@ class Exchange:
         self._receive = receive
         self._send = send
         wanted = self._headers.get(b"x-request-id", b"")
-        self.id = wanted.decode() if _REQUEST_ID.fullmatch(wanted) else secrets.token_hex(12)
+        self.id: str = wanted.decode() if _REQUEST_ID.fullmatch(wanted) else secrets.token_hex(12)
 
-    @cached_property
+    @property
     def trace(self) -> Trace:
         """The trace that this is a span of."""
-        return trace_of(self._headers.get(b"traceparent"))
+        if self._recording is not None:
+            return self._recording.trace
+        if self._trace is None:
+            self._trace = trace_of(self._headers.get(b"traceparent"))
+        return self._trace
 
     @property
     def labels(self) -> dict[str, str]:
@@ -102,7 +106,7 @@ class Exchange:
 
     def begin_recording(self, endpoint: str) -> None:
         """It is a request to generate."""
-        self._recording = Recording(self.id, endpoint, self.trace, self.started_ns)
+        self._recording = Recording(self.id, endpoint, self._headers.get(b"traceparent"), self.started_ns)
 
     @property
     def accept(self) -> str:

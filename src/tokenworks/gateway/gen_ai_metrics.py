@@ -9,14 +9,14 @@ A record names the model that is served, never what a client made up, so labels 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, cast
 
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from tokenworks.contract.record import Record
-from tokenworks.gateway.tally import Buckets, Tally
+from tokenworks.gateway.tally import Buckets, Seen, Tally
 from tokenworks.observe.cell import tpot_ns
 from tokenworks.policy.top_names import OTHER
 
@@ -34,6 +34,15 @@ _DURATION: Final = Buckets([0.01 * 2**power for power in range(14)])
 _TTFT: Final = Buckets([0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0])
 _TPOT: Final = Buckets([0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5])
 _TOKENS: Final = Buckets([float(4**power) for power in range(14)])
+
+
+class Kind(NamedTuple):
+    """What records have in common that are counted together."""
+
+    endpoint: str
+    model: str
+    scenario: str
+    outcome: str
 
 
 class _Series:
@@ -55,25 +64,21 @@ class GenAiMetrics:
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, str], _Series] = {}  # by endpoint, model and scenario
 
-    def add(self, record: Record) -> None:
-        """Count a record."""
-        key = (record.endpoint, record.model, record.scenario)
+    def add(self, kind: Kind, records: Sequence[Record]) -> None:
+        """Count records, all of one kind."""
+        key = (kind.endpoint, kind.model, kind.scenario)
         if (series := self._series.get(key)) is None:
             series = self._series[key] = _Series()
-        trace_id, at_s = record.trace_id, (record.started_ns + record.e2e_ns) / 1e9
-        error = "" if record.outcome == "ok" else record.outcome
+        error = "" if kind.outcome == "ok" else kind.outcome
         if (durations := series.durations.get(error)) is None:
             durations = series.durations[error] = Tally(_DURATION)
-        durations.add(record.e2e_ns / 1e9, trace_id, at_s)
-        if record.legs:
-            series.input_tokens.add(record.prompt_tokens, trace_id, at_s)
-            series.output_tokens.add(record.output_tokens, trace_id, at_s)
-        if error:
-            return
-        if record.ttft_ns is not None:
-            series.ttft.add(record.ttft_ns / 1e9, trace_id, at_s)
-        if (tpot := tpot_ns(record)) is not None:
-            series.tpot.add(tpot / 1e9, trace_id, at_s)
+        seen = [(record.trace_id, (record.started_ns + record.e2e_ns) / 1e9) for record in records]
+        durations.add_all([record.e2e_ns / 1e9 for record in records], seen)
+        _add(series.input_tokens, [record.prompt_tokens if record.legs else None for record in records], seen)
+        _add(series.output_tokens, [record.output_tokens if record.legs else None for record in records], seen)
+        if not error:
+            _add_ns(series.ttft, [record.ttft_ns for record in records], seen)
+            _add_ns(series.tpot, [tpot_ns(record) for record in records], seen)
 
     def families(self) -> Iterable[Metric]:
         """All of it."""
@@ -99,6 +104,19 @@ class GenAiMetrics:
                 if tally:
                     tally.show(family, its_labels)
         return [duration, ttft, tpot, usage]
+
+
+def _add_ns(tally: Tally, values: Sequence[float | None], seen: Sequence[Seen]) -> None:
+    _add(tally, [None if value is None else value / 1e9 for value in values], seen)
+
+
+def _add(tally: Tally, values: Sequence[float | None], seen: Sequence[Seen]) -> None:
+    """The values that there are."""
+    if None in values:
+        pairs = [(value, where) for value, where in zip(values, seen, strict=True) if value is not None]
+        tally.add_all([value for value, _ in pairs], [where for _, where in pairs])
+    else:
+        tally.add_all(cast(Sequence[float], values), seen)
 
 
 def _family(name: str, text: str, *labels: str) -> HistogramMetricFamily:

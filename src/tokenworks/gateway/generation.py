@@ -11,14 +11,12 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import PICO
 from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage, cost_details
-from tokenworks.gateway.choice import Choice, Piece
+from tokenworks.gateway.choice import Choice, Piece, cached_by_tier, mean_logprob
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.intake import Job
 from tokenworks.gateway.legs import Trail
-from tokenworks.gateway.record import LONGEST_GAP_US
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone, Stream
 
@@ -55,6 +53,7 @@ class _Run:
         self._unfinished = len(job.choices)
         self._ttft_ns: int | None = None
         self._arrived_ns = 0  # monotonic time of the latest output
+        self._note_gap_us = exchange.recording.gaps_us.append  # once for every token
 
     async def answer_whole(self) -> None:
         """Collect everything, then send it."""
@@ -83,27 +82,30 @@ class _Run:
 
     def note(self) -> None:
         """Note what the request came to, however it ended."""
-        job, recording = self._job, self._recording
+        recording, choices, cached_tokens = self._recording, self._job.choices, self._cached_tokens()
         recording.asked_ns = self._stream.asked_ns
-        recording.output_tokens = sum(choice.num_tokens for choice in job.choices)
-        recording.cached_tokens = {tier: tokens for tier, tokens in self._cached_by_tier().items() if tokens}
-        recording.finish_reasons = [choice.finish_reason for choice in job.choices if choice.finish_reason is not None]
-        if job.choices[0].num_logprobs:
-            recording.mean_logprob = _mean_logprob(job.choices)
+        recording.output_tokens = sum([choice.num_tokens for choice in choices])
+        recording.finish_reasons = [choice.finish_reason for choice in choices if choice.finish_reason is not None]
         recording.ttft_ns = self._ttft_ns
-        self._count()
+        if cached_tokens:
+            found = cached_by_tier(self._first_choices())
+            recording.cached_tokens = {tier: tokens for tier, tokens in found.items() if tokens}
+        if choices[0].num_logprobs:
+            recording.mean_logprob = mean_logprob(choices)
+        self._count(recording.output_tokens, cached_tokens)
 
-    def _count(self) -> None:
-        recording = self._recording
+    def _count(self, output_tokens: int, cached_tokens: int) -> None:
+        prompt_tokens = self._job.prompt_tokens
         ttft_s = None if self._ttft_ns is None else self._ttft_ns / 1e9
-        self._metrics.prompt_tokens.observe(recording.prompt_tokens)
-        self._metrics.output_tokens.observe(recording.output_tokens)
-        self._metrics.cached_tokens.inc(self._cached_tokens())
+        self._metrics.prompt_tokens.observe(prompt_tokens)
+        self._metrics.output_tokens.observe(output_tokens)
+        if cached_tokens:
+            self._metrics.cached_tokens.inc(cached_tokens)
         if ttft_s is not None:
             self._metrics.ttft.observe(ttft_s)
         self._exchange.notes |= {
-            "prompt_tokens": recording.prompt_tokens,
-            "output_tokens": recording.output_tokens,
+            "prompt_tokens": prompt_tokens,
+            "output_tokens": output_tokens,
             "ttft_s": None if ttft_s is None else round(ttft_s, 6),
         }
 
@@ -143,15 +145,15 @@ class _Run:
     def _note_gap(self, choice: Choice, at_ns: int) -> None:
         if choice.last_token_ns:
             gap_ns = at_ns - choice.last_token_ns
-            gap_us = gap_ns // 1000
-            self._recording.gaps_us.append(gap_us if gap_us < LONGEST_GAP_US else LONGEST_GAP_US)
+            self._note_gap_us(gap_ns // 1000)
             self._metrics.itl.observe(gap_ns / 1e9)
         choice.last_token_ns = at_ns
 
     def _usage(self, *, is_last: bool = False) -> Usage:
         completion_tokens = sum(choice.num_tokens for choice in self._job.choices)
         total = self._job.prompt_tokens + completion_tokens
-        details = PromptTokensDetails(self._cached_tokens(), self._cached_by_tier() if self._has_store else None)
+        by_tier = cached_by_tier(self._first_choices()) if self._has_store else None
+        details = PromptTokensDetails(self._cached_tokens(), by_tier)
         usage = Usage(self._job.prompt_tokens, completion_tokens, total, details)
         return self._with_cost(usage) if is_last and self._job.has_cost else usage
 
@@ -162,24 +164,9 @@ class _Run:
             return replace(usage, cost=None, cost_details=None)
         return replace(usage, cost=costs.total / PICO, cost_details=cost_details(costs, recorder.prices.currency))
 
-    def _cached_by_tier(self) -> dict[Tier, int]:
-        """The cached tokens by where they came from; what was fetched from nowhere was in the device's own memory."""
-        found = {Tier.DEVICE: 0}
-        for choice in self._first_choices():
-            found[Tier.DEVICE] += choice.cached_tokens
-            for tier, tokens in choice.fetched_tokens.items():
-                found[Tier.DEVICE] -= tokens
-                found[tier] = found.get(tier, 0) + tokens
-        return found
-
     def _cached_tokens(self) -> int:
-        return sum(choice.cached_tokens for choice in self._first_choices())
+        return sum([choice.cached_tokens for choice in self._first_choices()])
 
     def _first_choices(self) -> Sequence[Choice]:
         """Of each prompt the first one: a prompt counts once, as that found it."""
         return self._job.choices[:: self._job.n]
-
-
-def _mean_logprob(choices: Sequence[Choice]) -> float:
-    """Of all output tokens."""
-    return sum(choice.logprob_sum for choice in choices) / sum(choice.num_logprobs for choice in choices)

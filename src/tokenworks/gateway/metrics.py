@@ -27,12 +27,15 @@ from tokenworks.gateway.record_metrics import RecordMetrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
 from tokenworks.gateway.tally import Histogram
 from tokenworks.gateway.worker_use_metrics import use_metrics
+from tokenworks.observe.ledger import Ended
 from tokenworks.observe.tables.cost import costs_of
 
 _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 _TOKENS: Final = tuple(float(1 << power) for power in range(0, 18, 1))
+COUNTED_AT_ONCE: Final = 200
+"""Records: together they take a third of the time of one by one. More would hold up the event loop by a millisecond."""
 _NO_PRICES: Final = CostSettings()
 _USUAL_OBJECTIVES: Final = ObjectiveSettings()
 
@@ -93,20 +96,28 @@ class Metrics:
         )
         self.registry.register(_WorkerCollector(dispatcher))
         self._prices = cost
+        self._uncounted: list[Record] = []
         self._records = RecordMetrics(cost.currency, objectives)
         self.registry.register(self._records)
         self.observer = ObserverMetrics(state_folder)
         self.registry.register(self.observer)
 
     def observe_record(self, record: Record) -> None:
-        """Count a request that has ended: once for each record."""
-        self._records.add(record, costs_of(record, self._prices))
+        """Count a request that has ended: once for each record, no later than with the next scrape."""
+        self._uncounted.append(record)
+        if len(self._uncounted) >= COUNTED_AT_ONCE:
+            self._count_records()
+
+    def _count_records(self) -> None:
+        uncounted, self._uncounted = self._uncounted, []
+        self._records.add_all([Ended(record, costs_of(record, self._prices)) for record in uncounted])
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """What Prometheus scrapes, and its content type.
 
         OpenMetrics, which alone has exemplars, where `accept` (the scraper's header) names it; else the classic text.
         """
+        self._count_records()
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type
 

@@ -19,7 +19,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
@@ -27,7 +27,7 @@ from tokenworks.contract.record import Costs, Record, Stage
 from tokenworks.contract.request import Scenario
 from tokenworks.gateway.legs import Trail, add
 from tokenworks.gateway.tenants import UNKNOWN, Caller
-from tokenworks.gateway.traces import Trace
+from tokenworks.gateway.traces import Trace, trace_of
 from tokenworks.observe.tables.cost import costs_of
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
 LONGEST_GAP_US: Final = (1 << 32) - 1
+_RECEIVE: Final = Stage.RECEIVE
 
 
 class Recording:
@@ -44,6 +45,7 @@ class Recording:
     """
 
     is_understood = False
+    trail: Trail | None = None  # None: it was not placed
     caller: Caller = UNKNOWN
     scenario: Scenario | None = None  # None: nothing is said of it
     answer_id = ""
@@ -56,29 +58,37 @@ class Recording:
     finish_reasons: list[str] = []
     mean_logprob: float | None = None
     ttft_ns: int | None = None
-    trail: Trail | None = None  # None: it was not placed
     asked_ns = 0  # until then the client was taking what had come before
     write_ns = 0  # when the last bytes began to be written; 0: none were
+    outcome = ""  # and the next two: once it has ended
+    status = 0
+    ended_ns = 0
+    _trace: Trace | None = None
 
-    def __init__(self, request_id: str, endpoint: str, trace: Trace, started_ns: int) -> None:
+    def __init__(self, request_id: str, endpoint: str, traceparent: bytes | None, started_ns: int) -> None:
         self.id = request_id
         self.endpoint = endpoint
-        self.trace = trace
         self.started_ns = started_ns
         self.started_at_ns = time.time_ns()
-        self.gaps_us = array("I")  # between the token events of each sequence
-        self._stages_ns: dict[Stage, int] = {}
-        self._stage = Stage.RECEIVE
-        self._since_ns = started_ns
+        self.gaps_us = array("Q")  # between the token events of each sequence
+        self._traceparent = traceparent
+        self._stages = [_RECEIVE]
+        self._since_ns = [started_ns]
+
+    @property
+    def trace(self) -> Trace:
+        """The trace that it is a span of: drawn when somebody asks, which most often is when all is over."""
+        if self._trace is None:
+            self._trace = trace_of(self._traceparent)
+        return self._trace
 
     def enter(self, stage: Stage) -> None:
         """From now on time goes to that stage; until its sequences are placed."""
-        self._close_stage(time.monotonic_ns())
-        self._stage = stage
+        self._since_ns.append(time.monotonic_ns())
+        self._stages.append(stage)
 
     def placed(self, trail: Trail) -> None:
         """Its sequences are on their way."""
-        self._close_stage(trail.began_ns)
         self.trail = trail
 
     def writes(self) -> None:
@@ -88,14 +98,19 @@ class Recording:
         else:
             self.write_ns = time.monotonic_ns()
 
+    def ended(self, outcome: str, status: int, ended_ns: int) -> None:
+        """Nothing more comes of it."""
+        self.outcome, self.status, self.ended_ns = outcome, status, ended_ns
+
     def record(self, gateway: str, model: str, outcome: str, status: int, ended_ns: int) -> Record:
         """As it stands, ended at that time."""
-        trail, caller, trace = self.trail, self.caller, self.trace
-        legs = [] if trail is None else [sending.leg(self.started_ns) for sending in trail.sendings]
+        trail, caller, origin_ns = self.trail, self.caller, self.started_ns
+        trace_id, span_id, parent_span_id = self.trace
+        legs = [] if trail is None else [sending.leg(origin_ns) for sending in trail.sendings]
         return Record(
             id=self.id,
             started_ns=self.started_at_ns,
-            e2e_ns=ended_ns - self.started_ns,
+            e2e_ns=ended_ns - origin_ns,
             tenant=caller.tenant,
             model=model,
             scenario=self.scenario or caller.scenario,
@@ -107,9 +122,9 @@ class Recording:
             version="" if trail is None or not trail.sendings else trail.sendings[-1].worker.version,
             endpoint=self.endpoint,
             is_stream=self.is_stream,
-            trace_id=trace.trace_id,
-            span_id=trace.span_id,
-            parent_span_id=trace.parent_span_id,
+            trace_id=trace_id,
+            span_id=span_id,
+            parent_span_id=parent_span_id,
             tags=self.tags,
             num_sequences=self.num_sequences,
             prompt_tokens=self.prompt_tokens,
@@ -118,37 +133,25 @@ class Recording:
             finish_reasons=self.finish_reasons,
             mean_logprob=self.mean_logprob,
             ttft_ns=self.ttft_ns,
-            gaps_us=_little_endian(self.gaps_us[:MAX_GAPS]),
-            stages_ns=self._stages(ended_ns),
+            gaps_us=_packed(self.gaps_us),
+            stages_ns=self._partition(ended_ns),
             legs=legs,
         )
 
-    def _close_stage(self, now_ns: int) -> None:
-        add(self._stages_ns, self._stage, now_ns - self._since_ns)
-        self._since_ns = now_ns
-
-    def _stages(self, ended_ns: int) -> dict[Stage, int]:
-        """A partition of all of it."""
-        total = dict(self._stages_ns)
-        if self.trail is None:
-            add(total, self._stage, ended_ns - self._since_ns)
-            return total
-        self.trail.add_stages(total)
-        since_ns = self.trail.end_ns
-        free_ns = max(since_ns, self.asked_ns)
-        write_ns = max(free_ns, self.write_ns or ended_ns)
-        add(total, Stage.WRITE, free_ns - since_ns + ended_ns - write_ns)
-        add(total, Stage.DETOKENISE, write_ns - free_ns)
+    def _partition(self, ended_ns: int) -> dict[Stage, int]:
+        """All of its time, by stage."""
+        total: dict[Stage, int] = {}
+        until_ns = [*self._since_ns[1:], ended_ns if self.trail is None else self.trail.began_ns]
+        for stage, since_ns, end_ns in zip(self._stages, self._since_ns, until_ns, strict=True):
+            add(total, stage, end_ns - since_ns)
+        if self.trail is not None:
+            self.trail.add_stages(total)
+            delivered_ns = self.trail.end_ns
+            free_ns = max(delivered_ns, self.asked_ns)
+            write_ns = max(free_ns, self.write_ns or ended_ns)
+            add(total, Stage.WRITE, free_ns - delivered_ns + ended_ns - write_ns)
+            add(total, Stage.DETOKENISE, write_ns - free_ns)
         return total
-
-
-class _Ended(NamedTuple):
-    """A request of which nothing more will be known."""
-
-    recording: Recording
-    outcome: str
-    status: int
-    ended_ns: int
 
 
 class Recorder:
@@ -174,18 +177,19 @@ class Recorder:
         self._keepers = keepers
         self._settle_s = settle_s
         self._on_settled = on_settled
-        self._ended: list[_Ended] = []
+        self._ended: list[Recording] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def finish(self, recording: Recording, outcome: str, status: int, ended_ns: int) -> None:
         """A request has ended; its record follows within `settle_s`, or when its workers have told."""
         if not recording.is_understood or not self._keepers:
             return
-        ended = _Ended(recording, outcome, status, ended_ns)
-        if recording.trail is not None and recording.trail.num_untold:
-            recording.trail.on_told = partial(self._add, ended)
+        recording.ended(outcome, status, ended_ns)
+        trail = recording.trail
+        if trail is not None and trail.num_untold:
+            trail.on_told = partial(self._add, recording)
         else:
-            self._add(ended)
+            self._add(recording)
 
     def costs(self, recording: Recording) -> Costs | None:
         """What a request whose sequences have ended came to; None where a worker has yet to tell."""
@@ -200,26 +204,31 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        for each in ended:
+        for recording in ended:
             try:
-                self._settle(each)
+                self._settle(recording)
             except Exception:
-                _log.exception("the record of request %s could not be made: this is a bug", each.recording.id)
+                _log.exception("the record of request %s could not be made: this is a bug", recording.id)
         self._on_settled()
 
-    def _settle(self, ended: _Ended) -> None:
-        recording, outcome, status, ended_ns = ended
-        record = recording.record(self.gateway, self._model, outcome, status, ended_ns)
+    def _settle(self, ended: Recording) -> None:
+        record = ended.record(self.gateway, self._model, ended.outcome, ended.status, ended.ended_ns)
         for keep in self._keepers:
             keep(record)
 
-    def _add(self, ended: _Ended) -> None:
+    def _add(self, ended: Recording) -> None:
         self._ended.append(ended)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._settle_s, self.settle)
 
 
-def _little_endian(values: array[int]) -> bytes:
+def _packed(gaps_us: array[int]) -> bytes:
+    """As a record has them."""
+    kept = gaps_us if len(gaps_us) <= MAX_GAPS else gaps_us[:MAX_GAPS]
+    try:
+        packed = array("I", kept)
+    except OverflowError:
+        packed = array("I", [min(gap_us, LONGEST_GAP_US) for gap_us in kept])
     if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+        packed.byteswap()
+    return packed.tobytes()

@@ -95,6 +95,7 @@ def _worker_sample(worker: Worker, load: Load, *, is_last: bool = False) -> Work
         free_blocks=load.free_blocks,
         total_blocks=load.total_blocks,
         preemptions=load.preemptions,
+        evictions=load.evictions,
     )
 
 
@@ -109,7 +110,12 @@ def _store_sample(status: StoreStatus) -> StoreSample:
         {tier: each.evictions for tier, each in tiers.items()},
         _faults(tiers),
         status.misses,
+        {tier: each.read_bytes_per_s * each.is_up for tier, each in tiers.items() if _is_measured(each)},
     )
+
+
+def _is_measured(tier: TierStatus) -> bool:
+    return tier.read_bytes_per_s > 0 or not tier.is_up
 
 
 def _faults(tiers: dict[Tier, TierStatus]) -> dict[str, int]:

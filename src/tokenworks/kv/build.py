@@ -48,7 +48,9 @@ class BuiltStore(msgspec.Struct, frozen=True):
 def build_store(settings: KVSettings, store_id: str, wake: Callable[[], None], lease_s: float = LEASE_S) -> BuiltStore:
     """The store that `settings` ask for. `wake` is called, from any thread, when an outcome is there to be taken."""
     arena = create_arena(settings.host_bytes or DEFAULT_HOST_BYTES, free_memory_bytes())
-    return assemble(arena, open_tiers(settings), settings, store_id, wake, lease_s)
+    built = assemble(arena, open_tiers(settings), settings, store_id, wake, lease_s)
+    arena.page_in()
+    return built
 
 
 def assemble(

@@ -7,7 +7,7 @@ is, merged, a month of all. A request belongs to the moment in which it ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from tokenworks.contract.request import Scenario
 from tokenworks.observe.sketch import Sketch, encode_value, encode_values, merge_encoded
 
 SKETCHES: Final = ("ttft", "tpot", "itl", "e2e", "queue", "jitter")
+Promises: TypeAlias = dict[Scenario, list[tuple[float, Callable[[Record], float | None]]]]
+"""By scenario: limits in nanoseconds, and what of a record each one limits."""
+
 _QUEUES: Final = (Stage.ADMIT, Stage.ROUTE, Stage.QUEUE)
 _TIMEOUTS: Final = frozenset({"timeout", "deadline_exceeded"})
 _GONE: Final = "client_gone"
@@ -119,13 +122,20 @@ def cell_of(record: Record, costs: Costs, objectives: ObjectiveSettings) -> Cell
 
 def keeps_objectives(record: Record, objectives: ObjectiveSettings) -> bool:
     """Whether a request ended well and kept every promise of its scenario."""
-    if record.outcome != "ok":
-        return False
-    for field, read in _PROMISES[record.scenario]:
-        limit_s = getattr(objectives, field)
-        if limit_s and (read(record) or 0) > limit_s * 1e9:
-            return False
-    return True
+    return record.outcome == "ok" and keeps(record, promises_of(objectives))
+
+
+def promises_of(objectives: ObjectiveSettings) -> Promises:
+    """What is promised in each scenario, for who asks often."""
+    return {
+        scenario: [(limit_s * 1e9, read) for field, read in each if (limit_s := getattr(objectives, field))]
+        for scenario, each in _PROMISES.items()
+    }
+
+
+def keeps(record: Record, promises: Promises) -> bool:
+    """Whether a request that ended well kept every one of them."""
+    return all([(read(record) or 0) <= limit_ns for limit_ns, read in promises[record.scenario]])
 
 
 def _outcome(record: Record) -> str:

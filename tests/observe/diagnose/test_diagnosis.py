@@ -10,7 +10,8 @@ import pytest
 from tests.observe.made import MINUTE_NS
 from tests.observe.scenes import BEFORE, NO_PROMISES, NOW, Scene
 from tokenworks.contract.config import ObjectiveSettings, Settings
-from tokenworks.contract.record import Gap, Record, Stage, Work, WorkerSample
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Gap, Record, Stage, StoreSample, Work, WorkerSample
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.diagnose.diagnosis import Finding, diagnose, diagnosis
 from tokenworks.observe.diagnose.rules import own_rules
@@ -219,6 +220,50 @@ def test_more_workers_than_needed_is_no_finding_where_they_were_needed_for_a_mom
     for number in range(4, 8):
         scene.worker(rush, f"w{number}", busy=0.9)
     assert "idle_devices" not in names(found(scene))
+
+
+STALLS = {Tier.DISK: "disk_stall", Tier.REMOTE: "remote_stall"}
+
+
+def with_tier(tier: Tier, bytes_per_s: float, cached: int) -> Scene:
+    """What a lower tier gave and what was found there, at first 1 GB/s and half of the prompts."""
+    scene = Scene().usual(BEFORE, 80, tier=tier).store(BEFORE, speeds={tier: 1e9})
+    work_ms = {Work.PREFILL: 120.0, Work.DECODE: 100.0}
+    return scene.usual(NOW, 60, tier=tier, cached=cached, work_ms=work_ms).store(NOW, speeds={tier: bytes_per_s})
+
+
+@pytest.mark.parametrize("tier", STALLS)
+@pytest.mark.parametrize("bytes_per_s", [1e7, 0.0])
+def test_a_slow_tier_that_is_computed_around_is_found(tier: Tier, bytes_per_s: float) -> None:
+    findings = found(with_tier(tier, bytes_per_s, cached=20))
+    assert STALLS[tier] in names(findings)
+    assert "cache_collapse" not in names(findings)  # it is not the prompts
+
+
+@pytest.mark.parametrize("tier", STALLS)
+def test_a_slow_tier_that_nobody_misses_is_no_finding_and_nor_are_fewer_hits_in_a_fast_one(tier: Tier) -> None:
+    assert STALLS[tier] not in names(found(with_tier(tier, 1e7, cached=100)))
+    findings = found(with_tier(tier, 1e9, cached=20))
+    assert STALLS[tier] not in names(findings)
+    assert "cache_collapse" in names(findings)
+
+
+def test_evictions_that_end_in_a_further_tier_are_none() -> None:
+    scene = usual_before().usual(NOW, 60, cached=0).store(BEFORE, 10).store(NOW, 5000)
+    for at, frame in enumerate(scene.frames):
+        if isinstance(frame, StoreSample):
+            evictions = {**frame.evictions, Tier.DISK: 0}
+            scene.frames[at] = msgspec.structs.replace(frame, evictions=evictions)
+    assert "cache_evicted" not in names(found(scene))
+
+
+def test_without_a_store_it_is_the_workers_evictions_that_count() -> None:
+    scene = usual_before().usual(NOW, 60, cached=0).worker(Window(BEFORE.start_ns, NOW.end_ns))
+    assert "cache_evicted" not in names(found(scene))
+    for at, frame in enumerate(scene.frames):
+        if isinstance(frame, WorkerSample) and frame.at_ns > NOW.start_ns:
+            scene.frames[at] = msgspec.structs.replace(frame, evictions=900)
+    assert "cache_evicted" in names(found(scene))
 
 
 @pytest.mark.parametrize("seed", range(5))

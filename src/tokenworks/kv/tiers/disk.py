@@ -1,9 +1,9 @@
 """The disk tier: one file a block, whole or not there, bounded, and found again after a restart.
 
 What a crash or a power cut can lose is said in `flusher`. Which block leaves when the tier is full is the store's to
-decide; here a put beyond the limit is refused. Reads go through the page cache, into the caller's memory: past it
-(O_DIRECT) cold files came twice as fast, and those still in memory nine times slower. The kernel gives the cache up
-first when memory is short.
+decide; here a put beyond the limit is refused. Writes go past the page cache (see `block_file`). Reads go through it,
+into the caller's memory: past it cold files came twice as fast, and those still in memory nine times slower. The kernel
+gives the cache up first when memory is short.
 
 Invariants: the files together never hold more than `limit_bytes`, unless they did when the folder was opened; 5 % of
 the file system, or 1 GiB where that is less, stays free for everybody else.

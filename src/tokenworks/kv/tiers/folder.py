@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 from tokenworks.contract.kv import NAME_BYTES, BlockName
 from tokenworks.kv.format import HEADER_BYTES
+from tokenworks.kv.tiers.block_file import read_file, write_file
 from tokenworks.kv.tiers.tier import TierError
 
 LAYOUT: Final = "tokenworks-kv-1"
@@ -55,7 +56,7 @@ class BlockFolder:
         """Put a file in its place, instead of one that may be there."""
         new = self.root / "new" / f"{name.hex()}-{next(self._serial)}"
         try:
-            _write_file(new, block)
+            write_file(new, block)
             os.rename(new, self.place(name))
         except BaseException:
             with suppress(OSError):
@@ -66,7 +67,7 @@ class BlockFolder:
         """A file's length; its bytes stand at the start of `into` afterwards, unless it is longer than that."""
         file = os.open(self.place(name), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return _read_file(file, into)
+            return read_file(file, into)
         finally:
             os.close(file)
 
@@ -145,29 +146,6 @@ def _lock(file: Path, path: Path) -> int:
         ) from None
     file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     return lock
-
-
-def _write_file(path: Path, block: memoryview) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        written = 0
-        while written < len(block):
-            written += os.write(file, block[written:])
-    finally:
-        os.close(file)
-
-
-def _read_file(file: int, into: memoryview) -> int:
-    num_bytes = os.fstat(file).st_size
-    if num_bytes > len(into):
-        return num_bytes
-    read = 0
-    while read < num_bytes:
-        piece = os.preadv(file, [into[read:num_bytes]], read)
-        if not piece:
-            break
-        read += piece
-    return read
 
 
 def _block_file(entry: os.DirEntry[str]) -> BlockFile | None:

@@ -24,10 +24,14 @@ _NS_PER_HOUR: Final = 3600 * 10**9
 _NJ_PER_KWH: Final = 3_600_000 * 10**9
 _BYTES_PER_GB: Final = 10**9
 _BYTE_S_PER_GB_HOUR: Final = 3600 * 10**9
+NO_COSTS: Final = Costs()
+"""Of every request to which no price applies."""
 
 
 def costs_of(record: Record, cost: CostSettings) -> Costs:
     """What a request cost; nothing where no price was stated, or no worker told what it spent."""
+    if not (cost.energy_per_kwh or cost.transfer_per_gb or any([leg.price_per_hour for leg in record.legs])):
+        return NO_COSTS
     device: dict[Work, int] = {}
     transfer = energy = saved = 0
     for leg in record.legs:

@@ -1,0 +1,246 @@
+"""What recording takes of the gateway: processor time a request, with and without it, in one process.
+
+A real gateway stands before a worker that answers at once, and writes its journal beside a real observer. Recording is
+switched on and off in short turns within the gateway's one life, so that both are measured with the same memory, the
+same code in the caches and the same neighbours on the machine; a pair of turns that follow each other gives one
+difference. What is switched off is all that a request does for its record: the notes on the way, the legs, what
+the worker reports, the record, its metrics and the journal's frame. Tracing ids, the histograms of latencies and
+the counters that were there before records are on in both.
+
+    python -m benchmarks.recording [--output-tokens 16] [--pairs 150]
+
+The interval is the middle 95 % of 2,000 samples drawn from the pairs. The observer's own time stands beside it: it is
+another process, of the lowest priority but one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+from benchmarks.gateway import (
+    EMBEDDED,
+    REPORT,
+    be_worker,
+    closed_loop,
+    cpu_s,
+    prompt_forms,
+    request_bytes,
+    wait_until_ready,
+)
+from tokenworks.contract.config import GatewaySettings, LedgerSettings, Settings
+from tokenworks.text.tokenizer import load_tokenizer
+
+ON: Final = signal.SIGUSR1
+OFF: Final = signal.SIGUSR2
+SETTLED_S: Final = 0.12  # the journal is flushed every 0.05 s
+SAMPLES: Final = 2000
+TRIMMED: Final = 0.2  # of the differences, at each end: turns in which the machine did something else
+PATIENCE_S: Final = 60.0
+
+
+def main() -> None:
+    """Run one of the three roles; without a role, the measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--role", choices=["measure", "gateway", "worker"], default="measure", help=argparse.SUPPRESS)
+    parser.add_argument("--address", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--model", default=str(EMBEDDED), help="checkpoint directory whose tokenizer is used")
+    parser.add_argument("--prompt-tokens", type=int, default=1000)
+    parser.add_argument("--output-tokens", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=100, help="of a turn")
+    parser.add_argument("--pairs", type=int, default=150, help="of turns")
+    parser.add_argument("--connections", type=int, default=8, help="of the closed loop")
+    options = parser.parse_args()
+    {"measure": measure, "gateway": be_gateway, "worker": be_switched_worker}[options.role](options)
+
+
+def be_gateway(options: argparse.Namespace) -> None:
+    """The process under test."""
+    from tokenworks.gateway.process import run_gateway
+
+    own = GatewaySettings(port=0, worker_address=options.address, model_name="bench")
+    settings = Settings(model=options.model, gateway=own, ledger=LedgerSettings(path=options.folder))
+    switch_by_signal(*recording_seams())
+    run_gateway(settings, on_ready=lambda host, port: print(port, flush=True))
+
+
+def recording_seams() -> tuple[Callable[[], None], Callable[[], None]]:
+    """What switches recording on, and off."""
+    from tokenworks.gateway import exchange, flights, record, samples
+    from tokenworks.gateway.registry import Worker
+
+    class Unrecorded(record.Recording):
+        """Of a request that nothing is noted of."""
+
+        is_understood = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]
+        gaps_us: Any = deque(maxlen=0)
+
+        def __init__(self, *ignored: object) -> None:
+            pass
+
+        def enter(self, stage: object) -> None:
+            pass
+
+        def placed(self, trail: object) -> None:
+            pass
+
+        def writes(self) -> None:
+            pass
+
+    def begin_unrecorded(self: exchange.Exchange, endpoint: str) -> None:
+        self._recording = Unrecorded()
+
+    def sent_to(self: flights.Flight, worker: Worker, held_tokens: int, now_ns: int) -> None:
+        self.worker = worker
+
+    def nothing(*ignored: object) -> None:
+        pass
+
+    seams: list[tuple[type, str, Callable[..., None]]] = [
+        (exchange.Exchange, "begin_recording", begin_unrecorded),
+        (flights.Flight, "sent_to", sent_to),
+        (record.Recorder, "finish", nothing),
+        (samples.Samples, "worker_heard", nothing),
+    ]
+    usual = [(owner, name, getattr(owner, name)) for owner, name, _ in seams]
+
+    def set_all(attributes: Sequence[tuple[type, str, Any]]) -> None:
+        for owner, name, value in attributes:
+            setattr(owner, name, value)
+
+    return lambda: set_all(usual), lambda: set_all(seams)
+
+
+def be_switched_worker(options: argparse.Namespace) -> None:
+    """Tells what a sequence took while that is wanted."""
+    told = {"report": True}
+    switch_by_signal(lambda: told.update(report=True), lambda: told.update(report=False))
+    be_worker(options, lambda: REPORT if told["report"] else None)
+
+
+def switch_by_signal(on: Callable[[], None], off: Callable[[], None]) -> None:
+    """From now on each of the two signals calls one."""
+    signal.signal(ON, lambda number, frame: on())
+    signal.signal(OFF, lambda number, frame: off())
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print what recording takes of the gateway's time, and of the observer's."""
+    prompt = prompt_forms(load_tokenizer(options.model), options.prompt_tokens)["token ids"]
+    request = request_bytes(prompt, options.output_tokens, stream=True)
+    address = f"ipc:///tmp/tokenworks-bench-{os.getpid()}"
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        observer = stack.enter_context(process("tokenworks", "observer", "--ledger-path", folder))
+        roles = [
+            stack.enter_context(process(*own(options, name), "--address", address, "--folder", folder))
+            for name in ("gateway", "worker")
+        ]
+        assert roles[0].stdout is not None
+        port = int(roles[0].stdout.readline())
+        wait_until_ready(port)
+        pids = [each.pid for each in roles]
+        turn(options, pids, ON, port, request)  # warms up
+        before_s = cpu_s(observer.pid)
+        pairs = [pair(options, pids, port, request, number) for number in range(options.pairs)]
+        wait_until_read(folder)
+        report(options, pairs, cpu_s(observer.pid) - before_s)
+
+
+def own(options: argparse.Namespace, role: str) -> list[str]:
+    return ["benchmarks.recording", "--role", role, "--model", options.model]
+
+
+@contextmanager
+def process(*module: str) -> Iterator[subprocess.Popen[str]]:
+    """A module that runs meanwhile."""
+    command = [sys.executable, "-m", *module]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as started:
+        try:
+            yield started
+        finally:
+            started.terminate()
+
+
+def pair(
+    options: argparse.Namespace, pids: Sequence[int], port: int, request: bytes, number: int
+) -> tuple[float, float]:
+    """Microseconds a request, off and on; neither is always the second."""
+    spent_us = {mode: turn(options, pids, mode, port, request) for mode in ((OFF, ON) if number % 2 else (ON, OFF))}
+    return spent_us[OFF], spent_us[ON]
+
+
+def turn(options: argparse.Namespace, pids: Sequence[int], mode: int, port: int, request: bytes) -> float:
+    """Microseconds of the gateway's processor time a request, all threads, until all of it is written down."""
+    for pid in pids:
+        os.kill(pid, mode)
+    time.sleep(0.02)
+    before_s = cpu_s(pids[0])
+    asyncio.run(closed_loop(port, request, options.requests, options.connections))
+    time.sleep(SETTLED_S)
+    return (cpu_s(pids[0]) - before_s) / options.requests * 1e6
+
+
+def wait_until_read(folder: str) -> None:
+    """Until the observer has taken in what was written."""
+    from tokenworks.contract.record import Record
+    from tokenworks.observe.journal.reader import JournalReader
+    from tokenworks.observe.store import open_ledger
+
+    last = [frame for frame in JournalReader(_path(folder)).read({}, 1 << 30).frames if isinstance(frame, Record)][-1]
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s:
+        ledger = open_ledger(LedgerSettings(path=folder))
+        found = ledger.record(last.id)
+        ledger.close()
+        if found is not None:
+            return
+        time.sleep(0.2)
+    raise TimeoutError("the observer does not take in the journal")
+
+
+def _path(folder: str) -> Any:
+    from pathlib import Path
+
+    return Path(folder) / "journal"
+
+
+def report(options: argparse.Namespace, pairs: Sequence[tuple[float, float]], observer_s: float) -> None:
+    """Both, their difference with its interval, and what the observer took beside."""
+    off_us = statistics.median(off for off, _ in pairs)
+    found = trimmed(pairs)
+    draw = random.Random(1)
+    drawn = sorted(trimmed(draw.choices(pairs, k=len(pairs))) for _ in range(SAMPLES))
+    low, high = drawn[SAMPLES // 40], drawn[-SAMPLES // 40]
+    observed_us = observer_s / (len(pairs) * options.requests) * 1e6
+    print(f"{options.prompt_tokens} prompt tokens, {options.output_tokens} output tokens, {len(pairs)} pairs of turns")
+    print(f"gateway, processor time per 1,000 requests: {off_us / 1e3:.3f} s without recording")
+    print(f"recording: {found:+.1f} us a request [{low:+.1f}, {high:+.1f}]")
+    print(f"of the gateway's time: {found / off_us:+.2%} [{low / off_us:+.2%}, {high / off_us:+.2%}]")
+    print(f"the observer, another process: {observed_us:.0f} us a recorded request")
+    told = {"off_us": off_us, "recording_us": [low, found, high], "observer_us": observed_us}
+    print(json.dumps({"prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens, **told}))
+
+
+def trimmed(pairs: Sequence[tuple[float, float]]) -> float:
+    """The mean of the differences without the outer ones."""
+    differences = sorted(on - off for off, on in pairs)
+    cut = int(TRIMMED * len(differences))
+    return statistics.mean(differences[cut : len(differences) - cut])
+
+
+if __name__ == "__main__":
+    main()
