@@ -59,6 +59,7 @@ class ForeignServer:
         self.num_open = 0  # streams
         self.status: int | None = None  # of every completion instead of an answer
         self.message = "no"
+        self.hangs_up = False  # behind each stream, having promised to keep the connection
         self.max_events: int | None = None  # after which a stream stalls
         self.then: Callable[[web.StreamResponse], Any] | None = None  # instead of stalling
         self.port = 0
@@ -123,6 +124,9 @@ class ForeignServer:
             await self._stream(body, response)
         finally:
             self.num_open -= 1
+        if self.hangs_up and request.transport is not None:
+            await response.write_eof()
+            request.transport.close()
         return response
 
     def _wrong(self, body: dict[str, Any]) -> str | None:

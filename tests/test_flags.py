@@ -22,7 +22,8 @@ KV = """
     --kv-tenant-sharing
 """
 LEDGER = """
-    --ledger-path --ledger-database --ledger-flush-s --ledger-detail-days --ledger-address --ledger-record-days
+    --ledger-path --ledger-database --ledger-flush-s --ledger-sample-s --ledger-detail-days --ledger-address
+    --ledger-record-days
     --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour --cost-remote-per-gb-hour
     --cost-transfer-per-gb
     --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s --slo-offline-ttft-s --slo-offline-tpot-s

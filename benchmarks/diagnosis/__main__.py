@@ -1,10 +1,10 @@
-"""Provokes every fault and says which were found; then runs nothing is wrong with, in which nothing may be found.
+"""Provokes every fault and says which were found; and makes runs nothing is wrong with, in which nothing may be found.
 
-    python -m benchmarks.diagnosis                 # all of it, about 6 minutes
+    python -m benchmarks.diagnosis                 # all of it, about 8 minutes
     python -m benchmarks.diagnosis --only slow_worker --clean-runs 0
 
-A clean run is compared with another clean run of the same system. On a machine that does other work beside, rules about
-speed find that, and rightly: leave the machine alone.
+Each place begins with its clean runs, which are compared with another one. On a machine that does other work beside,
+rules about speed find that, and rightly: leave the machine alone.
 """
 
 from __future__ import annotations
@@ -12,81 +12,58 @@ from __future__ import annotations
 import platform
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from benchmarks.diagnosis.faults import (
-    FAR_RULES,
-    POOL,
-    POOL_FAULTS,
-    SMALL,
-    SMALL_FAULTS,
-    Fault,
-    far_system,
-    usual_anew,
-    usual_of_one,
-    usual_run,
-)
-from benchmarks.diagnosis.system import System, running
-from tokenworks.observe.ledger import Window
+from benchmarks.diagnosis.one_worker import ONE_WORKER
+from benchmarks.diagnosis.place import Fault, Place, Visit, visiting
+from benchmarks.diagnosis.pool import PLACES as POOLS
+from benchmarks.diagnosis.slow_tiers import DISK, SERVER
+from tokenworks.observe.diagnose.rules import own_rules
 
-RULES = (tuple(each.rule for each in POOL_FAULTS), tuple(each.rule for each in SMALL_FAULTS), FAR_RULES)
+PLACES: tuple[Place, ...] = (*POOLS, ONE_WORKER, DISK, SERVER)
 
 
 @click.command()
 @click.option("--only", multiple=True, help="This rule's fault alone; may be repeated.")
-@click.option("--clean-runs", default=5, show_default=True, help="Runs without a fault.")
+@click.option("--clean-runs", default=5, show_default=True, help="Runs without a fault, in each place.")
 def main(only: tuple[str, ...], clean_runs: int) -> None:
     """Provoke faults for real and see whether `tokenworks diagnose` finds them."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    click.echo(f"{platform.platform()}, commit {commit}, embedded model")
+    click.echo(f"{platform.platform()}, commit {commit}")
     missed: list[str] = []
     invented = 0
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = set(only) or {rule for rules in RULES for rule in rules}
-        if clean_runs or wanted & set(RULES[0]):
-            with running(Path(folder, "pool"), *POOL, workers=2) as system:
-                baseline = usual_run(system, seconds=10.0)
-                invented = _clean(system, baseline, clean_runs)
-                missed += _provoke(system, POOL_FAULTS, baseline, wanted)
-        if wanted & set(RULES[1]):
-            with running(Path(folder, "small"), *SMALL) as system:
-                missed += _provoke(system, SMALL_FAULTS, usual_run(system, usual_of_one), wanted)
-        if wanted & set(RULES[2]):
-            with far_system(Path(folder, "far")) as (system, faults):
-                missed += _provoke(system, faults, usual_run(system, usual_anew), wanted)
-    click.echo(f"missed: {', '.join(missed) or 'none'}; invented in {clean_runs} clean runs: {invented}")
+    for place in PLACES:
+        wanted = [fault for fault in place.faults if not only or fault.rule in only]
+        if wanted:
+            with tempfile.TemporaryDirectory() as folder, visiting(place, Path(folder)) as visit:
+                click.echo(f"{place.name}:")
+                invented += sum(_clean(visit, number + 1) for number in range(clean_runs))
+                missed += [fault.rule for fault in wanted if not _provoke(visit, fault)]
+    provoked = {rule for place in PLACES for rule in place.rules}
+    unprovoked = [rule.name for rule in own_rules().rules if rule.name not in provoked]
+    click.echo(f"missed: {', '.join(missed) or 'none'}; rules without a fault: {', '.join(unprovoked) or 'none'}")
+    click.echo(f"invented in {clean_runs} clean runs of each place: {invented}")
     raise SystemExit(bool(missed or invented))
 
 
-def _clean(system: System, baseline: Window, runs: int) -> int:
-    """How many findings there were in runs that nothing is wrong with."""
-    invented = 0
-    for number in range(runs):
-        found = system.diagnose(usual_run(system), baseline)
-        invented += len(found)
-        click.echo(f"clean run {number + 1}: {', '.join(each['rule'] for each in found) or 'nothing found'}")
-    return invented
+def _clean(visit: Visit, number: int) -> int:
+    """How many findings there were in a run that nothing is wrong with."""
+    found = visit.clean()
+    told = "; ".join(f"{rule}: {finding['signal']}" for rule, finding in found.items())
+    click.echo(f"  clean run {number}: {told or 'nothing found'}")
+    return len(found)
 
 
-def _provoke(system: System, faults: Sequence[Fault], baseline: Window, wanted: set[str]) -> list[str]:
-    """Rules that did not find their fault."""
-    windows: dict[int, Window] = {}
-    missed = []
-    for fault in faults:
-        if fault.rule not in wanted:
-            continue
-        if id(fault.provoke) not in windows:
-            windows[id(fault.provoke)] = fault.provoke(system)
-        window = windows[id(fault.provoke)]
-        found = {each["rule"]: each["signal"] for each in system.diagnose(window, baseline)}
-        verdict = "found" if fault.rule in found else "NOT FOUND"
-        others = ", ".join(sorted(set(found) - {fault.rule}))
-        click.echo(f"{fault.rule:24} {verdict:10} {found.get(fault.rule, '')}  [also: {others or 'none'}]")
-        missed += [] if fault.rule in found else [fault.rule]
-    return missed
+def _provoke(visit: Visit, fault: Fault) -> bool:
+    """Whether its rule found it."""
+    found = visit.provoked(fault)
+    verdict = "found" if fault.rule in found else "NOT FOUND"
+    others = ", ".join(sorted(found.keys() - {fault.rule}))
+    signal = found.get(fault.rule, {}).get("signal", "")
+    click.echo(f"  {fault.rule:24} {verdict:10} {signal}  [also: {others or 'none'}]")
+    return fault.rule in found
 
 
 if __name__ == "__main__":

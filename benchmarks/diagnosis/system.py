@@ -19,14 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
-from tokenworks.contract.config import LedgerSettings
+from tests.kv.throttle import ThrottledProxy
+from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.errors import LedgerError
+from tokenworks.observe.diagnose.diagnosis import diagnosis
 from tokenworks.observe.ledger import Window
-from tokenworks.observe.store import open_ledger
+from tokenworks.observe.store import SqlLedger, open_ledger
 
 PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
+POLL_S = 0.05
 LAST_WORDS_NS = 60 * 10**9
+SAMPLED = ("--ledger-sample-s", "1")
+"""So that a window of two seconds has a sample of each worker and store in it."""
 Body = dict[str, Any]
 Ask = Callable[["System", int], None]
 
@@ -40,12 +46,15 @@ class System:
     folder: Path
     numbers: Iterator[int] = field(default_factory=count)
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))  # a new one takes 30 ms of processor
+    link: ThrottledProxy | None = None  # to what is elsewhere, and may become slow
+    server_pids: list[int] = field(default_factory=list)  # of the remote tier's server
 
     def complete(self, prompt: str, max_tokens: int = 24, key: str = "none", **more: Any) -> int:
         """The status of one completion that is exactly as long as wanted."""
-        body = {"model": "embedded", "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
+        body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
         headers = {"authorization": f"Bearer {key}"}
-        return httpx.post(f"{self.url}/v1/completions", json=body | more, headers=headers, timeout=60).status_code
+        return self.client.post(f"{self.url}/v1/completions", json=body | more, headers=headers).status_code
 
     def traffic(self, ask: Ask, seconds: float, at_a_time: int, at_least: int = 40) -> Window:
         """`ask` again and again, so many at a time, for so long and so often; what ended is in the ledger after it."""
@@ -61,30 +70,48 @@ class System:
         with ThreadPoolExecutor(at_a_time) as pool:
             for future in [pool.submit(client) for _ in range(at_a_time)]:
                 future.result()
-        end_ns = time.time_ns()
-        everything = Window(start_ns, end_ns + LAST_WORDS_NS)  # that a client has left is noticed a moment later
-        self.wait_for(lambda: self.num_records(everything) >= len(asked), f"{len(asked)} records")
-        return Window(start_ns, max(end_ns, self.last_end_ns()) + 1)
+        return self.window_of(start_ns, len(asked))
 
-    def last_end_ns(self) -> int:
-        """When the latest request ended that the ledger has."""
-        with closing(open_ledger(LedgerSettings(path=str(self.folder / "state")))) as ledger:
+    def window_of(self, start_ns: int, num_requests: int) -> Window:
+        """From `start_ns` to the last of so many requests, all in the ledger; that a client has left shows late."""
+        end_ns = time.time_ns()
+        everything = Window(start_ns, end_ns + LAST_WORDS_NS)
+        self.wait_for(lambda: self.num_records(everything) >= num_requests, f"{num_requests} records")
+        with self.ledger() as ledger:
             extent = ledger.extent()
-            return extent.end_ns if extent else 0
+        return Window(start_ns, max(end_ns, extent.end_ns if extent else 0) + 1)
+
+    @contextmanager
+    def ledger(self) -> Iterator[SqlLedger]:
+        """Its ledger, for reading; raises LedgerError while there is none."""
+        with closing(open_ledger(self._ledger_settings)) as ledger:
+            yield ledger
 
     def num_records(self, window: Window) -> int:
         """Requests that the ledger has of a window; 0 while there is no ledger yet."""
         try:
-            with closing(open_ledger(LedgerSettings(path=str(self.folder / "state")))) as ledger:
+            with self.ledger() as ledger:
                 return sum(cell.requests for cell in ledger.cells(window).values())
         except LedgerError:
             return 0
 
     def diagnose(self, window: Window, baseline: Window | None, *options: str) -> list[dict[str, Any]]:
-        """The findings, as the command tells them."""
+        """The findings, as `tokenworks diagnose --json` tells them; with options the command itself is asked."""
+        if options:
+            return self.diagnose_by_command(window, baseline, *options)
+        with self.ledger() as ledger:
+            told = diagnosis(ledger, window, Settings(ledger=self._ledger_settings), None, baseline)
+        return list(msgspec.to_builtins(told.findings))
+
+    def diagnose_by_command(self, window: Window, baseline: Window | None, *options: str) -> list[dict[str, Any]]:
+        """The same from a process of its own."""
         compared = () if baseline is None else ("--baseline", f"{_seconds(baseline[0])}..{_seconds(baseline[1])}")
         told = self.run("diagnose", *_between(window), *compared, "--json", *options)
         return list(json.loads(told)["findings"])
+
+    @property
+    def _ledger_settings(self) -> LedgerSettings:
+        return LedgerSettings(path=str(self.folder / "state"))
 
     def run(self, *arguments: str) -> str:
         """The output of a command that reads this system's ledger."""
@@ -98,7 +125,7 @@ class System:
         found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in found.splitlines()[1:]]
         own = [(pid, args) for pid, parent, args in rows if int(parent) == self.process.pid]
-        return sorted(int(pid) for pid, args in own if re.search(rf"tokenworks.*\b{part}\b", args))
+        return sorted(int(pid) for pid, args in own if re.search(rf"-m tokenworks {part}\b", args))
 
     def join(self, name: str, address: str, *options: str) -> None:
         """Start one more worker by hand and wait until it is ready; it ends with the system."""
@@ -114,12 +141,12 @@ class System:
         while not condition():
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, f"waited in vain for: {what}\n{self.log()}"
-            time.sleep(0.1)
+            time.sleep(POLL_S)
 
     def workers(self) -> list[str]:
         """Names of those that are ready."""
         try:
-            return list(httpx.get(f"{self.url}/health/ready").json()["workers"])
+            return list(self.client.get(f"{self.url}/health/ready").json()["workers"])
         except (httpx.TransportError, KeyError):
             return []
 
@@ -139,6 +166,7 @@ class System:
         finally:
             self.process.kill()
             self.process.wait()
+            self.client.close()
 
 
 def begin(folder: Path, *options: str, workers: int = 1) -> System:
@@ -146,7 +174,7 @@ def begin(folder: Path, *options: str, workers: int = 1) -> System:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tokenworks", "serve", "--port", "0", *options],
+            [sys.executable, "-m", "tokenworks", "serve", "--port", "0", *SAMPLED, *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

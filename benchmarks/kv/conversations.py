@@ -28,13 +28,15 @@ class Turn:
     output_tokens: int
 
 
-def turns_of(trace: Trace, length: float, num_conversations: int, least_turns: int, most_tokens: int) -> list[Turn]:
+def turns_of(
+    trace: Trace, length: float, num_conversations: int, least_turns: int, most_tokens: int, every: int = 1
+) -> list[Turn]:
     """The turns of the first conversations with `least_turns` turns or more, in order of arrival, scaled by `length`.
 
-    A conversation ends before the turn that would take it beyond `most_tokens`.
+    Of those conversations each `every`-th is taken; it ends before the turn that would take it beyond `most_tokens`.
     """
     members = _conversations(trace)
-    chosen = [records for records in members if len(records) >= least_turns][:num_conversations]
+    chosen = [records for records in members if len(records) >= least_turns][::every][:num_conversations]
     turns = [
         turn for index, records in enumerate(chosen) for turn in _turns(trace, index, records, length, most_tokens)
     ]

@@ -1,15 +1,20 @@
 """Conversations replayed turn by turn: what finding their KV in a tier saves against computing it again.
 
     python -m benchmarks.kv.replay CHECKPOINT TRACE [--length 0.0833] [--conversations 12]
+    python -m benchmarks.kv.replay CHECKPOINT TRACE --speed 7 --every 20 --seconds 300
 
-The same turns, in the trace's order, one at a time, on systems with the same device memory for KV: without a store,
-with a store in host memory, with a store whose memory is small and whose disk is large, and (the honest comparison)
-without a store but with the store's memory given to the device. Then the disk system is killed whole, started again
-on the same folder, and asked for one more turn of each conversation, beside the same on a system that starts empty.
+The same turns on systems with the same device memory for KV: without a store, with a store in host memory, with a store
+whose memory is small and whose disk is large, and (the honest comparison) without a store but with the store's memory
+given to the device. A turn's prompt is all that was said in its conversation, the model's own answers included.
 
-A turn's prompt is all that was said in its conversation, the model's own answers included. Reported: the hit ratio,
-TTFT of those turns whose history had left the device (as the store's systems tell by `cached_tokens_by_tier`), each
-against the same turn without a store, and the time of the whole replay.
+Without `--speed` turns are sent one at a time, in the trace's order. Reported: the hit ratio, TTFT of those turns whose
+history had left the device (as the store's systems tell by `cached_tokens_by_tier`), each against the same turn without
+a store, and the time of the whole replay. Then the disk system is killed whole, started again on the same folder, and
+asked for one more turn of each conversation, beside the same on a system that starts empty.
+
+With `--speed` they are sent as they came, so many trace seconds a second (see `pacing`), of every `--every`-th
+conversation and for `--seconds`: answers are computed together, and a response time has the waiting in it. How busy the
+system without a store was is the load that was offered.
 """
 
 from __future__ import annotations
@@ -17,13 +22,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import shutil
 import statistics
+import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import aiohttp
@@ -31,27 +38,37 @@ import aiohttp
 from benchmarks.kv.client import Answer, complete
 from benchmarks.kv.conversations import Turn, turns_of, words
 from benchmarks.kv.fleet import Fleet, running
+from benchmarks.kv.pacing import paced
+from benchmarks.kv.replay_tables import BASE, Replay, as_they_came, one_by_one
 from tokenworks.contract.setting import parse_bytes
 from tokenworks.plan.traces import read_trace
 
 MOST_TOKENS = 4000
+CONVERSATIONS = 12
+STEPS = "tokenworks_worker_step_seconds"
 HEARTBEAT_S = 1.5
 SYNC_S = 6.0  # a little more than the default of kv.sync_s
 RESTART = "restart"
 TIMEOUT = aiohttp.ClientTimeout(total=600)
 
 
-async def replay(fleet: Fleet, turns: Sequence[Turn], histories: dict[int, list[int]]) -> list[Answer]:
-    """Every turn, one after the other; `histories` gets what was said."""
-    answers = []
+async def replay(
+    fleet: Fleet, turns: Sequence[Turn], histories: dict[int, list[int]], speed: float = 0.0
+) -> list[Answer]:
+    """Every turn, one after the other or as they came; `histories` gets what was said."""
+    ended = count(1)
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
-        for index, turn in enumerate(turns):
+
+        async def ask(index: int) -> Answer:
+            turn = turns[index]
             history = histories.setdefault(turn.conversation, [])
             history += words(f"{turn.conversation}/{index}", turn.new_tokens)
             answer = await complete(session, fleet.url, history, turn.output_tokens)
             history += answer.token_ids
-            answers.append(answer)
-            print(f"\r  turn {index + 1} of {len(turns)}", end="", flush=True)
+            print(f"\r  {next(ended)} of {len(turns)} turns", end="", flush=True)
+            return answer
+
+        answers = await paced(turns, speed, ask) if speed else [await ask(index) for index in range(len(turns))]
     print()
     return answers
 
@@ -68,26 +85,27 @@ max_context_tokens = {MOST_TOKENS + 96}
 """
 
 
-def run(turns: Sequence[Turn], name: str, toml: str, stores: int) -> list[Answer]:
+def run(turns: Sequence[Turn], name: str, toml: str, stores: int, speed: float) -> Replay:
     """One system, one replay."""
     print(f"{name}:")
     with running(toml) as fleet:
         fleet.wait_until(1, stores)
-        answers = asyncio.run(replay(fleet, turns, {}))
+        before_s = fleet.metric(STEPS)
+        answers = asyncio.run(replay(fleet, turns, {}, speed))
+        time.sleep(HEARTBEAT_S)
         if stores:
             print(exchange_of(fleet))
-        return answers
+        return Replay(answers, fleet.metric(STEPS) - before_s)
 
 
 def exchange_of(fleet: Fleet) -> str:
     """What the worker's exchange with the store came to: predictions beside the truth, and what was not used, why."""
-    time.sleep(HEARTBEAT_S)
     wanted = ("tokenworks_worker_kv_", "tokenworks_kv_tier_read", "tokenworks_kv_tier_faults")
     lines = [line for line in fleet.metrics().splitlines() if line.startswith(wanted) and not line.endswith(" 0.0")]
     return "\n".join(f"  {line}" for line in lines)
 
 
-def after_restart(turns: Sequence[Turn], toml: str, folder: Path) -> dict[str, list[Answer]]:
+def after_restart(turns: Sequence[Turn], toml: str, folder: Path) -> dict[str, Replay]:
     """One more turn of each conversation after the whole system was killed, with the disk's blocks and without."""
     histories: dict[int, list[int]] = {}
     print("before the kill:")
@@ -109,38 +127,7 @@ def after_restart(turns: Sequence[Turn], toml: str, folder: Path) -> dict[str, l
         ttft = statistics.median(answer.ttft_s for answer in answers)
         cached = sum(answer.cached_tokens for answer in answers) / sum(answer.prompt_tokens for answer in answers)
         print(f"{name}: TTFT P50 {ttft:.3f} s, {cached:.0%} of the tokens found")
-    return found
-
-
-def compare(turns: Sequence[Turn], runs: dict[str, list[Answer]], least_share: float) -> None:
-    """The tables."""
-    base = runs["no store"]
-    total = sum(answer.e2e_s for answer in base)
-    print("\n| system | tokens found | of those device / host / disk | whole replay | against no store |")
-    print("|---|---:|---|---:|---:|")
-    for name, answers in runs.items():
-        prompt = sum(answer.prompt_tokens for answer in answers)
-        tiers: dict[str, int] = defaultdict(int)
-        for answer in answers:
-            for tier, count in (answer.by_tier or {"device": answer.cached_tokens}).items():
-                tiers[tier] += count
-        shares = " / ".join(f"{tiers[tier] / prompt:.1%}" for tier in ("device", "host", "disk"))
-        took = sum(answer.e2e_s for answer in answers)
-        cached = sum(answer.cached_tokens for answer in answers) / prompt
-        print(f"| {name} | {cached:.1%} | {shares} | {took:.1f} s | {took / total - 1:+.0%} |")
-    print("\n| history came from | system | turns | TTFT P50 | of the same turns without a store | below it by |")
-    print("|---|---|---:|---:|---:|---:|")
-    for name, answers in runs.items():
-        for tier in ("host", "disk"):
-            pairs = [
-                (answer.ttft_s, before.ttft_s)
-                for answer, before in zip(answers, base, strict=True)
-                if answer.by_tier.get(tier, 0) >= least_share * answer.prompt_tokens and not before.cached_tokens
-            ]
-            if pairs:
-                ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-                saved = statistics.median(1 - after / before for after, before in pairs)
-                print(f"| {tier} | {name} | {len(pairs)} | {ours:.3f} s | {theirs:.3f} s | {saved:.0%} |")
+    return {name: Replay(answers, math.nan) for name, answers in found.items()}
 
 
 def systems(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, int]]:
@@ -148,7 +135,7 @@ def systems(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, i
     merged = parse_bytes(options.device) + parse_bytes(options.host)
     on_disk = f'[kv]\nhost_bytes = "{options.small_host}"\ndisk_path = "{folder}"\ndisk_bytes = "16GiB"'
     return {
-        "no store": (configuration(options, options.device), 0),
+        BASE: (configuration(options, options.device), 0),
         "host": (configuration(options, options.device, f'[kv]\nhost_bytes = "{options.host}"'), 1),
         "disk": (configuration(options, options.device, on_disk), 1),
         "larger device": (configuration(options, str(merged)), 0),
@@ -161,29 +148,44 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("trace", type=Path)
     parser.add_argument("--length", type=float, default=1 / 12, help="scale of the trace's lengths")
-    parser.add_argument("--conversations", type=int, default=12)
+    parser.add_argument("--conversations", type=int, help=f"at most; {CONVERSATIONS}, or with --speed any number")
     parser.add_argument("--device", default="512MiB", help="the worker's own memory for KV")
     parser.add_argument("--host", default="3GiB", help="the store's memory")
     parser.add_argument("--small-host", default="256MiB", help="the store's memory where the disk is measured")
     parser.add_argument("--only", default="", help=f"comma-separated names of systems, or {RESTART}")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--speed", type=float, default=0.0, help="trace seconds a second; 0: one turn at a time")
+    parser.add_argument("--every", type=int, default=1, help="of the trace's conversations, each so many-th")
+    parser.add_argument("--seconds", type=float, default=300.0, help="with --speed: for how long turns are sent")
     options = parser.parse_args()
-    turns = turns_of(read_trace(options.trace), options.length, options.conversations, 4, MOST_TOKENS)
-    prompt = sum(turn.new_tokens for turn in turns)
-    print(f"{len(turns)} turns of {options.conversations} conversations; {prompt} new prompt tokens")
+    turns = chosen(options)
+    prompt, output = sum(turn.new_tokens for turn in turns), sum(turn.output_tokens for turn in turns)
+    conversations = len({turn.conversation for turn in turns})
+    print(f"{len(turns)} turns of {conversations} conversations; {prompt} new prompt tokens, {output} of answers")
     wanted = options.only.split(",") if options.only else None
     with tempfile.TemporaryDirectory(prefix="tokenworks-disk-", dir=".") as disk:
         folder = Path(disk).resolve() / "kv"
         every = systems(options, folder)
-        runs = {name: run(turns, name, *every[name]) for name in every if wanted is None or name in wanted}
-        if "no store" in runs:
-            compare(turns, runs, least_share=0.5)
-        if wanted is None or RESTART in wanted:
+        runs = {
+            name: run(turns, name, *every[name], options.speed) for name in every if wanted is None or name in wanted
+        }
+        table = as_they_came if options.speed else one_by_one
+        if BASE in runs or options.speed:
+            print("", *table(runs), sep="\n")
+        if not options.speed and (wanted is None or RESTART in wanted):
             shutil.rmtree(folder, ignore_errors=True)
             runs |= after_restart(turns, every["disk"][0], folder)
     if options.json:
-        rows = {name: [asdict(answer) for answer in answers] for name, answers in runs.items()}
-        options.json.write_text(json.dumps({"turns": [asdict(turn) for turn in turns], "runs": rows}) + "\n")
+        rows = {"turns": [asdict(turn) for turn in turns], "runs": {name: asdict(each) for name, each in runs.items()}}
+        options.json.write_text(json.dumps(rows) + "\n")
+
+
+def chosen(options: argparse.Namespace) -> list[Turn]:
+    """The turns to replay."""
+    most = options.conversations or (sys.maxsize if options.speed else CONVERSATIONS)
+    turns = turns_of(read_trace(options.trace), options.length, most, 4, MOST_TOKENS, options.every)
+    until_s = turns[0].arrival_s + options.speed * options.seconds if options.speed else math.inf
+    return [turn for turn in turns if turn.arrival_s < until_s]
 
 
 if __name__ == "__main__":

@@ -84,6 +84,34 @@ def test_csv_is_the_json_rows(mixed: Path) -> None:
     assert [row["ttft_p99"] for row in rows if row["tenant"].startswith("[red]x")] == [""]
 
 
+def test_over_time_rows_are_steps_that_sum_to_the_table(mixed: Path) -> None:
+    found = answer(mixed, *ALL, "--every", "1m", "--columns", "requests,ttft_p99")
+    assert (len(found["rows"]), found["step_s"]) == (10, 60)
+    assert [*found["rows"][0]] == ["from_ns", "until_ns", "note", "requests", "ttft_p99"]
+    assert sum(row["requests"] for row in found["rows"]) == found["total"]["requests"] == 301
+    assert found["bill"]["total_pico"] == answer(mixed, *ALL)["bill"]["total_pico"]
+    rows = list(csv.DictReader(io.StringIO(ask(mixed, *ALL, "--every", "1m", "--by", "tenant", "--csv").stdout)))
+    assert rows[0]["from"] == "2026-03-01T10:00:00Z"
+    assert len(rows) == 10 * len({row["tenant"] for row in rows}) == 40
+    assert {row["note"] for row in rows if row["tenant"] == HOSTILE} == {"", "no requests"}
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_page_over_time_has_a_line_for_each_step_and_one_for_each_stretch_without_any(
+    mixed: Path, width: int
+) -> None:
+    asked = ("--every", "1m", "--where", f"tenant={HOSTILE}", "--columns", "requests,e2e_p50,cost")
+    output = ask(mixed, *ALL, *asked, width=width).output
+    assert len(re.findall(r"^ *\d\d:00:00 +1 ", output, re.MULTILINE)) == 1, output
+    assert len(re.findall(r"no requests for 9 min", output)) == 1, output
+    assert re.search(r"^ *all +1 ", output, re.MULTILINE)
+    assert "every 60 s" in " ".join(output.split())
+    by_tenant = ask(mixed, *ALL, "--every", "auto", "--by", "tenant", width=width)
+    assert by_tenant.exit_code == 0, by_tenant.output
+    assert max(map(len, by_tenant.output.splitlines())) <= width
+    assert "tenant acme" in by_tenant.output
+
+
 def test_chosen_columns_and_filters_are_all_there_is(mixed: Path) -> None:
     rows = answer(mixed, *ALL, "--by", "all", "--columns", "requests, mfu", "--where", "version=new")["rows"]
     assert [list(row) for row in rows] == [["requests", "mfu"]]
@@ -162,6 +190,9 @@ def test_workers_without_a_price_are_named_with_what_to_do(tmp_path: Path) -> No
         (("--json", "--csv"), "exclude each other"),
         (("--json", "--watch"), "exclude each other"),
         (("--csv", "--against", "before"), "a comparison has no CSV"),
+        (("--every", "1m", "--against", "before"), "no --every"),
+        (("--every", "90s"), "`every` cannot be '90s'"),
+        (("--every", "1m", "--by", "tag:user"), "over time, rows cannot be by 'tag:user'"),
         (("--watch",), "needs a terminal"),
         (("--preset", "fast"), "'fast' is not one of"),
         (("--rows", "-1"), "-1 is not in the range"),

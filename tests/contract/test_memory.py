@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenworks.contract import memory
-from tokenworks.contract.memory import free_memory_bytes
+from tokenworks.contract.memory import available_memory_bytes, free_memory_bytes
 
 
 @pytest.fixture
@@ -19,7 +19,11 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_word_from_the_system_anything_goes(system: Path) -> None:
+    assert available_memory_bytes() is None
     assert free_memory_bytes() == sys.maxsize
+    for odd in ("MemTotal:       24 kB\n", "MemAvailable:\n", "MemAvailable:   none kB\n"):
+        (system / "meminfo").write_text(odd)
+        assert available_memory_bytes() is None
 
 
 def test_the_containers_limit_counts_where_it_is_less(system: Path) -> None:

@@ -77,9 +77,14 @@ def start(tmp_path: Path, *options: str) -> Served:
         assert process.poll() is None, log.read_text()
         return re.search(r"at (http://\S+)/v1", log.read_text())
 
-    wait_until(address, f"the address in {log}")
-    match = address()
-    assert match is not None
+    try:
+        wait_until(address, f"the address in {log}")
+        match = address()
+        assert match is not None
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     return Served(process, match[1], log)
 
 

@@ -1,87 +1,128 @@
 """Faults provoked in a running system are found by `tokenworks diagnose`, from its ledger alone.
 
-Each is compared with the same traffic without the fault, in the same system. Rules about speed are held here where the
-fault is far larger than what a busy machine does; `python -m benchmarks.diagnosis` provokes the rest and makes the
-clean runs in which every rule must stay silent.
+One system that grows: one worker, two, three. Each fault is compared with usual traffic in the same system, and where
+somebody else may speak up too, that is written down with the fault. Rules about speed may speak at any time on a
+machine that does other work beside; `python -m benchmarks.diagnosis` makes clean runs in which they must be silent too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.diagnosis.faults import POOL, POOL_FAULTS, SMALL, SMALL_FAULTS, Fault, usual_of_one, usual_run
-from benchmarks.diagnosis.system import System, running
-from tokenworks.observe.ledger import Window
+from benchmarks.diagnosis.faults import usual_run
+from benchmarks.diagnosis.host_faults import FAR, SECOND, join_far, join_second, leave, short_breath
+from benchmarks.diagnosis.place import Fault, Place, Visit, visiting
+from benchmarks.diagnosis.pool import APART, BEHIND, CROWDED, POOL, one_worker
+from benchmarks.diagnosis.system import System
 
 pytestmark = pytest.mark.slow
 
-Running = tuple[System, Window, dict[object, Window]]
-HERE = {"slow_worker", "noisy_neighbour", "cache_collapse", "cost_by_cache", "slow_client", "wrong_requests",
-        "cost_by_waste", "worker_lost"}  # fmt: skip
-THERE = {
-    "preemption_thrashing"
-}  # evictions are told every five seconds: `python -m benchmarks.diagnosis` waits so long
-SPEED = {"slow_worker", "starved_worker", "host_bound", "jitter", "cost_by_speed", "late_by_queue", "late_by_prompt",
-         "prefill_interference", "slow_network", "gateway_bound", "slow_client", "uneven_load"}  # fmt: skip
+TRIES = 2
+"""A machine that does other work beside may hide a fault of two seconds; not twice."""
+SPEED = frozenset({"slow_worker", "starved_worker", "host_bound", "jitter", "cost_by_speed", "late_by_queue",
+    "late_by_prompt", "prefill_interference", "slow_network", "gateway_bound", "slow_client", "uneven_load",
+    "slowed_down"})  # fmt: skip
 """What a machine that does other work beside may really have, while the system is as it should be."""
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A system, its usual run, and what was provoked in it."""
-    with running(tmp_path_factory.mktemp("pool"), *POOL, workers=2) as system:
-        yield system, usual_run(system), {}
+def visited(place: Place, system: System) -> AbstractContextManager[Visit]:
+    """The place in a system that runs."""
+    return visiting(replace(place, opened=lambda folder: nullcontext(system)), system.folder)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("small"), *SMALL) as system:
-        yield system, usual_run(system, usual_of_one), {}
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Of one worker, at first."""
+    with one_worker(tmp_path_factory.mktemp("pool")) as system:
+        yield system
 
 
-TRIES = 2
-"""A machine that does other work beside may hide a fault of two seconds; not twice."""
+@pytest.fixture(scope="module")
+def behind(system: System) -> Iterator[Visit]:
+    with visited(BEHIND, system) as visit:
+        yield visit
 
 
-def found(at: Running, fault: Fault) -> dict[str, dict[str, object]]:
-    """Findings by rule; a fault that two rules find is provoked once, and again where its rule does not find it."""
-    system, usual, windows = at
-    findings: dict[str, dict[str, object]] = {}
-    for attempt in range(TRIES):
-        if attempt or fault.provoke not in windows:
-            windows[fault.provoke] = fault.provoke(system)
-        findings = {str(each["rule"]): each for each in system.diagnose(windows[fault.provoke], usual)}
-        if fault.rule in findings:
-            break
-    return findings
+@pytest.fixture(scope="module")
+def apart(system: System) -> Iterator[Visit]:
+    join_far(system)
+    with visited(APART, system) as visit:
+        yield visit
 
 
-def test_nothing_is_invented_about_a_usual_run(pool: Running) -> None:
-    system, usual, _ = pool
-    rules = {each["rule"] for each in system.diagnose(usual_run(system, seconds=4.0), usual)}
-    assert rules <= SPEED
+@pytest.fixture(scope="module")
+def near(system: System) -> System:
+    """Without the worker from elsewhere."""
+    if FAR in system.workers():
+        leave(system)
+    return system
 
 
-@pytest.mark.parametrize("fault", [fault for fault in POOL_FAULTS if fault.rule in HERE], ids=lambda fault: fault.rule)
-def test_a_fault_of_a_pool_is_found(pool: Running, fault: Fault) -> None:
-    findings = found(pool, fault)
+@pytest.fixture(scope="module")
+def crowded(near: System) -> Iterator[Visit]:
+    with visited(CROWDED, near) as visit:
+        yield visit
+
+
+@pytest.fixture(scope="module")
+def pool(near: System) -> Iterator[Visit]:
+    join_second(near)
+    with visited(POOL, near) as visit:
+        yield visit
+
+
+def check(visit: Visit, fault: Fault) -> None:
+    """Its rule speaks up, and nobody whose business it is not."""
+    findings = visit.provoked(fault, TRIES)
     assert fault.rule in findings, findings
     assert findings[fault.rule]["evidence"]
+    assert set(findings) <= {fault.rule} | fault.also | SPEED
 
 
-@pytest.mark.parametrize(
-    "fault", [fault for fault in SMALL_FAULTS if fault.rule in THERE], ids=lambda fault: fault.rule
-)
-def test_a_fault_of_a_system_short_of_memory_is_found(small: Running, fault: Fault) -> None:
-    assert fault.rule in found(small, fault)
+def test_a_fault_of_a_run_without_a_past_is_found_and_tells_whom_it_hurts(system: System) -> None:
+    """The first that this system does: a usual run, then a fault. It stands first, and asks the command."""
+    usual_run(system, seconds=2.5)
+    faulty = short_breath(system)
+    told = json.loads(system.run("diagnose", "--json"))
+    assert told["is_own_baseline"]
+    in_fault_ns = told["baseline"][1] - faulty.start_ns
+    assert in_fault_ns < (faulty.end_ns - faulty.start_ns) / 3
+    assert {"slowed_down", "jitter", "late_by_queue"} & {finding["rule"] for finding in told["findings"]}
+    assert any(each["value"] > each["before"] for finding in told["findings"] for each in finding["hurt"])
 
 
-def test_explain_tells_of_a_request_of_the_running_system(pool: Running) -> None:
-    system, _, _ = pool
+@pytest.mark.parametrize("fault", BEHIND.faults, ids=lambda fault: fault.rule)
+def test_a_fault_behind_a_starved_gateway_is_found(behind: Visit, fault: Fault) -> None:
+    check(behind, fault)
+
+
+@pytest.mark.parametrize("fault", APART.faults, ids=lambda fault: fault.rule)
+def test_a_fault_of_a_worker_elsewhere_is_found(apart: Visit, fault: Fault) -> None:
+    check(apart, fault)
+
+
+@pytest.mark.parametrize("fault", CROWDED.faults, ids=lambda fault: fault.rule)
+def test_a_fault_of_workers_on_one_core_is_found(crowded: Visit, fault: Fault) -> None:
+    check(crowded, fault)
+
+
+def test_nothing_is_invented_about_a_usual_run(pool: Visit) -> None:
+    assert set(pool.clean()) <= SPEED
+
+
+@pytest.mark.parametrize("fault", POOL.faults, ids=lambda fault: fault.rule)
+def test_a_fault_of_a_pool_is_found(pool: Visit, fault: Fault) -> None:
+    check(pool, fault)
+
+
+def test_explain_tells_of_a_request_of_the_running_system(pool: Visit) -> None:
+    system = pool.system
     text = system.run("explain", "--slowest", "2")
     assert "went to" in text
     assert "workers" in text
@@ -90,13 +131,12 @@ def test_explain_tells_of_a_request_of_the_running_system(pool: Running) -> None
     assert json.loads(system.run("explain", told["id"], "--json")) == told
 
 
-def test_a_rule_of_ones_own_is_asked(pool: Running, tmp_path: Path) -> None:
-    system, usual, _ = pool
+def test_a_rule_of_ones_own_is_asked(pool: Visit, tmp_path: Path) -> None:
     rules = tmp_path / "ours.toml"
     rules.write_text(
         '[[rule]]\nname = "anything"\nover = "worker"\nwhen = "requests > 0"\nsignal = "{subject}: {requests}"\n'
         'cause = "-"\naction = "-"\nmin_requests = 1\n'
     )
-    findings = system.diagnose(usual, None, "--rules", str(rules))
-    assert {each["subject"] for each in findings if each["rule"] == "anything"} <= {"w0", "w1"}
+    findings = pool.system.diagnose(pool.usual, None, "--rules", str(rules))
+    assert {each["subject"] for each in findings if each["rule"] == "anything"} <= {"w0", SECOND}
     assert any(each["rule"] == "anything" for each in findings)

@@ -99,7 +99,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def test_samples_keep_their_beat_and_make_up_for_nothing(clock: Callable[[float], None]) -> None:
     """Told every 1.01 s: sampled every 5 s, not every sixth time; and once after a silence."""
     written: list[Frame] = []
-    told = Samples(written.append)
+    told = Samples(written.append, every_s=5.0)
     for _ in range(100):
         told.store_heard(StoreStatus("kv0", 1, {}), is_new=False)
         clock(1.01)

@@ -11,6 +11,7 @@ from tests.kv.chain import chain, spec_of
 from tests.kv.rig import LEASE_S, PLACE_BYTES, Rig
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.format import BlockFault
+from tokenworks.kv.grants import GRANT_S
 from tokenworks.kv.protocol import (
     STORE_PROTOCOL,
     Abort,
@@ -171,6 +172,56 @@ def test_a_silent_client_holds_nothing_after_its_lease(rig: Rig) -> None:
     assert len(rig.take(A, Unknown)) == 1
     assert rig.stock.nearest(blocks[2].name) is None
     assert rig.take(B, Unknown) == []
+
+
+def stay(rig: Rig, client: bytes, seconds: float) -> None:
+    """Time passes, and the client is alive."""
+    for _ in range(round(seconds / 10)):
+        rig.wait(10)
+        rig.tell(client, Alive())
+
+
+def test_a_live_client_that_never_writes_its_places_loses_them(rig: Rig) -> None:
+    blocks = chain(4)
+    rig.tell(A, Offer([block.offered() for block in blocks]))
+    stay(rig, A, GRANT_S - 10)
+    assert rig.put(B, chain(4, seed=1)) == []
+    stay(rig, A, 20)
+    rig.attach(B)
+    assert len(rig.put(B, chain(4, seed=1))) == 4
+    assert rig.status(Tier.HOST).faults == {"late_grant": 4}
+    rig.tell(A, Commit([blocks[0].name]))  # too late
+    assert rig.stock.nearest(blocks[0].name) is None
+
+
+def test_who_let_a_place_run_out_is_trusted_with_one_until_it_is_written(rig: Rig) -> None:
+    blocks = chain(4)
+    rig.tell(A, Offer([block.offered() for block in blocks]))
+    stay(rig, A, GRANT_S)
+    rig.take(A, Granted)
+    rig.tell(A, Offer([block.offered() for block in blocks]))
+    (granted,) = rig.take(A, Granted)
+    assert [place.name for place in granted.places] == [blocks[0].name]
+    assert rig.status(Tier.HOST).faults == {"late_grant": 4, "many_grants": 3}
+    rig.tell(A, Commit([blocks[0].name]))
+    assert len(rig.put(A, blocks[1:])) == 3
+
+
+def test_no_client_gets_more_than_half_of_the_memory_to_write_to() -> None:
+    rig = Rig(64)
+    rig.attach(A)
+    rig.attach(B)
+    blocks = chain(40)
+    rig.tell(A, Offer([block.offered() for block in blocks]))
+    (granted,) = rig.take(A, Granted)
+    assert [place.name for place in granted.places] == [block.name for block in blocks[:32]]
+    assert rig.status(Tier.HOST).faults == {"many_grants": 8}
+    rig.tell(B, Offer([block.offered() for block in chain(16, seed=1)]))
+    assert len(rig.take(B, Granted)[0].places) == 16
+    rig.tell(A, Commit([granted.places[0].name]))
+    rig.tell(A, Offer([blocks[-1].offered(), blocks[0].offered()]))
+    assert len(rig.take(A, Granted)[0].places) == 1
+    assert rig.status(Tier.HOST).faults == {"many_grants": 8}, "what is there is no place to write to"
 
 
 @pytest.mark.parametrize("leaves", ["detach", "attach again", "another socket"])

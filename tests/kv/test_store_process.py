@@ -184,7 +184,8 @@ def test_a_clean_end_saves_everything(store: RunningStore) -> None:
     store.start()
     blocks = chain(60)
     with Peer(store.address, "w0") as peer:
-        peer.put(blocks)
+        for half in (blocks[:30], blocks[30:]):  # a worker has half of the memory to write to at most
+            peer.put(half)
         peer.find(blocks)  # answered after the commit
         assert store.end(signal.SIGTERM) == 0
         peer.next(StoreLost)

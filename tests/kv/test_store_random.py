@@ -12,6 +12,7 @@ from tests.kv.lru import LeastRecentlyUsed
 from tests.kv.rig import LEASE_S, PLACE_BYTES, Rig
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.format import BlockFault
+from tokenworks.kv.grants import GRANT_S
 from tokenworks.kv.host import State
 from tokenworks.kv.protocol import Abort, Alive, Commit, Detach, Done, Find, Found, Get, Granted, Missing, Offer, Ready
 from tokenworks.kv.tasks import Lookup, Move, Probe, Read, Scan, Task
@@ -32,7 +33,7 @@ class Play:
         self.rig = Rig(places, *tiers, disk_blocks=disk_blocks, make_policy=make_policy)
         self.blocks = [block for number in range(4) for block in chain(6, seed=number)]
         self.blocks += chain(4, payload_bytes=4096, seed=7) + chain(3, payload_bytes=20480, seed=8)
-        self.granted: dict[bytes, set[BlockName]] = {client: set() for client in CLIENTS}
+        self.granted: dict[bytes, dict[BlockName, float]] = {client: {} for client in CLIENTS}  # and since when
         self.asked: dict[tuple[bytes, str], Counter[BlockName]] = {}
         self.num_requests = 0
         for client in CLIENTS:
@@ -56,7 +57,7 @@ class Play:
     def settle(self, client: bytes) -> None:
         names = self.granted[client]
         chosen = [name for name in names if self.dice.random() < 0.7]
-        self.granted[client] = names - set(chosen)
+        self.granted[client] = {name: since_s for name, since_s in names.items() if name not in chosen}
         self.rig.tell(client, Commit(chosen) if self.dice.random() < 0.8 else Abort(chosen))
 
     def get(self, client: bytes) -> None:
@@ -118,7 +119,7 @@ class Play:
         self.come_anew(client)
 
     def forget(self, client: bytes) -> None:
-        self.granted[client] = set()
+        self.granted[client] = {}
         self.asked = {key: left for key, left in self.asked.items() if key[0] != client}
         for kind in (Ready, Missing, Granted):
             self.rig.take(client, kind)
@@ -126,7 +127,7 @@ class Play:
     def hear(self) -> None:
         for client in CLIENTS:
             for granted in self.rig.take(client, Granted):
-                self.granted[client] |= {place.name for place in granted.places}
+                self.granted[client] |= {place.name: self.rig.now_s for place in granted.places}
             for ready in self.rig.take(client, Ready):
                 self.answered(client, ready.request, [place.name for place in ready.places])
             for missing in self.rig.take(client, Missing):
@@ -143,13 +144,19 @@ class Play:
         places = sorted((block.offset, block.offset + host._extents.size(block.offset)) for block in blocks)
         assert all(one[1] <= other[0] for one, other in zip(places, places[1:], strict=False)), "places overlap"
         assert all(block.pins >= 0 for block in blocks)
-        granted = {name for names in self.granted.values() for name in names}
-        assert {block.name for block in blocks if block.state is State.WRITING} == granted
+        self.check_grants({block.name for block in blocks if block.state is State.WRITING})
         for lower in self.rig.stock.lowers.values():
             status = lower.status()
             limit = lower.limit_bytes
             assert status.used_bytes <= limit or not lower.writes_under_way, "more than the tier may hold"
             assert len(self.rig.tasks(Read)) <= 4
+
+    def check_grants(self, written_to: set[BlockName]) -> None:
+        """Places are a client's until it is done with them, or they have run out."""
+        assert written_to <= {name for names in self.granted.values() for name in names}
+        for names in self.granted.values():
+            for name in names.keys() - written_to:
+                assert self.rig.now_s - names.pop(name) >= GRANT_S
 
     def finish(self) -> None:
         """Let everything that is under way end: every name has been answered, and nothing is pinned any more."""

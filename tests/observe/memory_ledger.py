@@ -26,6 +26,7 @@ class MemoryLedger:
     ) -> None:
         self.frames = list(frames)
         self.told = list(spans)
+        self.noted: list[tuple[int, CostSettings]] = []  # prices, and since when
         self._cost = cost or CostSettings()
         self._objectives = objectives or ObjectiveSettings()
         self._cells: dict[str, Cell] = {}
@@ -67,6 +68,15 @@ class MemoryLedger:
         lives = groupby(samples, key=lambda sample: (sample.worker, sample.use.started_ns))
         stretches = [_stretch(list(life), window) for _, life in lives]
         return [stretch for stretch in stretches if stretch is not None]
+
+    def worker_series(self, window: Window, step_ns: int) -> list[tuple[int, list[WorkerStretch]]]:
+        starts = range(window.start_ns - window.start_ns % step_ns, window.end_ns, step_ns)
+        steps = [Window(max(start, window.start_ns), min(start + step_ns, window.end_ns)) for start in starts]
+        return [(start, self.workers(step)) for start, step in zip(starts, steps, strict=True)]
+
+    def prices(self, window: Window) -> list[tuple[int, CostSettings]]:
+        before = [noted for noted in self.noted if noted[0] <= window.start_ns][-1:]
+        return before + [noted for noted in self.noted if window.start_ns < noted[0] < window.end_ns]
 
     def stores(self, window: Window) -> list[StoreStretch]:
         samples = [f for f in self.frames if isinstance(f, StoreSample) and window.start_ns <= f.at_ns < window.end_ns]
@@ -145,6 +155,7 @@ def _stretch(life: list[WorkerSample], window: Window) -> WorkerStretch | None:
         waiting=sum(sample.waiting for sample in inside) / len(inside),
         used_blocks_share=sum(1 - s.free_blocks / max(s.total_blocks, 1) for s in inside) / len(inside),
         preemptions=last.preemptions - (before[-1].preemptions if before else 0),
+        evictions=last.evictions - (before[-1].evictions if before else 0),
     )
 
 
@@ -165,6 +176,13 @@ def _less(last: WorkerUse, first: WorkerUse) -> WorkerUse:
     )
 
 
+def _speeds(samples: list[StoreSample]) -> dict[Tier, float]:
+    """The lower median of each tier's."""
+    tiers = {tier for sample in samples for tier in sample.read_bytes_per_s}
+    told = {tier: sorted(s.read_bytes_per_s[tier] for s in samples if tier in s.read_bytes_per_s) for tier in tiers}
+    return {tier: speeds[(len(speeds) - 1) // 2] for tier, speeds in told.items()}
+
+
 def _store_stretch(samples: list[StoreSample]) -> StoreStretch:
     first, last = samples[0], samples[-1]
     byte_s: dict[Tier, float] = {}
@@ -180,4 +198,5 @@ def _store_stretch(samples: list[StoreSample]) -> StoreStretch:
         evictions={tier: number - first.evictions.get(tier, 0) for tier, number in last.evictions.items()},
         faults={reason: number - first.faults.get(reason, 0) for reason, number in last.faults.items()},
         misses=last.misses - first.misses,
+        read_bytes_per_s=_speeds(samples),
     )

@@ -10,6 +10,8 @@ import random
 from array import array
 from typing import Any, Final
 
+import msgspec
+
 from tests.observe.made import MINUTE_NS, NOON_NS, SECOND_NS
 from tests.observe.memory_ledger import MemoryLedger
 from tokenworks.contract.config import ObjectiveSettings
@@ -87,11 +89,11 @@ class Scene:
             self.frames.append(WorkerSample(at_ns, name, "m", use, price_per_hour=price, **fields))
         return self
 
-    def store(self, window: Window, evictions: int = 0) -> Scene:
-        """A store that dropped so many blocks by the window's end."""
+    def store(self, window: Window, evictions: int = 0, speeds: dict[Tier, float] | None = None) -> Scene:
+        """A store that dropped so many blocks by the window's end, and whose tiers give so many bytes a second."""
         for at_ns, dropped in ((window.start_ns, 0), (window.end_ns - 1, evictions)):
             sample = StoreSample(at_ns, "s0", {Tier.HOST: 100}, {Tier.HOST: 100}, evictions={Tier.HOST: dropped})
-            self.frames.append(sample)
+            self.frames.append(msgspec.structs.replace(sample, read_bytes_per_s=speeds or {}))
         return self
 
     def incident(self, kind: str, subject: str, times: int = 1) -> Scene:
@@ -110,6 +112,7 @@ class Scene:
         outcome: str = "ok",
         prompt: int = 200,
         cached: int = 100,
+        tier: Tier = Tier.DEVICE,
         output: int = 40,
         gap_ms: float | None = None,
         spikes: tuple[int, float] = (0, 0.0),
@@ -138,7 +141,7 @@ class Scene:
             outcome=outcome,
             status={"ok": 200, "invalid_value": 400}.get(outcome, 503),
             prompt_tokens=prompt,
-            cached_tokens={Tier.DEVICE: cached},
+            cached_tokens={tier: cached},
             output_tokens=output,
             ttft_ns=sum(ns for stage, ns in stages.items() if stage in _STARTING) if worker else None,
             gaps_us=array("I", [round(each * 1000) for each in gaps]).tobytes(),

@@ -16,7 +16,8 @@ from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
 from tokenworks.policy.accounts import Accounts, Computed, Step, Wait
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Scheduler
+from tokenworks.policy.limits import Limits
+from tokenworks.policy.scheduler import Scheduler
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.sharing import Prices
 from tokenworks.policy.speculation import Speculator

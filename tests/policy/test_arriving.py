@@ -6,7 +6,8 @@ from tokenworks.contract.kv import Tier, root_name
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.policy.arriving import LOOK_AHEAD, Arrival
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Scheduler
+from tokenworks.policy.limits import Limits
+from tokenworks.policy.scheduler import Scheduler
 
 
 def make_scheduler(num_blocks: int = 32, max_running: int = 4, max_step_tokens: int = 64) -> Scheduler:
@@ -89,9 +90,9 @@ def test_what_has_arrived_is_not_computed_and_is_told_by_tier() -> None:
     assert step(scheduler) == [("a", 12, 6)]
     assert arrival.sequence.cached_tokens == 12
     assert arrival.sequence.fetched_tokens == {Tier.HOST: 8, Tier.DISK: 4}
-    assert scheduler.reused == []
-    assert [(block.name, block.index) for block in scheduler.named] == [(arrival.names[3], 3)]
-    assert scheduler.named[0].parent == arrival.names[2]
+    assert scheduler.tables.reused == []
+    assert [(block.name, block.index) for block in scheduler.tables.named] == [(arrival.names[3], 3)]
+    assert scheduler.tables.named[0].parent == arrival.names[2]
 
 
 def test_blocks_of_the_pool_that_are_found_are_told_as_reused() -> None:
@@ -99,15 +100,15 @@ def test_blocks_of_the_pool_that_are_found_are_told_as_reused() -> None:
     prompt = list(range(21))
     add(scheduler, "a", prompt[:9], max_tokens=1)
     step(scheduler)
-    assert [block.index for block in scheduler.named] == [0, 1]
-    assert scheduler.named[0].parent == root_name("fingerprint")
-    assert scheduler.named[1].parent == scheduler.named[0].name
+    assert [block.index for block in scheduler.tables.named] == [0, 1]
+    assert scheduler.tables.named[0].parent == root_name("fingerprint")
+    assert scheduler.tables.named[1].parent == scheduler.tables.named[0].name
     add(scheduler, "b", prompt)
     arrival = look_up(scheduler)["b"]
     scheduler.expect(arrival, 2)
     scheduler.arrived(arrival, [Tier.HOST] * 2)
     assert step(scheduler) == [("b", 16, 5)]
-    assert scheduler.reused == arrival.sequence.block_names[:2]
+    assert scheduler.tables.reused == arrival.sequence.block_names[:2]
     assert arrival.sequence.fetched_tokens == {Tier.HOST: 8}
 
 
@@ -236,7 +237,7 @@ def test_a_block_whose_name_another_one_has_is_not_told_again() -> None:
     add(scheduler, "a", list(range(8)))
     add(scheduler, "b", list(range(8)))  # its second block holds the last token, and so is computed
     assert step(scheduler) == [("a", 0, 8), ("b", 4, 4)]
-    assert [block.index for block in scheduler.named] == [0, 1]
+    assert [block.index for block in scheduler.tables.named] == [0, 1]
 
 
 def test_a_failed_step_names_nothing() -> None:
@@ -244,6 +245,6 @@ def test_a_failed_step_names_nothing() -> None:
     add(scheduler, "a", 10)
     plan = scheduler.plan()
     assert plan is not None
-    assert len(scheduler.named) == 2
+    assert len(scheduler.tables.named) == 2
     scheduler.abandon(plan)
-    assert scheduler.named == []
+    assert scheduler.tables.named == []

@@ -8,8 +8,10 @@ from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import EndReason
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Outcome, Scheduler
+from tokenworks.policy.limits import Limits
+from tokenworks.policy.scheduler import Scheduler
 from tokenworks.policy.sequence import Sequence
+from tokenworks.policy.step_plan import Outcome
 
 PROMPT = [1, 2, 3, 4, 5]
 

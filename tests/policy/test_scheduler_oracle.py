@@ -25,7 +25,8 @@ from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import EndReason
 from tokenworks.policy.arriving import Arrival
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Scheduler
+from tokenworks.policy.limits import Limits
+from tokenworks.policy.scheduler import Scheduler
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.speculation import Speculator
 from tokenworks.policy.step_plan import Chunk, Outcome, StepPlan

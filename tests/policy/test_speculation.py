@@ -10,7 +10,8 @@ import pytest
 
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Scheduler
+from tokenworks.policy.limits import Limits
+from tokenworks.policy.scheduler import Scheduler
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.speculation import LEAST_GAIN, MAX_DRAFTS, Speculator, can_pay, choose
 from tokenworks.policy.step_costs import StepCosts

@@ -59,7 +59,7 @@ def test_llama_cpp_is_known_by_its_name(foreign: Foreign, tokenizer: Tokenizer) 
     dialect = learnt_of(foreign(owned_by=LLAMA_CPP, checks=False), tokenizer).dialect
     assert dialect.honours == LLAMA_CPP_HONOURS
     assert dialect.names == {"repetition_penalty": "repeat_penalty"}
-    assert dialect.always["repeat_last_n"] == -1
+    assert dialect.always["repeat_last_n"] == 200  # its window: all there can be
 
 
 def test_a_server_that_takes_text_only(foreign: Foreign, tokenizer: Tokenizer) -> None:
@@ -114,6 +114,20 @@ def test_the_card_is_made_of_real_requests(foreign: Foreign, tokenizer: Tokenize
     assert len(server.bodies) == 6
     assert all(isinstance(body["prompt"], list if takes_ids else str) for body in server.bodies)
     assert len({str(body["prompt"]) for body in server.bodies}) == 6
+
+
+def test_a_server_that_hangs_up_behind_a_stream_is_asked_on_a_new_connection(
+    foreign: Foreign, tokenizer: Tokenizer
+) -> None:
+    """As llama.cpp's does: the next request would break on the old one."""
+    server = foreign()
+    server.hangs_up = True
+
+    async def stream_often(upstream: Upstream) -> list[bytes]:
+        body = {"prompt": [300, 310], "max_tokens": 2, "stream": True}
+        return [b"".join([chunk async for chunk in upstream.stream(body)]) for _ in range(20)]
+
+    assert all(answer.endswith(b"data: [DONE]\n\n") for answer in ask(server, stream_often))
 
 
 def test_tokens_that_come_at_once_share_the_time() -> None:

@@ -62,7 +62,7 @@ def main(source: Path, out: Path, kind: str) -> None:
         raise SystemExit(f"{config['architectures'][0]} is not written as GGUF; known: {', '.join(ARCHITECTURES)}")
     writer = gguf.GGUFWriter(out, architecture, use_temp_file=True)
     add_shape(writer, config)
-    add_tokenizer(writer, json.loads((source / "tokenizer.json").read_text())["model"], config)
+    add_tokenizer(writer, json.loads((source / "tokenizer.json").read_text()), config)
     for name, array in tensors(source, config):
         if array.ndim == 1 or "ffn_gate_inp" in name:
             writer.add_tensor(name, array)
@@ -97,19 +97,24 @@ def add_shape(writer: Any, config: dict[str, Any]) -> None:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
 
 
-def add_tokenizer(writer: Any, bpe: dict[str, Any], config: dict[str, Any]) -> None:
+def add_tokenizer(writer: Any, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:
     """The byte-level BPE; ids that it does not name get a text of their own, because a random model writes them too."""
-    num_tokens = config["vocab_size"]
+    bpe, num_tokens = tokenizer["model"], config["vocab_size"]
     tokens = [f"<unused{index}>" for index in range(num_tokens)]
     for token, index in bpe["vocab"].items():
         tokens[index] = token
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre("gpt-2" if splits_like_gpt2(tokenizer["pre_tokenizer"]) else "qwen2")
     writer.add_token_list(tokens)
     writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in bpe["merges"]])
     writer.add_token_types([CONTROL if token.startswith("<|") else NORMAL for token in tokens])
     end = config.get("eos_token_id")
     writer.add_eos_token_id(end[0] if isinstance(end, list) else end if end is not None else 2)
+
+
+def splits_like_gpt2(splitter: dict[str, Any]) -> bool:
+    """Whether text is cut by the pattern built into the byte-level splitter, and not by one of the checkpoint's own."""
+    return splitter["type"] == "ByteLevel" and bool(splitter["use_regex"])
 
 
 def tensors(source: Path, config: dict[str, Any]) -> Iterator[tuple[str, Array]]:

@@ -45,6 +45,8 @@ def _rows(finding: Finding) -> Iterator[tuple[str, str]]:
     yield "seen", finding.signal
     yield "cause", finding.cause
     yield "do", finding.action
+    for number, each in enumerate(finding.hurt):
+        yield "" if number else "hurts", f"{each.tenant}, {each.requests:,} requests: {each.text}"
     if finding.gain:
         yield "gain", f"{finding.gain} ({finding.arithmetic})"
     for number, evidence in enumerate(finding.evidence):
@@ -57,10 +59,14 @@ def _evidence(evidence: Evidence) -> str:
 
 
 def _looked_at(told: Diagnosis) -> str:
-    baseline = (
-        f"compared with {_span(told.baseline)}" if told.baseline.seconds > 0 else "with nothing before to compare"
-    )
-    return f"{told.requests:,} requests, {_span(told.window)}, {baseline}; {told.num_rules} rules."
+    return f"{told.requests:,} requests, {_span(told.window)}, {_baseline(told)}; {told.num_rules} rules."
+
+
+def _baseline(told: Diagnosis) -> str:
+    if told.is_own_baseline:
+        start, end = (datetime.fromtimestamp(at_ns / 1e9) for at_ns in told.baseline)
+        return f"nothing before: compared with {start:%H:%M:%S}..{end:%H:%M:%S} of the same run, its best stretch"
+    return f"compared with {_span(told.baseline)}" if told.baseline.seconds > 0 else "with nothing before to compare"
 
 
 def _span(window: Window) -> str:

@@ -24,7 +24,8 @@ from tokenworks.contract.setting import GROUPS, Setting, all_settings, group_set
 from tokenworks.gateway.counts import DispatchCounts
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
-from tokenworks.observe.tables.columns import COLUMNS, PRESETS
+from tokenworks.observe.tables.columns import COLUMNS
+from tokenworks.observe.tables.presets import PRESETS
 
 NOTICE: Final = "<!-- Made by `make reference`; change the code instead. -->"
 

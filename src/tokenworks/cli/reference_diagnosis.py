@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from tokenworks.observe.diagnose.peak import PEAK_SIGNALS
 from tokenworks.observe.diagnose.rules import OBJECTIVES, PLACE, Rule, own_rules
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS
 from tokenworks.observe.diagnose.signals import SIGNALS
@@ -32,13 +33,15 @@ def _rule_lines(rule: Rule) -> Iterator[str]:
     yield f"A {rule.severity}, of each {rule.over} with {rule.min_requests} requests or more{silent}."
     yield from ("", f"- **When** {_code(rule.when)}", f"- **Seen** {_prose(rule.signal)}")
     yield from (f"- **Cause** {_prose(rule.cause)}", f"- **Do** {_prose(rule.action)}")
+    if rule.hurts:
+        yield f"- **Hurts** tenants by {', '.join(f'`{name}`' for name in rule.hurts)}"
     if rule.gain:
         yield f"- **Gain** {_prose(rule.gain_text)}: {_code(rule.gain)}"
 
 
 def _figures() -> Rows:
     rows: Rows = [(f"`{name}`", signal.unit or "-", signal.meaning) for name, signal in SIGNALS.items()]
-    rows += [(f"`{name}`", unit, meaning) for name, (unit, meaning) in SCALE_SIGNALS.items()]
+    rows += [(f"`{name}`", unit, meaning) for name, (unit, meaning) in {**SCALE_SIGNALS, **PEAK_SIGNALS}.items()]
     return rows + [(f"`{name}`", "s", "what the scenario promises ([objectives])") for name in OBJECTIVES]
 
 

@@ -3,18 +3,23 @@ else as rows in several parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokenworks.cli.figures import figure, plain
+from tokenworks.cli.figures import duration, figure, moment, plain
+from tokenworks.observe.ledger import Window
 from tokenworks.observe.tables.columns import Column
-from tokenworks.observe.tables.table import EVERYTHING, Table
+from tokenworks.observe.tables.rows import EVERYTHING
+from tokenworks.observe.tables.series import Series, Step
+from tokenworks.observe.tables.table import Table
 
 _GUTTER = 3
+_DAY = len("2026-03-01")
 
 
 class _Sheet(NamedTuple):
@@ -32,6 +37,46 @@ def table_grids(table: Table, width: int) -> list[Grid]:
     if len(sheet.groups) == 1 or _width_as_columns(sheet) <= width:
         return [_as_columns(sheet)]
     return [_as_rows(part) for part in _parts(sheet, width)]
+
+
+def series_grids(series: Series, total: dict[str, Any], width: int) -> list[Grid]:
+    """A line for each step; steps without a request that follow each other are one stretch, and one line."""
+    stretches = [list(steps) for _, steps in groupby(series.steps, key=_Stretch())]
+    start = _moments(series.window)
+    names = [start(steps[0].window.start_ns) + _note(steps) for steps in stretches]
+    figures = [
+        [_step_figure(steps, column) for steps in stretches] + [figure(total[column.key], column.unit)]
+        for column in series.columns
+    ]
+    sheet = _Sheet([*names, EVERYTHING], series.columns, figures, has_total=True)
+    return [_as_rows(part) for part in _parts(sheet, width)]
+
+
+class _Stretch:
+    """What groups steps: the same for those without a request in a row, another one for each that has some."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def __call__(self, step: Step) -> int:
+        self._number += bool(step.cell.requests)
+        return self._number if step.cell.requests else -1
+
+
+def _moments(window: Window) -> Callable[[int], str]:
+    """How moments of a window are written: the day only where there are several."""
+    days = {moment(at_ns)[:_DAY] for at_ns in window}
+    return (lambda at_ns: moment(at_ns)[_DAY + 1 :]) if len(days) == 1 else moment
+
+
+def _note(steps: Sequence[Step]) -> str:
+    if not steps[0].note:
+        return ""
+    return f" {steps[0].note} for {duration((steps[-1].window.end_ns - steps[0].window.start_ns) / 1e9)}"
+
+
+def _step_figure(steps: Sequence[Step], column: Column) -> str:
+    return "" if steps[0].note else figure(steps[0].figures[column.key], column.unit)
 
 
 def _sheet(table: Table) -> _Sheet:

@@ -11,11 +11,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tokenworks.cli.figures import NOTHING, amount, duration, figure, moment, number, plain
-from tokenworks.cli.table_grid import table_grids
+from tokenworks.cli.table_grid import series_grids, table_grids
 from tokenworks.contract.record import PICO
 from tokenworks.observe.tables.bill import Bill, BillLine
 from tokenworks.observe.tables.comparison import Compared, Comparison, Side
-from tokenworks.observe.tables.table import EVERYTHING, Table
+from tokenworks.observe.tables.over_time import OverTime
+from tokenworks.observe.tables.rows import EVERYTHING
+from tokenworks.observe.tables.table import Table
 
 _FIRST_STEPS: Final = (
     "Start `tokenworks serve`, send it a request, and ask again; `--ledger-path` names another ledger."
@@ -30,6 +32,7 @@ _LINES: Final = {
     "energy": "energy in no record of this window",
     "rounding": "rounding",
 }
+_NEGLIGIBLE: Final = 10**6  # of the work, one part in so many is rounding
 _COLOURS: Final = {"better": "green", "worse": "red", "changed": "yellow", "noise": "dim", "unknown": "dim"}
 _VERDICTS: Final = {"noise": "within noise", "unknown": "too few to say"}
 
@@ -40,9 +43,23 @@ def table_page(table: Table, width: int, place: str) -> RenderableType:
         return Text(f"No request has been recorded in {place} yet.\n{_FIRST_STEPS}")
     parts: list[RenderableType] = [_title(table)]
     parts += table_grids(table, width) if table.total["requests"] != 0 else [_nothing_here(table)]
-    parts += ["", bill_page(table.bill)]
-    parts += [Text(f"· {note}", style="dim") for note in (*table_notes(table), *bill_notes(table.bill))]
-    return Group(*parts)
+    return Group(*parts, "", *_bill_and_notes(table))
+
+
+def series_page(answer: OverTime, width: int, place: str) -> RenderableType:
+    """One subject below the other, each over time; then the bill of all of it."""
+    table = answer.table
+    if not table.total["requests"] and not any(
+        step.cell.requests for each in answer.series.values() for step in each.steps
+    ):
+        return table_page(table, width, place)
+    parts: list[RenderableType] = [_title(table, f", every {duration(answer.step_ns / 1e9)}")]
+    totals = [table.total] if table.by == EVERYTHING else table.rows
+    for (name, series), total in zip(answer.series.items(), totals, strict=True):
+        if table.by != EVERYTHING:
+            parts.append(Text(f"\n{plain(table.by)} {plain(name) or '(none)'}", style="bold"))
+        parts += series_grids(series, total, width)
+    return Group(*parts, "", *_bill_and_notes(table))
 
 
 def bill_page(bill: Bill) -> RenderableType:
@@ -107,16 +124,28 @@ def bill_notes(bill: Bill) -> Iterator[str]:
             f"no price is stated for {names}{more}; give `tokenworks serve --price-per-hour X`, or `price_per_hour` in "
             "[engine] or [[workers]] of tokenworks.toml"
         )
+    if not bill.overhead.is_known:
+        yield "no worker told what its time went to in this window: what idle time cost is not known, nor any full cost"
+    elif bill.overhead.excess * _NEGLIGIBLE > bill.overhead.worked:
+        yield (
+            f"records tell of {number(bill.overhead.excess / PICO)} {plain(bill.currency, 8)} more work than workers "
+            "told of in this window (done before it, or their samples are missing): full cost is own cost"
+        )
     if bill.is_energy_modelled:
         yield "energy is modelled from the stated watts, where nothing measures it"
 
 
-def _title(table: Table) -> Text:
+def _bill_and_notes(table: Table) -> Iterator[RenderableType]:
+    yield bill_page(table.bill)
+    yield from (Text(f"· {note}", style="dim") for note in (*table_notes(table), *bill_notes(table.bill)))
+
+
+def _title(table: Table, more: str = "") -> Text:
     start_ns, end_ns = table.observed
     rows = "all requests" if table.by == EVERYTHING else f"by {plain(table.by)}"
     only = "".join(f", {plain(name)} {plain(value)}" for name, value in table.where.items())
     span = f"{moment(start_ns)} to {moment(end_ns)} ({duration(table.observed.seconds)})"
-    return Text(f"{span}, {rows}{only}", style="bold")
+    return Text(f"{span}, {rows}{only}{more}", style="bold")
 
 
 def _nothing_here(table: Table) -> Text:

@@ -144,6 +144,9 @@ class LedgerSettings(_Section, frozen=True):
     flush_s: Annotated[
         float, Meta(gt=0, le=10, description="A record is in the journal, safe from a kill, within this many seconds.")
     ] = 0.05
+    sample_s: Annotated[
+        float, Meta(ge=1, le=60, description="Seconds between samples of what each worker and KV store is at.")
+    ] = 5.0
     detail_days: Annotated[float, Meta(ge=0, description="Days that waterfalls, tags and single gaps are kept.")] = 7.0
     address: Annotated[
         str, Meta(description="Where the observer is asked over HTTP, http://HOST:PORT; empty: a private socket here.")

@@ -181,6 +181,7 @@ class WorkerSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     free_blocks: int = 0
     total_blocks: int = 0
     preemptions: int = 0
+    evictions: int = 0  # cached blocks that gave way to others
     is_last: bool = False  # it has left, or was lost
 
 
@@ -195,6 +196,7 @@ class StoreSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     evictions: dict[Tier, int] = {}
     faults: dict[str, int] = {}
     misses: int = 0
+    read_bytes_per_s: dict[Tier, float] = {}  # as measured lately; 0: the tier does not answer; none: not measured
 
 
 class Incident(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="incident"):

@@ -524,7 +524,9 @@ function billNotes(bill) {
 
 // ------------------------------------------------------------------------------------- diagnosis, drift, incidents, gaps
 
-function drawFindings({ findings }) {
+function drawFindings({ findings, baseline, is_own_baseline: isOwn }) {
+  byId("diagnosis-note").textContent = isOwn ? `compared with ${clock(baseline.start_s)}..${clock(baseline.end_s)}, the best stretch of the same run`
+    : "signal, cause, action";
   byId("findings-count").hidden = !findings.length;
   byId("findings-count").textContent = String(findings.length);
   fill(byId("findings"), findings.length ? findings.map(finding)
@@ -534,7 +536,8 @@ function drawFindings({ findings }) {
 const SEVERITIES = { critical: "bad", warning: "warn" };
 
 function finding(found) {
-  const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action], ["gain", found.gain],
+  const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action],
+    ["hurts", found.hurt.length > 0 && h("ul", {}, found.hurt.map((each) => h("li", {}, h("b", {}, each.tenant), ` ${each.text}`)))], ["gain", found.gain],
     ["evidence", h("ul", {}, found.evidence.map(evidence))]];
   return h("article", { class: "panel finding", "data-severity": found.severity },
     h("div", { class: "head" }, h("h3", {}, found.rule.replaceAll("_", " ")), chip(found.severity, SEVERITIES[found.severity]),

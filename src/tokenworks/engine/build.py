@@ -25,7 +25,7 @@ from tokenworks.engine.models.decoder import Decoder, Progress
 from tokenworks.engine.native.step import NativeDecoder
 from tokenworks.engine.native.support import matrix_rows, unsupported
 from tokenworks.engine.weights import open_weights
-from tokenworks.policy.scheduler import Limits
+from tokenworks.policy.limits import Limits
 from tokenworks.policy.speculation import Speculator
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from tokenworks.engine.block_memory import BlockMemory
 from tokenworks.engine.model_config import ModelConfig
 from tokenworks.engine.sampler import Sampled, sample
 from tokenworks.policy.block_pool import BlockPool
-from tokenworks.policy.scheduler import Limits, Scheduler
+from tokenworks.policy.limits import Limits
+from tokenworks.policy.scheduler import Scheduler
 from tokenworks.policy.speculation import Speculator
 from tokenworks.policy.step_plan import Outcome, StepPlan
 
@@ -148,7 +149,7 @@ class Engine:
         assert not self.has_work, "the cache is in use"
         for block in range(self._pool.num_blocks):
             self._pool.forget(block)
-        self.scheduler.named, self.scheduler.reused = [], []
+        self.scheduler.tables.begin_step()
         self.last_step = None
 
     def step(self) -> list[SequenceOutput]:

@@ -16,6 +16,7 @@ from typing import Final
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.folders import kernel_folder, may_write, quantized_folder, state_folder
+from tokenworks.contract.memory import available_memory_bytes
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.cores import available_cores
 from tokenworks.fleet.derive import computes
@@ -43,8 +44,8 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     yield check_cpu(_cpu_flags(), sys.platform)
     yield check_kernels(_native_library(), _cpu_flags())
     yield check_cores(len(available_cores()), sum(group.count for group in groups_of(settings) if computes(group)))
-    yield check_memory(_available_bytes())
-    yield from check_store(settings, _available_bytes())
+    yield check_memory(available_memory_bytes())
+    yield from check_store(settings, available_memory_bytes())
     yield check_port(settings)
     yield check_model(settings)
     yield check_folder("run directory", Path(tempfile.gettempdir()), "set TMPDIR to a folder you may write to")
@@ -185,11 +186,3 @@ def _cpu_flags() -> frozenset[str] | None:
     return frozenset(
         flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
     )
-
-
-def _available_bytes() -> int | None:
-    try:
-        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(rows["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None

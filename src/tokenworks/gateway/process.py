@@ -141,7 +141,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     folder = state_folder(settings.ledger)
     keys = Keys(None if folder is None else KeyFile(folder), own)
     scribe = Scribe(None if folder is None else Journal(folder / "journal", name, settings.ledger.flush_s))
-    samples = Samples(scribe.append)
+    samples = Samples(scribe.append, settings.ledger.sample_s)
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
     dispatcher = Dispatcher(own.worker_address, own.lease_s, samples)
     metrics = Metrics(dispatcher, settings.cost, settings.objectives, folder)

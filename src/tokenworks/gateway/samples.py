@@ -1,7 +1,7 @@
 """What is written down of workers and stores whether somebody asks or not: samples every few seconds, and incidents.
 
-A worker is sampled with the first heartbeat of each of its lives, then every `EVERY_S`, and once more when it is not
-registered any more, or the gateway leaves; so that what its time went to is known to within `EVERY_S` even where it
+A worker is sampled with the first heartbeat of each of its lives, then every `every_s`, and once more when it is not
+registered any more, or the gateway leaves; so that what its time went to is known to within `every_s` even where it
 dies. A card, and the price on it, lasts for a life. Knows no journal: frames go to whoever is given.
 """
 
@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
 
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Frame, Incident, StoreSample, WorkerSample
 from tokenworks.contract.wire import Load, StoreStatus, TierStatus
 from tokenworks.gateway.registry import Worker
 
-EVERY_S: Final = 5.0
-
 
 class Samples:
     """Turns what members tell into frames."""
 
-    def __init__(self, append: Callable[[Frame], None]) -> None:
+    def __init__(self, append: Callable[[Frame], None], every_s: float) -> None:
         self._append = append
+        self._every_s = every_s
         self._sampled_s: dict[Worker | str, float] = {}  # by worker or by store id: monotonic time of the latest sample
 
     def happened(self, kind: str, subject: str, text: str = "") -> None:
@@ -70,11 +68,11 @@ class Samples:
 
     def _is_due(self, key: Worker | str) -> bool:
         now_s = time.monotonic()
-        due_s = self._sampled_s.get(key, -EVERY_S) + EVERY_S
+        due_s = self._sampled_s.get(key, -self._every_s) + self._every_s
         if now_s < due_s:
             return False
         # On the beat of the first one, so that heartbeats a little off their second do not make every sixth count.
-        self._sampled_s[key] = due_s if now_s - due_s < EVERY_S else now_s
+        self._sampled_s[key] = due_s if now_s - due_s < self._every_s else now_s
         return True
 
 
@@ -97,6 +95,7 @@ def _worker_sample(worker: Worker, load: Load, *, is_last: bool = False) -> Work
         free_blocks=load.free_blocks,
         total_blocks=load.total_blocks,
         preemptions=load.preemptions,
+        evictions=load.evictions,
     )
 
 
@@ -111,7 +110,12 @@ def _store_sample(status: StoreStatus) -> StoreSample:
         {tier: each.evictions for tier, each in tiers.items()},
         _faults(tiers),
         status.misses,
+        {tier: each.read_bytes_per_s * each.is_up for tier, each in tiers.items() if _is_measured(each)},
     )
+
+
+def _is_measured(tier: TierStatus) -> bool:
+    return tier.read_bytes_per_s > 0 or not tier.is_up
 
 
 def _faults(tiers: dict[Tier, TierStatus]) -> dict[str, int]:

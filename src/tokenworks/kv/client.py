@@ -19,6 +19,7 @@ import zmq
 
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.kv import BlockName, KVSpec, Tier
+from tokenworks.kv import dealer
 from tokenworks.kv.arena import Arena, ArenaError, open_arena
 from tokenworks.kv.protocol import (
     STORE_PROTOCOL,
@@ -52,6 +53,8 @@ from tokenworks.kv.protocol import (
 
 log = logging.getLogger(__name__)
 
+QUEUE_FRAMES: Final = 10_000
+LINGER_MS: Final = 200
 ATTACH_EVERY_S: Final = 1.0
 DIAL_EVERY_S: Final = 0.05
 """Between two looks whether the line to the store is up: as ZeroMQ takes to dial again."""
@@ -91,7 +94,7 @@ class KVClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.speeds: dict[Tier, TierSpeed] = {}
-        self.socket = connect(context, address)
+        self.socket = dealer.dial(context, address, max_queued=QUEUE_FRAMES, linger_ms=LINGER_MS, only_connected=True)
         self._attach = Attach(STORE_PROTOCOL, client_id, spec)
         self._clock = clock
         self._arena: Arena | None = None  # None: not attached
@@ -161,11 +164,7 @@ class KVClient:
         self.socket.close()
 
     def _messages(self) -> Iterator[ToClient]:
-        while True:
-            try:
-                frame = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for frame in dealer.frames(self.socket):
             try:
                 yield decode_to_client(frame)
             except StoreWireError as error:
@@ -215,19 +214,13 @@ class KVClient:
             self._next_word_s = now_s + ALIVE_EVERY_S
             self._tell(Alive())
         else:
-            self._next_word_s = now_s + (ATTACH_EVERY_S if self._send(self._attach) else DIAL_EVERY_S)
+            is_sent = dealer.send(self.socket, encode(self._attach))
+            self._next_word_s = now_s + (ATTACH_EVERY_S if is_sent else DIAL_EVERY_S)
 
     def _tell(self, message: StoreMessage) -> None:
         """Send where there is a store. One that takes nothing is gone."""
-        if self.is_attached and not self._send(message):
+        if self.is_attached and not dealer.send(self.socket, encode(message)):
             self._lose("the KV store is gone")
-
-    def _send(self, message: StoreMessage) -> bool:
-        try:
-            self.socket.send(encode(message), zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
 
     def _lose(self, reason: str) -> None:
         if self.is_attached:
@@ -241,15 +234,3 @@ class KVClient:
         if self._loss is not None:
             events.append(self._loss)
             self._loss = None
-
-
-def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """A socket that reconnects by itself, and refuses to send while it is not connected."""
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.SNDHWM, 10_000)
-    socket.setsockopt(zmq.LINGER, 200)  # ms that a leaving worker waits for its last frame to go out
-    socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.connect(address)
-    return socket

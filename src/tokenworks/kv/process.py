@@ -20,6 +20,7 @@ import zmq
 from tokenworks.contract import wire
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError, StartupError, TokenworksError
+from tokenworks.kv import dealer
 from tokenworks.kv.build import BuiltStore, build_store
 from tokenworks.kv.protocol import LEASE_S, StoreWireError, decode_to_store, encode
 
@@ -32,6 +33,8 @@ HURRIED_POLL_MS: Final = 10
 MAX_FRAMES: Final = 1000  # taken in before answers go out
 MAX_FRAME_BYTES: Final = 16 << 20
 LOGGED_EVERY: Final = 1000
+LINGER_MS: Final = 200
+MAX_NEWS: Final = 10  # frames that wait for a gateway: old news is no news
 
 
 class Wake:
@@ -140,8 +143,7 @@ class StoreLoop:
         self._next_status_s = now_s + STATUS_EVERY_S
         frame = wire.encode(self._store.status(self._store_id, os.getpid()))
         for gateway in self._gateways:
-            with suppress(zmq.Again):
-                gateway.send(frame, zmq.NOBLOCK)
+            dealer.send(gateway, frame)
 
 
 def run_store(settings: Settings, store_id: str, gateways: Sequence[str], lease_s: float = LEASE_S) -> None:
@@ -154,7 +156,10 @@ def run_store(settings: Settings, store_id: str, gateways: Sequence[str], lease_
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = listen(context, settings.kv.store_address)
     built = build_store(settings.kv, store_id, wake, lease_s)
-    lines = [dial(context, address) for address in gateways]
+    lines = [
+        dealer.dial(context, address, max_queued=MAX_NEWS, linger_ms=LINGER_MS, only_connected=True)
+        for address in gateways
+    ]
     loop = StoreLoop(built, socket, lines, wake, store_id)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.drain())
@@ -162,7 +167,7 @@ def run_store(settings: Settings, store_id: str, gateways: Sequence[str], lease_
     loop.run()
     close_tiers(built)
     for each in (socket, *lines):
-        each.close(linger=200)
+        each.close(linger=LINGER_MS)
     context.term()
 
 
@@ -176,17 +181,6 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
     except zmq.ZMQError as error:
         socket.close(linger=0)
         raise StartupError(f"the KV store cannot listen at {address} ({error}): change --kv-store-address") from error
-    return socket
-
-
-def dial(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """A line to a gateway. Old news is no news: a few frames wait for it at most."""
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.SNDHWM, 10)
-    socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.connect(address)
     return socket
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tokenworks.contract.kv import BlockName
+from tokenworks.kv.grants import Grants
 from tokenworks.kv.host import Block
 
 
@@ -22,7 +23,7 @@ class Session(msgspec.Struct, eq=False):
     client_id: str
     block_bytes: int  # of one of its blocks, header and payload
     last_heard_s: float
-    grants: dict[BlockName, Block] = {}
+    grants: Grants
     requests: dict[str, Request] = {}
 
 

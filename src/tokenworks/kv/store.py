@@ -17,7 +17,9 @@ import msgspec
 
 from tokenworks.contract.kv import NAME_BYTES, BlockName, Tier
 from tokenworks.contract.wire import StoreStatus
+from tokenworks.kv.finds import Finds
 from tokenworks.kv.format import HEADER_BYTES, BlockFault, block_bytes
+from tokenworks.kv.grants import Grants
 from tokenworks.kv.host import Block
 from tokenworks.kv.protocol import (
     LEASE_S,
@@ -29,7 +31,6 @@ from tokenworks.kv.protocol import (
     Detach,
     Done,
     Find,
-    Found,
     Get,
     Granted,
     Missing,
@@ -45,13 +46,16 @@ from tokenworks.kv.protocol import (
     Unknown,
 )
 from tokenworks.kv.sessions import Request, Session, Waiter, Waiters
-from tokenworks.kv.stock import MAX_LOOKUP_S, Arrival, Stock
+from tokenworks.kv.stock import Arrival, Stock
 from tokenworks.kv.tasks import Lookup, Outcome, Task
 
 SPEEDS_EVERY_S: Final = 2.0
-MAX_LOOKUP_NAMES: Final = 512
 BAD_FRAME: Final = "bad_frame"
 """Counted among the host tier's faults: frames and offers that make no sense."""
+LATE_GRANT: Final = "late_grant"
+"""The same: places taken back from a worker that neither wrote them nor gave them back in time."""
+MANY_GRANTS: Final = "many_grants"
+"""The same: blocks refused to a worker that has too many places to write already."""
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -60,14 +64,6 @@ class Welcome(msgspec.Struct, frozen=True):
     store_id: str  # of this start of the store
     arena_path: str
     arena_bytes: int
-
-
-class _OpenFind(msgspec.Struct, frozen=True):
-    """A `Find` that waits for the remote tier."""
-
-    client: bytes
-    message: Find
-    until_s: float
 
 
 class Store:
@@ -79,8 +75,7 @@ class Store:
         self._lease_s = lease_s
         self._sessions: dict[bytes, Session] = {}
         self._waiters = Waiters()
-        self._finds: dict[int, _OpenFind] = {}
-        self._num_finds = 0
+        self._finds = Finds(stock, self._reply)
         self._misses = 0
         self._replies: list[tuple[bytes, StoreMessage]] = []
         self._ready: defaultdict[Waiter, list[Place]] = defaultdict(list)
@@ -96,7 +91,7 @@ class Store:
             return
         session = self._sessions.get(client)
         if session is None:
-            self._replies.append((client, Unknown()))
+            self._reply(client, Unknown())
             return
         session.last_heard_s = now_s
         self._serve(session, message, now_s)
@@ -109,14 +104,15 @@ class Store:
         """A task has ended."""
         self._arrived(self._stock.finished(outcome, now_s))
         if isinstance(outcome.task, Lookup):
-            self._answer_find(outcome.task.key)
+            self._finds.end(outcome.task.key)
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
         for session in [each for each in self._sessions.values() if now_s - each.last_heard_s > self._lease_s]:
             self._end(session)
-        for key in [key for key, find in self._finds.items() if now_s >= find.until_s]:
-            self._answer_find(key)
+        for session in self._sessions.values():
+            self._take_back(session.grants.take_late(now_s))
+        self._finds.tick(now_s)
         if now_s - self._speeds_told_s >= SPEEDS_EVERY_S:
             self._speeds_told_s = now_s
             speeds = Speeds(self._stock.speeds(now_s))
@@ -140,7 +136,7 @@ class Store:
 
     def status(self, store_id: str, pid: int) -> StoreStatus:
         """For the gateways."""
-        return StoreStatus(store_id, pid, self._stock.status(), self._misses)
+        return StoreStatus(store_id, pid, self._stock.status(), self._misses + self._finds.misses)
 
     def take_tasks(self, now_s: float) -> list[Task]:
         """What the I/O threads should start."""
@@ -156,6 +152,9 @@ class Store:
         self._ready.clear()
         return replies
 
+    def _reply(self, client: bytes, message: StoreMessage) -> None:
+        self._replies.append((client, message))
+
     # Clients
 
     def _attach(self, client: bytes, message: Attach, now_s: float) -> None:
@@ -165,12 +164,13 @@ class Store:
         for session in gone:
             self._end(session)
         if reason := self._refusal(message):
-            self._replies.append((client, Refused(reason)))
+            self._reply(client, Refused(reason))
             return
-        self._sessions[client] = Session(client, message.client_id, block_bytes(message.spec), now_s)
         told = self._welcome
+        grants = Grants(told.arena_bytes)
+        self._sessions[client] = Session(client, message.client_id, block_bytes(message.spec), now_s, grants)
         speeds = self._stock.speeds(now_s)
-        self._replies.append((client, Attached(told.store_id, told.arena_path, told.arena_bytes, speeds)))
+        self._reply(client, Attached(told.store_id, told.arena_path, told.arena_bytes, speeds))
 
     def _refusal(self, message: Attach) -> str:
         if message.protocol != STORE_PROTOCOL:
@@ -188,7 +188,7 @@ class Store:
 
     def _end(self, session: Session) -> None:
         """Whatever the client had is free."""
-        for block in session.grants.values():
+        for block in session.grants.blocks():
             self._stock.host.drop(block)
         for request in list(session.requests):
             self._done(session, request)
@@ -203,7 +203,7 @@ class Store:
             case Abort():
                 self._abort(session, message.names)
             case Find():
-                self._find(session, message, now_s)
+                self._finds.begin(session.identity, message, session.block_bytes, now_s)
             case Get():
                 self._get(session, message, now_s)
             case Done():
@@ -218,53 +218,41 @@ class Store:
     def _offer(self, session: Session, blocks: Sequence[Offered], now_s: float) -> None:
         places: list[Place] = []
         for offered in blocks:
-            if not _makes_sense(offered):
-                self.bad_frame()
-            elif not self._is_draining and (block := self._stock.offer(offered, now_s)):
-                session.grants[block.name] = block
+            if (block := self._place(session, offered, now_s)) is not None:
+                session.grants.add(block, now_s)
                 places.append(Place(block.name, block.offset, block.num_bytes))
         if places:
-            self._replies.append((session.identity, Granted(places)))
+            self._reply(session.identity, Granted(places))
+
+    def _place(self, session: Session, offered: Offered, now_s: float) -> Block | None:
+        if not _makes_sense(offered):
+            self.bad_frame()
+        elif not self._is_draining:
+            if session.grants.has_room(offered.num_bytes) or offered.name in self._stock.host:
+                return self._stock.offer(offered, now_s)
+            self._stock.host.faults[MANY_GRANTS] += 1
+        return None
 
     def _commit(self, session: Session, names: Sequence[BlockName], now_s: float) -> None:
         for name in names:
-            if block := session.grants.pop(name, None):
+            if block := session.grants.commit(name):
                 self._stock.commit(block, now_s)
 
     def _abort(self, session: Session, names: Sequence[BlockName]) -> None:
         for name in names:
-            if block := session.grants.pop(name, None):
+            if block := session.grants.take(name):
                 self._stock.host.drop(block)
+
+    def _take_back(self, late: Sequence[Block]) -> None:
+        for block in late:
+            self._stock.host.faults[LATE_GRANT] += 1
+            self._stock.host.drop(block)
 
     def _touch(self, names: Sequence[BlockName], now_s: float) -> None:
         for name in names:
             self._stock.used(name, now_s)
 
     # Getting
-
-    def _find(self, session: Session, message: Find, now_s: float) -> None:
-        rest = message.names[len(self._prefix(message.names)) :][:MAX_LOOKUP_NAMES]
-        self._num_finds += 1
-        self._finds[self._num_finds] = _OpenFind(session.identity, message, now_s + MAX_LOOKUP_S)
-        size, cost_s = session.block_bytes, message.recompute_s
-        if not rest or not self._stock.look_up(rest, size, cost_s, self._num_finds, now_s):
-            self._answer_find(self._num_finds)
-
-    def _answer_find(self, key: int) -> None:
-        find = self._finds.pop(key, None)
-        if find is not None:
-            tiers = self._prefix(find.message.names)
-            self._misses += len(find.message.names) - len(tiers)
-            self._replies.append((find.client, Found(find.message.request, tiers)))
-
-    def _prefix(self, names: Sequence[BlockName]) -> list[Tier]:
-        tiers: list[Tier] = []
-        for name in names:
-            tier = self._stock.nearest(name)
-            if tier is None:
-                break
-            tiers.append(tier)
-        return tiers
 
     def _get(self, session: Session, message: Get, now_s: float) -> None:
         request = session.requests.setdefault(message.request, Request())
@@ -282,7 +270,7 @@ class Store:
                 missing.append(name)
         if missing:
             self._misses += len(missing)
-            self._replies.append((session.identity, Missing(message.request, missing, BlockFault.MISSING)))
+            self._reply(session.identity, Missing(message.request, missing, BlockFault.MISSING))
 
     def _done(self, session: Session, request_id: str) -> None:
         request = session.requests.pop(request_id, None)
@@ -306,7 +294,7 @@ class Store:
                 else:
                     self._give(waiter, request, arrival.block, arrival.tier)
         for ((client, request_id), fault), names in missing.items():
-            self._replies.append((client, Missing(request_id, names, fault)))
+            self._reply(client, Missing(request_id, names, fault))
 
     def _give(self, waiter: Waiter, request: Request, block: Block, tier: Tier) -> None:
         request.pinned.append(self._stock.host.pin(block))

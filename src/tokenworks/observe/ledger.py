@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Gap, Incident, Record, WorkerUse
 from tokenworks.observe.cell import Cell
@@ -46,6 +47,7 @@ class WorkerStretch(msgspec.Struct, frozen=True):
     waiting: float
     used_blocks_share: float
     preemptions: int
+    evictions: int  # cached blocks that gave way to others
 
 
 class StoreStretch(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ class StoreStretch(msgspec.Struct, frozen=True):
     evictions: dict[Tier, int]
     faults: dict[str, int]
     misses: int
+    read_bytes_per_s: dict[Tier, float]  # of the samples the middle one; 0: the tier did not answer
 
 
 class Ended(NamedTuple):
@@ -110,8 +113,15 @@ class Ledger(Protocol):
     def workers(self, window: Window) -> list[WorkerStretch]:
         """Where the workers' time went."""
 
+    def worker_series(self, window: Window, step_ns: int) -> list[tuple[int, list[WorkerStretch]]]:
+        """The same for each step as for a window of its own, by the step's start; steps are those of `series`."""
+
     def stores(self, window: Window) -> list[StoreStretch]:
         """What the stores held."""
+
+    def prices(self, window: Window) -> list[tuple[int, CostSettings]]:
+        """What was stated, from when on: what held when the window began, and every change in it; none is known of
+        the time before the first."""
 
     def incidents(self, window: Window) -> list[Incident]:
         """What happened, in order."""

@@ -23,6 +23,7 @@ class BlockPool:
         if num_blocks < 1:
             raise ValueError(f"a block pool needs at least one block, not {num_blocks}")
         self.num_blocks = num_blocks
+        self.evictions = 0  # cached blocks that gave way to others
         self._references = [0] * num_blocks
         self._names: list[BlockName | None] = [None] * num_blocks
         self._by_name: dict[BlockName, int] = {}
@@ -60,6 +61,7 @@ class BlockPool:
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
             self._references[block] = 1
+            self.evictions += self._names[block] is not None
             self.forget(block)
         return blocks
 

@@ -28,43 +28,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass
 
-from tokenworks.contract.errors import ContextLengthExceeded, InvalidRequest
-from tokenworks.contract.kv import BlockName, Tier
+from tokenworks.contract.errors import InvalidRequest
+from tokenworks.contract.kv import Tier
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import Load
 from tokenworks.policy.arriving import Arrival, Arrivals, tokens_by_tier
 from tokenworks.policy.block_pool import BlockPool
+from tokenworks.policy.block_tables import BlockTables
+from tokenworks.policy.limits import Limits
 from tokenworks.policy.sequence import Sequence
 from tokenworks.policy.speculation import Speculator
 from tokenworks.policy.step_plan import Chunk, Outcome, StepPlan, until_end, verified
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one step and one sequence may take at most."""
-
-    max_running: int  # sequences in a step
-    max_step_tokens: int  # tokens in a step
-    max_context_tokens: int  # prompt and output of one sequence
-    block_tokens: int
-
-    def __post_init__(self) -> None:
-        if min(self.max_running, self.max_step_tokens, self.max_context_tokens, self.block_tokens) < 1:
-            raise ValueError(f"every limit must be at least 1: {self}")
-        if self.max_running > self.max_step_tokens:
-            raise ValueError("max_running may not exceed max_step_tokens: each running sequence needs one token a step")
-
-
-@dataclass(frozen=True, slots=True)
-class NamedBlock:
-    """A block that a step fills."""
-
-    name: BlockName
-    parent: BlockName
-    index: int  # in its sequence: its first token's position, in blocks
-    request_id: str  # its sequence's
 
 
 class Scheduler:
@@ -76,8 +51,7 @@ class Scheduler:
         self.preemptions = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
-        self.named: list[NamedBlock] = []  # by the last step
-        self.reused: list[BlockName] = []  # blocks of the pool that sequences admitted in the last step began with
+        self.tables = BlockTables(pool, limits.block_tokens)
         self._speculator = speculator
         self._fingerprint = fingerprint
         self._waiting: deque[Sequence] = deque()
@@ -102,29 +76,17 @@ class Scheduler:
             draft_tokens=self.draft_tokens,
             accepted_tokens=self.accepted_tokens,
             arriving=len(self._arrivals),
+            evictions=self.pool.evictions,
         )
 
     def add(self, request: Request) -> None:
         """Queue a request; raises InvalidRequest (ContextLengthExceeded) where it can never run."""
         if request.id in self._by_id:
             raise InvalidRequest(f"request id {request.id} is already in use")
-        if not request.token_ids:
-            raise InvalidRequest("the prompt is empty: give at least one token", param="prompt")
-        if request.sampling.max_tokens < 1:
-            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
-        self._check_length(request)
+        self.limits.check(request, self.pool.num_blocks)
         sequence = Sequence(request, self.limits.block_tokens, self._fingerprint)
         self._by_id[request.id] = sequence
         self._waiting.append(sequence)
-
-    def _check_length(self, request: Request) -> None:
-        prompt, output = request.num_prompt, request.sampling.max_tokens
-        capacity = self.pool.num_blocks * self.limits.block_tokens
-        limit = min(self.limits.max_context_tokens, capacity)
-        if prompt + output > limit:
-            raise ContextLengthExceeded(
-                f"{prompt} prompt tokens and max_tokens of {output} exceed this worker's window of {limit} tokens"
-            )
 
     def cancel(self, request_id: str) -> Sequence | None:
         """Drop a sequence and free its blocks; None where there is none of that id."""
@@ -132,10 +94,6 @@ class Scheduler:
         if sequence is not None:
             self._drop(sequence)
         return sequence
-
-    def cancel_all(self) -> list[Sequence]:
-        """Drop every sequence."""
-        return [sequence for request_id in list(self._by_id) if (sequence := self.cancel(request_id))]
 
     def take_unmatched(self) -> list[Arrival]:
         """Waiting sequences whose missing blocks could be fetched; each is held back until `arrived`."""
@@ -151,7 +109,7 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """The next step, or None when there is nothing to do, or nothing until somebody's blocks have arrived."""
-        self.named, self.reused = [], []
+        self.tables.begin_step()
         chunks, budget = self._plan_running(self.limits.max_step_tokens)
         chunks += self._admit(budget)
         if not chunks:
@@ -217,14 +175,10 @@ class Scheduler:
 
     def _find_room(self, sequence: Sequence) -> bool:
         """Whether it can be admitted; where nothing runs that would make room later, those behind it make it now."""
-        while not self._can_admit(sequence, self._cached_blocks(sequence)):
+        while not self._can_admit(sequence, self.tables.cached(sequence)):
             if self._running or not self._take_from_waiting(behind=sequence):
                 return False
         return True
-
-    def _cached_blocks(self, sequence: Sequence) -> list[int]:
-        """The longest cached prefix, short of the last token, which must be computed to sample from it."""
-        return self.pool.match(sequence.names_of_full_blocks(len(sequence.token_ids) - 1))
 
     def _can_admit(self, sequence: Sequence, cached: list[int]) -> bool:
         """Whether all its tokens fit, with one block to spare for each sequence that already runs."""
@@ -233,13 +187,7 @@ class Scheduler:
         return taken + new + len(self._running) <= self.pool.num_free
 
     def _start(self, sequence: Sequence) -> None:
-        cached, held = self._cached_blocks(sequence), sequence.block_table
-        self.pool.acquire(cached)
-        self.pool.release(held)
-        sequence.block_table = cached
-        sequence.num_computed = len(cached) * self.limits.block_tokens
-        names = sequence.block_names[: len(cached)]
-        self.reused += [name for index, name in enumerate(names) if index not in sequence.fetched]
+        self.tables.begin(sequence)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.num_computed
             sequence.fetched_tokens = tokens_by_tier(sequence)
@@ -247,18 +195,9 @@ class Scheduler:
     def _schedule(self, sequence: Sequence, count: int) -> Chunk:
         """Give `sequence` the blocks for its next `count` tokens, and name those that they fill."""
         start, end = sequence.num_computed, sequence.num_computed + count
-        table = sequence.block_table
-        table += self.pool.allocate(sequence.blocks_for(end) - len(table))
-        self._name_full_blocks(sequence, start, end)
+        self.tables.extend(sequence, end)
+        self.tables.name_filled(sequence, start, end)
         return Chunk(sequence, start, count, num_sampled=int(end == len(sequence.token_ids)))
-
-    def _name_full_blocks(self, sequence: Sequence, start: int, end: int) -> None:
-        """Make those blocks findable that the tokens `[start, end)` fill up."""
-        names = sequence.names_of_full_blocks(end)
-        for index in range(start // self.limits.block_tokens, len(names)):
-            if self.pool.give_name(sequence.block_table[index], names[index]):
-                parent = names[index - 1] if index else sequence.root
-                self.named.append(NamedBlock(names[index], parent, index, sequence.request.id))
 
     def _run_ahead(self, speculator: Speculator, chunks: list[Chunk]) -> list[Chunk]:
         """Give drafts to chunks of one token; nobody makes way for a guess."""
@@ -269,13 +208,12 @@ class Scheduler:
 
     def _with_drafts(self, chunk: Chunk, guesses: list[int]) -> Chunk:
         """The chunk with as many drafts as find room in its blocks and the free ones."""
-        table, end = chunk.sequence.block_table, chunk.start + 1
-        room = (len(table) + self.pool.num_free) * self.limits.block_tokens - end
+        room = self.tables.room_for(chunk.sequence) - (chunk.start + 1)
         drafts = tuple(guesses[:room])
         if not drafts:
             return chunk
         count = 1 + len(drafts)
-        table += self.pool.allocate(chunk.sequence.blocks_for(chunk.start + count) - len(table))
+        self.tables.extend(chunk.sequence, chunk.start + count)
         self.draft_tokens += len(drafts)
         return Chunk(chunk.sequence, chunk.start, count, num_sampled=count, drafts=drafts)
 
@@ -305,18 +243,14 @@ class Scheduler:
         """Count accepted drafts as computed, name what they filled, and give back the blocks of the others."""
         start = sequence.num_computed
         sequence.num_computed += num_accepted
-        self._name_full_blocks(sequence, start, sequence.num_computed)
-        num_blocks = sequence.blocks_for(sequence.num_computed)
-        self.pool.release(sequence.block_table[num_blocks:])
-        del sequence.block_table[num_blocks:]
+        self.tables.name_filled(sequence, start, sequence.num_computed)
+        self.tables.cut(sequence)
 
     def abandon(self, plan: StepPlan) -> list[Sequence]:
         """The step failed: forget the blocks it was to write, and drop its sequences, which are returned."""
-        self.named = []
+        self.tables.named = []
         for chunk in plan.chunks:
-            first = chunk.start // self.limits.block_tokens
-            for block in chunk.sequence.block_table[first:]:
-                self.pool.forget(block)
+            self.tables.forget(chunk.sequence, chunk.start)
         sequences = [chunk.sequence for chunk in plan.chunks]
         for sequence in sequences:
             self._drop(sequence)
@@ -332,6 +266,4 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         self._arrivals.forget(sequence)
-        self.pool.release(sequence.block_table)
-        sequence.block_table = []
-        sequence.num_computed = 0
+        self.tables.release(sequence)

@@ -102,10 +102,10 @@ class KVExchange:
         return self._publisher.hold_back(outputs, now_s) + self._publisher.take_released(now_s)
 
     def _note_step(self) -> None:
-        scheduler = self._engine.scheduler
-        self._publisher.offer(scheduler.named)
-        if scheduler.reused:
-            self._client.touch(scheduler.reused)
+        tables = self._engine.scheduler.tables
+        self._publisher.offer(tables.named)
+        if tables.reused:
+            self._client.touch(tables.reused)
         if self._engine.last_step is not None:
             self._speed.observe(self._engine.last_step)
 

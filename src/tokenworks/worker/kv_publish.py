@@ -24,7 +24,7 @@ from tokenworks.engine.engine import Engine
 from tokenworks.kv.client import KVClient
 from tokenworks.kv.format import HEADER_BYTES, block_bytes, seal
 from tokenworks.kv.protocol import Found, Granted, Offered, Place
-from tokenworks.policy.scheduler import NamedBlock
+from tokenworks.policy.block_tables import NamedBlock
 from tokenworks.worker.kv_traffic import TrafficCounts
 from tokenworks.worker.prefill_speed import PrefillSpeed
 

@@ -1,4 +1,4 @@
-"""A worker's line to one gateway: a ZeroMQ DEALER that is never waited for.
+"""A worker's line to one gateway.
 
 ZeroMQ's own thread does the I/O; sending and receiving here only touch its queues. A gateway that has stopped reading
 fills the queue: `send` then says so, and the worker drops what it runs for that gateway instead of stalling the others.
@@ -14,6 +14,7 @@ from typing import Final
 import zmq
 
 from tokenworks.contract.wire import Message, ToWorker, WireError, decode_to_worker, encode
+from tokenworks.kv import dealer
 
 log = logging.getLogger(__name__)
 
@@ -28,28 +29,15 @@ class GatewayLink:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self.address = address
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.SNDHWM, QUEUE_FRAMES)
-        self.socket.setsockopt(zmq.LINGER, LINGER_MS)
-        self.socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        self.socket.connect(address)
+        self.socket = dealer.dial(context, address, max_queued=QUEUE_FRAMES, linger_ms=LINGER_MS, only_connected=False)
 
     def send(self, message: Message) -> bool:
         """Queue a frame; False where the gateway has stopped reading."""
-        try:
-            self.socket.send(encode(message), zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
+        return dealer.send(self.socket, encode(message))
 
     def receive(self) -> Iterator[ToWorker]:
         """Every message that has arrived."""
-        while True:
-            try:
-                frame = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for frame in dealer.frames(self.socket):
             try:
                 yield decode_to_worker(frame)
             except WireError as error:

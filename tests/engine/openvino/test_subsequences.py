@@ -10,8 +10,8 @@ import pytest
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine.batch import build_batch
 from tokenworks.engine.openvino.subsequences import Subsequences, cut
-from tokenworks.policy.scheduler import Chunk, StepPlan
 from tokenworks.policy.sequence import Sequence
+from tokenworks.policy.step_plan import Chunk, StepPlan
 
 PAGE = 32
 

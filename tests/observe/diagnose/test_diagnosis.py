@@ -10,7 +10,8 @@ import pytest
 from tests.observe.made import MINUTE_NS
 from tests.observe.scenes import BEFORE, NO_PROMISES, NOW, Scene
 from tokenworks.contract.config import ObjectiveSettings, Settings
-from tokenworks.contract.record import Gap, Record, Stage, Work, WorkerSample
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Gap, Record, Stage, StoreSample, Work, WorkerSample
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.diagnose.diagnosis import Finding, diagnose, diagnosis
 from tokenworks.observe.diagnose.rules import own_rules
@@ -114,6 +115,7 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "jitter": lambda: usual_before().usual(
         NOW, 60, spikes=(4, 150.0), work_ms={Work.PREFILL: 20.0, Work.DECODE: 140.0}
     ),
+    "slowed_down": lambda: usual_before().requests(NOW, 60, {Stage.DECODE: 900}),
     "cost_by_price": lambda: usual_before().usual(NOW, 60, price=7.2),
     "cost_by_waste": lambda: usual_before().usual(NOW, 50).usual(NOW, 40, outcome="client_gone", output=2, gap_ms=10.0),
     "cost_by_cache": lambda: usual_before().usual(
@@ -162,7 +164,11 @@ def test_a_fault_of_a_few_requests_is_no_finding(rule: str) -> None:
     assert rule not in names(found(scene))
 
 
-COMPARED = [rule for rule in FAULTS if rule.startswith(("late_by", "cost_by", "cache_"))] + ["jitter", "disk_stall"]
+COMPARED = [rule for rule in FAULTS if rule.startswith(("late_by", "cost_by", "cache_"))] + [
+    "jitter",
+    "disk_stall",
+    "slowed_down",
+]
 
 
 @pytest.mark.parametrize("rule", COMPARED)
@@ -195,6 +201,69 @@ def test_a_gain_is_told_with_its_arithmetic() -> None:
     assert finding.arithmetic.endswith(f" = {finding.gain.split('up to ')[1].removesuffix(' a request')}")
     [write] = [each for each in finding.evidence if each.name == "write_s"]
     assert write.before
+
+
+def test_a_slowdown_is_told_of_though_every_promise_was_kept() -> None:
+    """Of half a second that is promised, the first token takes 154 ms instead of 64: no finding of lateness."""
+    promised = Settings(objectives=ObjectiveSettings(online_ttft_s=0.5, online_tpot_s=0.1))
+    [finding] = diagnose(usual_before().requests(NOW, 60, {Stage.QUEUE: 90}).ledger(), NOW, promised)
+    assert (finding.rule, finding.severity, finding.subject) == ("slowed_down", "notice", "online")
+    assert found(usual_before().requests(NOW, 60, {Stage.QUEUE: 50})) == []
+
+
+def test_more_workers_than_needed_is_no_finding_where_they_were_needed_for_a_moment() -> None:
+    scene = usual_before().usual(NOW)
+    for number in range(4):
+        scene.worker(Window(BEFORE.start_ns, NOW.end_ns), f"w{number}", busy=0.02, between=0.0)
+    assert names(found(scene)) == {"idle_devices"}
+    rush = Window(NOW.start_ns + 3 * MINUTE_NS, NOW.start_ns + 5 * MINUTE_NS)
+    for number in range(4, 8):
+        scene.worker(rush, f"w{number}", busy=0.9)
+    assert "idle_devices" not in names(found(scene))
+
+
+STALLS = {Tier.DISK: "disk_stall", Tier.REMOTE: "remote_stall"}
+
+
+def with_tier(tier: Tier, bytes_per_s: float, cached: int) -> Scene:
+    """What a lower tier gave and what was found there, at first 1 GB/s and half of the prompts."""
+    scene = Scene().usual(BEFORE, 80, tier=tier).store(BEFORE, speeds={tier: 1e9})
+    work_ms = {Work.PREFILL: 120.0, Work.DECODE: 100.0}
+    return scene.usual(NOW, 60, tier=tier, cached=cached, work_ms=work_ms).store(NOW, speeds={tier: bytes_per_s})
+
+
+@pytest.mark.parametrize("tier", STALLS)
+@pytest.mark.parametrize("bytes_per_s", [1e7, 0.0])
+def test_a_slow_tier_that_is_computed_around_is_found(tier: Tier, bytes_per_s: float) -> None:
+    findings = found(with_tier(tier, bytes_per_s, cached=20))
+    assert STALLS[tier] in names(findings)
+    assert "cache_collapse" not in names(findings)  # it is not the prompts
+
+
+@pytest.mark.parametrize("tier", STALLS)
+def test_a_slow_tier_that_nobody_misses_is_no_finding_and_nor_are_fewer_hits_in_a_fast_one(tier: Tier) -> None:
+    assert STALLS[tier] not in names(found(with_tier(tier, 1e7, cached=100)))
+    findings = found(with_tier(tier, 1e9, cached=20))
+    assert STALLS[tier] not in names(findings)
+    assert "cache_collapse" in names(findings)
+
+
+def test_evictions_that_end_in_a_further_tier_are_none() -> None:
+    scene = usual_before().usual(NOW, 60, cached=0).store(BEFORE, 10).store(NOW, 5000)
+    for at, frame in enumerate(scene.frames):
+        if isinstance(frame, StoreSample):
+            evictions = {**frame.evictions, Tier.DISK: 0}
+            scene.frames[at] = msgspec.structs.replace(frame, evictions=evictions)
+    assert "cache_evicted" not in names(found(scene))
+
+
+def test_without_a_store_it_is_the_workers_evictions_that_count() -> None:
+    scene = usual_before().usual(NOW, 60, cached=0).worker(Window(BEFORE.start_ns, NOW.end_ns))
+    assert "cache_evicted" not in names(found(scene))
+    for at, frame in enumerate(scene.frames):
+        if isinstance(frame, WorkerSample) and frame.at_ns > NOW.start_ns:
+            scene.frames[at] = msgspec.structs.replace(frame, evictions=900)
+    assert "cache_evicted" in names(found(scene))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -15,6 +15,8 @@ import msgspec
 
 from tokenworks.contract.config import ObjectiveSettings, Settings
 from tokenworks.observe.diagnose.expression import Expression
+from tokenworks.observe.diagnose.hurt import Hurt, hurt
+from tokenworks.observe.diagnose.peak import PEAK_SIGNALS, peak_busy_workers
 from tokenworks.observe.diagnose.rules import PLACE, Rule, Rules, all_names, own_rules
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS, scale_figures
 from tokenworks.observe.diagnose.sides import Side, Sides, Subject
@@ -46,6 +48,7 @@ class Finding(msgspec.Struct, frozen=True):
     cause: str
     action: str
     evidence: list[Evidence]
+    hurt: list[Hurt]  # tenants who wait, pay or lose more for it, hurt most first
     gain: str  # expected, in words; empty: not estimated
     gain_value: float | None
     arithmetic: str  # of the gain
@@ -59,6 +62,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
     window: Window
     baseline: Window  # empty: nothing came before
+    is_own_baseline: bool  # it is a stretch of the window itself, since nothing came before
     requests: int
     num_rules: int
     findings: list[Finding]
@@ -72,7 +76,10 @@ def diagnose(ledger: Ledger, window: Window, settings: Settings, rules: Rules | 
 def diagnosis(
     ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None, baseline: Window | None = None
 ) -> Diagnosis:
-    """The same, with what was looked at. `baseline`: what is usual; None: the time before the window."""
+    """The same, with what was looked at.
+
+    `baseline`: what is usual; None: the time before the window, or the window's own best stretch (see `best_stretch`).
+    """
     rules = rules or own_rules()
     figures = Figures(Sides(ledger, window, baseline), ledger, settings, rules)
     findings: list[Finding] = []
@@ -86,7 +93,14 @@ def diagnosis(
                 findings.append(_finding(rule, subject, look_up, figures))
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     sides = figures.sides
-    return Diagnosis(window, sides.before_window, sides.whole.now.cell.requests, len(rules.rules), findings)
+    return Diagnosis(
+        window,
+        sides.before_window,
+        sides.is_own_baseline,
+        sides.whole.now.cell.requests,
+        len(rules.rules),
+        findings,
+    )
 
 
 class Figures:
@@ -98,6 +112,7 @@ class Figures:
         self._objectives = settings.objectives
         self._definitions = {name: Expression(text) for name, text in rules.define.items()}
         self._scaling: dict[str, float] | None = None
+        self._peak: float | None = None
         self._ledger = ledger
 
     def of(self, subject: Subject) -> Callable[[str], float]:
@@ -116,6 +131,8 @@ class Figures:
             return self._definitions[name].value(look_up)
         if name in SCALE_SIGNALS:
             return self._scale()[name]
+        if name in PEAK_SIGNALS:
+            return self._busiest()
         if name.startswith("objective_"):
             return _objective(self._objectives, subject, name)
         side, signal = _side_of(subject, self.sides.whole, name)
@@ -123,9 +140,15 @@ class Figures:
 
     def _scale(self) -> dict[str, float]:
         if self._scaling is None:
-            whole = Window(self.sides.before_window.start_ns, self.sides.window.end_ns)
+            now, before = self.sides.window, self.sides.before_window
+            whole = Window(min(now.start_ns, before.start_ns), now.end_ns)
             self._scaling = scale_figures(self._ledger, whole)
         return self._scaling
+
+    def _busiest(self) -> float:
+        if self._peak is None:
+            self._peak = peak_busy_workers(self._ledger, self.sides.window)
+        return self._peak
 
 
 def _side_of(subject: Subject, whole: Subject, name: str) -> tuple[Side, str]:
@@ -163,6 +186,7 @@ def _finding(rule: Rule, subject: Subject, look_up: Callable[[str], float], figu
         cause=_filled(rule.cause, show),
         action=_filled(rule.action, show),
         evidence=[_evidence(name, subject, look_up, figures) for name in rule.evidence],
+        hurt=hurt(rule.hurts, subject, figures.sides, figures.currency),
         gain=_filled(rule.gain_text, lambda name: told if name == "gain" else show(name)) if is_known else "",
         gain_value=value if is_known else None,
         arithmetic=f"{rule.gain} = {gain.filled(show)} = {told}" if gain is not None and is_known else "",

@@ -21,6 +21,7 @@ import msgspec
 from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.observe.diagnose.expression import Expression
+from tokenworks.observe.diagnose.peak import PEAK_SIGNALS
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS
 from tokenworks.observe.diagnose.sides import WHOLE
 from tokenworks.observe.diagnose.signals import SIGNALS, Signal
@@ -49,6 +50,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gain_unit: Unit = "s"
     gain_text: str = ""  # with {gain}
     min_requests: int = 20  # of its subject, below which it stays silent
+    hurts: tuple[str, ...] = ("ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s")  # worse the higher: see `hurt`
     unless: list[str] = []  # rules further up that explain it better: silent where one of them fired
 
 
@@ -86,8 +88,9 @@ def load_rules(paths: Iterable[Path] = ()) -> Rules:
 def all_names() -> dict[str, Signal]:
     """Every figure that a rule may name, definitions aside."""
     names = {prefix + name: signal for prefix in _PREFIXES for name, signal in SIGNALS.items()}
-    scale = {name: Signal(unit, meaning, _no_side) for name, (unit, meaning) in SCALE_SIGNALS.items()}
-    return names | scale | {name: Signal("s", "objective of the scenario", _no_side) for name in OBJECTIVES}
+    of_ledger = {**SCALE_SIGNALS, **PEAK_SIGNALS}
+    more = {name: Signal(unit, meaning, _no_side) for name, (unit, meaning) in of_ledger.items()}
+    return names | more | {name: Signal("s", "objective of the scenario", _no_side) for name in OBJECTIVES}
 
 
 def _read(raw: bytes, origin: str) -> _File:
@@ -130,6 +133,7 @@ def _check_rule(
         if text:
             _check_names(_names_in(text, where), {*known, *defined}, where)
     _check_names(rule.evidence, {*known}, where)
+    _check_names(rule.hurts, {*SIGNALS}, f"{where}: `hurts` has figures of now")
     for text, more in ((rule.signal, ()), (rule.cause, ()), (rule.action, ()), (rule.gain_text, ("gain",))):
         _check_names(PLACE.findall(text), {*known, "subject", *more}, where)
     if bool(rule.gain) != bool(rule.gain_text):

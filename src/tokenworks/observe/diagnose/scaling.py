@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from tokenworks.observe.cell import merged
 from tokenworks.observe.ledger import Ledger, Window, WorkerStretch
 
-SAME_START_S: Final = 10.0
+SAME_START_S: Final = 5.0
 MIN_REQUESTS: Final = 10
 
 SCALE_SIGNALS: Final = {

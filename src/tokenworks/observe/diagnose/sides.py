@@ -1,19 +1,21 @@
 """What the ledger says of a window, cut into the sides that signals are computed from.
 
 A rule looks at a subject: the whole window, a scenario, a tenant, a worker. Of each it may ask what it is like `now`,
-`before` (the time before the window, several times as long where there is as much), and what the `others` of its kind
-are like now. A side is one of these: the requests' cell and the workers' stretches, and for the whole window what is
-nobody's own (stores, incidents, gaps). Sides are read when they are asked for, and once.
+`before` (the time before the window, several times as long where there is as much; where there is nothing, the best
+stretch of the window itself), and what the `others` of its kind are like now. A side is one of these: the requests'
+cell and the workers' stretches, and for the whole window what is nobody's own (stores, incidents, gaps). Sides are read
+when they are asked for, and once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from tokenworks.contract.record import Gap, Incident, Record
 from tokenworks.observe.cell import Cell, merged
+from tokenworks.observe.diagnose.best_stretch import MIN_REQUESTS, best_stretch
 from tokenworks.observe.ledger import Ledger, StoreStretch, Window, WorkerStretch
 
 BASELINE_WINDOWS: Final = 4
@@ -23,6 +25,8 @@ MAX_SUBJECTS: Final = 20
 MAX_RECORDS: Final = 2000
 """Single records, the latest, that say what slow requests have in common."""
 WHOLE: Final = "window"
+Where = tuple[tuple[str, str], ...]
+"""Dimensions with the values wanted."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,11 @@ class Sides:
 
     def __init__(self, ledger: Ledger, window: Window, baseline: Window | None = None) -> None:
         self.window = window
-        self.before_window = baseline or _before(ledger, window)
         self._ledger = ledger
-        self._cells: dict[tuple[str, Window], dict[str, Cell]] = {}
+        self._cells: dict[tuple[str, Window, Where], dict[str, Cell]] = {}
         self._stretches: dict[Window, list[WorkerStretch]] = {}
         self._subjects: dict[str, list[Subject]] = {}
+        self.before_window, self.is_own_baseline = (baseline, False) if baseline else self._usual()
 
     def subjects(self, kind: str) -> list[Subject]:
         """Those of one kind, busiest first."""
@@ -75,6 +79,26 @@ class Sides:
     def whole(self) -> Subject:
         """The window as one."""
         return self.subjects(WHOLE)[0]
+
+    def tenants_of(self, subject: Subject) -> Iterator[tuple[str, Side, Side]]:
+        """Tenants whom a subject serves, or who have it beside them: each now, there, and before, as far as it goes.
+
+        Before is everywhere where the subject is a worker or a version: it may be that it was not there then.
+        """
+        where = ((subject.kind, subject.name),) if subject.kind not in (WHOLE, "tenant") else ()
+        cells = self._cells_by("tenant", self.window, where)
+        old = self._cells_by("tenant", self.before_window, where if subject.kind in ("scenario", "model") else ())
+        for name in _busiest(cells):
+            if name and (subject.kind, subject.name) != ("tenant", name):
+                yield name, Side(self.window, cells[name]), Side(self.before_window, old.get(name, Cell()))
+
+    def _usual(self) -> tuple[Window, bool]:
+        """The time before, or, where hardly anything was then, the best stretch of the window itself."""
+        before = _before(self._ledger, self.window)
+        if sum(cell.requests for cell in self._cells_by("", before).values()) >= MIN_REQUESTS:
+            return before, False
+        best = best_stretch(self._ledger, self.window)
+        return (before, False) if best is None else (best, True)
 
     def _whole(self) -> Subject:
         now, before = (self._whole_side(window) for window in (self.window, self.before_window))
@@ -99,8 +123,7 @@ class Sides:
 
     def _of(self, kind: str) -> list[Subject]:
         cells = self._cells_by(kind, self.window)
-        names = sorted(cells, key=lambda name: (-sum(cells[name].device_ns.values()), name))
-        return [self._subject(kind, name, cells) for name in names[:MAX_SUBJECTS] if name or kind != "worker"]
+        return [self._subject(kind, name, cells) for name in _busiest(cells) if name or kind != "worker"]
 
     def _subject(self, kind: str, name: str, cells: dict[str, Cell]) -> Subject:
         now, before = self._stretches_in(self.window), self._stretches_in(self.before_window)
@@ -120,11 +143,12 @@ class Sides:
             Side(self.window, rest, _named(now, peers)),
         )
 
-    def _cells_by(self, kind: str, window: Window) -> dict[str, Cell]:
-        if (kind, window) not in self._cells:
+    def _cells_by(self, kind: str, window: Window, where: Where = ()) -> dict[str, Cell]:
+        key = (kind, window, where)
+        if key not in self._cells:
             is_empty = window.end_ns <= window.start_ns
-            self._cells[kind, window] = {} if is_empty else self._ledger.cells(window, kind or None)
-        return self._cells[kind, window]
+            self._cells[key] = {} if is_empty else self._ledger.cells(window, kind or None, dict(where))
+        return self._cells[key]
 
     def _stretches_in(self, window: Window) -> list[WorkerStretch]:
         if window not in self._stretches:
@@ -142,6 +166,11 @@ def _before(ledger: Ledger, window: Window) -> Window:
     if extent is not None:
         start_ns = min(max(start_ns, extent.start_ns), window.start_ns)
     return Window(start_ns, window.start_ns)
+
+
+def _busiest(cells: dict[str, Cell]) -> list[str]:
+    """The names of those with the most device time, `MAX_SUBJECTS` at most."""
+    return sorted(cells, key=lambda name: (-sum(cells[name].device_ns.values()), name))[:MAX_SUBJECTS]
 
 
 def _peers(stretches: Iterable[WorkerStretch], name: str) -> set[str]:

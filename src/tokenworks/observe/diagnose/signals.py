@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import PICO, Stage, Work
 from tokenworks.observe.cell import SKETCHES
 from tokenworks.observe.diagnose.sides import Side
@@ -128,6 +129,10 @@ def _cached(side: Side) -> int:
     return sum(side.cell.cached_tokens.values())
 
 
+def _hits(tier: Tier) -> Callable[[Side], float]:
+    return lambda side: over(side.cell.cached_tokens.get(tier, 0), side.cell.prompt_tokens)
+
+
 def _computed(side: Side) -> int:
     """Tokens that were computed once at least: of prompts what was not cached, and all output."""
     return max(0, side.cell.prompt_tokens - _cached(side)) + side.cell.output_tokens
@@ -163,6 +168,10 @@ COUNT_SIGNALS: Final[dict[str, Signal]] = {
     "hit_share": Signal(
         "share", "part of prompt tokens found in a cache", lambda s: over(_cached(s), s.cell.prompt_tokens)
     ),
+    **{
+        f"{tier.value}_hit_share": Signal("share", f"part of prompt tokens found in the {tier.value} tier", _hits(tier))
+        for tier in (Tier.HOST, Tier.DISK, Tier.REMOTE)
+    },
     "recomputed_share": Signal(
         "share",
         "tokens computed again after a preemption, per token computed once",

@@ -14,6 +14,7 @@ from tokenworks.observe.diagnose.sides import Side
 from tokenworks.observe.ledger import WorkerStretch
 
 _LOST: Final = "worker_lost"
+_TIERS: Final = tuple(Tier)  # near to far
 
 
 def _sum(of: Callable[[WorkerStretch], float], side: Side) -> float:
@@ -75,6 +76,23 @@ def _num_lost(side: Side) -> float:
     return sum(incident.kind == _LOST for incident in side.incidents) if side.incidents else 0.0
 
 
+def _evictions(side: Side) -> float:
+    """For good: out of the stores' last tiers, and where there is no store out of the workers' memory."""
+    if side.stores:
+        return sum(store.evictions[max(store.evictions, key=_TIERS.index)] for store in side.stores if store.evictions)
+    return _sum(lambda stretch: stretch.evictions, side) if side.stretches else math.nan
+
+
+def _slowest(tier: Tier) -> Callable[[Side], float]:
+    """Of the stores that have such a tier and measured it."""
+
+    def of(side: Side) -> float:
+        speeds = [store.read_bytes_per_s[tier] for store in side.stores if tier in store.read_bytes_per_s]
+        return min(speeds, default=math.nan)
+
+    return of
+
+
 def _of_stores(of: Callable[[Side], float], side: Side) -> float:
     return of(side) if side.stores else math.nan
 
@@ -86,6 +104,10 @@ def _filled(side: Side, tier: Tier) -> float:
 
 def _lives(stretches: Sequence[WorkerStretch]) -> float:
     return max((sum(each.worker == other.worker for other in stretches) for each in stretches), default=math.nan)
+
+
+def _lives_begun(side: Side) -> float:
+    return sum(each.use.started_ns >= side.window.start_ns for each in side.stretches) if side.stretches else math.nan
 
 
 USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
@@ -132,11 +154,13 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "mfu": ("share", "FLOP/s in steps over the device's peak", lambda s: _of_peak(_flops, _peak_flops, s)),
     "mbu": ("share", "bytes/s in steps over the device's peak", lambda s: _of_peak(_read_bytes, _peak_bytes, s)),
     "lives": ("count", "lives of the worker that was started most often", lambda s: _lives(s.stretches)),
+    "lives_begun": ("count", "lives of workers that began in the window", _lives_begun),
     "workers_lost": ("count", "workers that died or fell silent", _num_lost),
-    "evictions": (
-        "count",
-        "blocks that the KV stores dropped",
-        lambda s: _of_stores(lambda side: sum(sum(store.evictions.values()) for store in side.stores), s),
+    "evictions": ("count", "cached blocks that were dropped for others, and were in no further tier", _evictions),
+    "evictions_per_s": (
+        "per_s",
+        "cached blocks that were dropped for others, and were in no further tier, per second",
+        lambda s: _ratio(_evictions(s), s.seconds),
     ),
     "store_faults": (
         "count",
@@ -145,6 +169,16 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     ),
     "host_filled_share": ("share", "part of the stores' memory in use", lambda s: _filled(s, Tier.HOST)),
     "disk_filled_share": ("share", "part of the stores' disk in use", lambda s: _filled(s, Tier.DISK)),
+    "disk_tier_bytes_per_s": (
+        "bytes",
+        "bytes per second that the slowest store's disk tier gives, as it measures",
+        _slowest(Tier.DISK),
+    ),
+    "remote_tier_bytes_per_s": (
+        "bytes",
+        "bytes per second that the slowest store's remote tier gives, as it measures",
+        _slowest(Tier.REMOTE),
+    ),
     "missing_records": ("count", "frames of the journal that are missing", lambda s: sum(g.frames for g in s.gaps)),
 }
 

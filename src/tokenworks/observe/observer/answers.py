@@ -14,29 +14,23 @@ from tokenworks.contract.config import Settings
 from tokenworks.contract.record import PICO, Stage
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.chains.breakdown import breakdown
-from tokenworks.observe.diagnose.diagnosis import diagnose
+from tokenworks.observe.diagnose.diagnosis import diagnosis as what_is_wrong
 from tokenworks.observe.drift.drift import drift
 from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.observer.question import Question
 from tokenworks.observe.tables.bill import bill
-from tokenworks.observe.tables.columns import COLUMNS
-from tokenworks.observe.tables.facts import Facts, machines_of
+from tokenworks.observe.tables.columns import Column, preset_columns
+from tokenworks.observe.tables.facts import machines_of
+from tokenworks.observe.tables.series import Step, build_series
+from tokenworks.observe.tables.steps import handy_step_ns
 from tokenworks.observe.tables.table import build_table
 
 Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
 
 MAX_INCIDENTS: Final = 50
-MAX_SINGLES: Final = 1500
-"""Requests that are read one by one for a chart at most: half a second of processor time."""
-STEPS_S: Final = tuple(
-    unit_s * times
-    for unit_s, most in ((1, 60), (60, 60), (3600, 24), (86400, 28))
-    for times in range(1, most)
-    if most % times == 0
-)
 _OF_COLUMN: Final = ("key", "heading", "unit", "better", "help")
 CHARTED: Final = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "input_tokens_per_s", "output_tokens_per_s")
-"""The table's columns that `series` gives for each step."""
+"""The table's columns that `series` gives for each step, whatever is asked for."""
 
 
 def table(ledger: Ledger, question: Question, settings: Settings) -> Any:
@@ -51,7 +45,7 @@ def table(ledger: Ledger, question: Question, settings: Settings) -> Any:
         columns=question.columns,
         limit=question.limit,
     )
-    meanings = [{name: getattr(column, name) for name in _OF_COLUMN} for column in built.columns]
+    meanings = [_meaning(column) for column in built.columns]
     return built.as_json() | {"window": _window(question.window), "columns": meanings}
 
 
@@ -80,29 +74,17 @@ def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
 def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/series`: the window in some `points` steps; of the first and the last a part may lie in it."""
     window = question.window
+    asked = question.columns or (preset_columns(question.preset) if question.preset else ())
     num_requests = ledger.cells(window, None, question.where).get("", Cell()).requests
-    step_ns = series_step_ns(window, question.points, num_requests)
-    found = ledger.series(window, step_ns, question.where)
+    step_ns = handy_step_ns(window, question.points, num_requests)
+    columns = [*dict.fromkeys((*CHARTED, *asked))]
+    found = build_series(ledger, window, settings, step_ns, where=question.where, columns=columns)
     return {
         "window": _window(window),
         "step_s": step_ns / 1e9,
-        "points": [{"at_s": at_ns / 1e9, **_point(cell, _within(window, at_ns, step_ns))} for at_ns, cell in found],
+        "columns": [_meaning(column) for column in found.columns if column.key in asked],
+        "points": [_point(step) for step in found.steps],
     }
-
-
-def series_step_ns(window: Window, points: int, num_requests: int) -> int:
-    """The smallest handy step that gives no more than `points`.
-
-    Below a minute a ledger has to read every request, so that there such steps are for few of them; above, steps are
-    whole minutes, hours or days, for which it has the sums.
-    """
-    least_s = max(window.seconds / points, 60 if num_requests > MAX_SINGLES else 1)
-    return next((step_s for step_s in STEPS_S if step_s >= least_s), STEPS_S[-1]) * 10**9
-
-
-def _within(window: Window, at_ns: int, step_ns: int) -> float:
-    """Seconds of a step that lie in the window; the first and the last may lie there in part."""
-    return max(1, min(at_ns + step_ns, window.end_ns) - max(at_ns, window.start_ns)) / 1e9
 
 
 def requests(ledger: Ledger, question: Question, settings: Settings) -> Any:
@@ -131,7 +113,13 @@ def cost(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 def diagnosis(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/diagnose`: what `tokenworks diagnose` finds."""
-    return {"window": _window(question.window), "findings": diagnose(ledger, question.window, settings)}
+    told = what_is_wrong(ledger, question.window, settings)
+    return {
+        "window": _window(question.window),
+        "baseline": _window(told.baseline),
+        "is_own_baseline": told.is_own_baseline,
+        "findings": told.findings,
+    }
 
 
 def chains(ledger: Ledger, question: Question, settings: Settings) -> Any:
@@ -150,10 +138,14 @@ def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:
     }
 
 
-def _point(cell: Cell, step_s: float) -> dict[str, float | None]:
-    facts = Facts(cell, step_s)
-    found = {key: COLUMNS[key].of(facts) for key in CHARTED}
-    return found | {"ended_per_s": cell.requests / step_s, "not_ok_per_s": (cell.requests - cell.ok) / step_s}
+def _point(step: Step) -> dict[str, Any]:
+    cell, seconds = step.cell, step.seconds
+    rates = {"ended_per_s": cell.requests / seconds, "not_ok_per_s": (cell.requests - cell.ok) / seconds}
+    return {"at_s": step.start_ns / 1e9, "note": step.note, **step.figures, **rates}
+
+
+def _meaning(column: Column) -> dict[str, Any]:
+    return {name: getattr(column, name) for name in _OF_COLUMN}
 
 
 def _request(ended: Ended) -> dict[str, Any]:

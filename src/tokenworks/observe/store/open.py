@@ -54,8 +54,14 @@ def put_aside(settings: LedgerSettings, why: str) -> list[Gap | Incident]:
 
 
 def open_writing(settings: Settings) -> SqlLedger:
-    """The ledger to take into, with the prices and the objectives that hold now."""
-    return open_ledger(settings.ledger, is_writing=True, cost=settings.cost, objectives=settings.objectives)
+    """The ledger to take into, with the prices and the objectives that hold now; it is noted that they do."""
+    ledger = open_ledger(settings.ledger, is_writing=True, cost=settings.cost, objectives=settings.objectives)
+    try:
+        ledger.note_prices(settings.cost, time.time_ns())
+    except LedgerError:
+        ledger.close()
+        raise
+    return ledger
 
 
 def _renamed(file: Path, stamp: str) -> Path:

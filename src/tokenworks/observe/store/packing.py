@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import (
     Costs,
@@ -30,7 +31,7 @@ from tokenworks.observe.cell import Cell
 from tokenworks.observe.ledger import Ended, Span
 from tokenworks.observe.store.dictionary import FORM_1
 
-Packed = TypeVar("Packed", Cell, WorkerSample, StoreSample, Incident, Gap, Span)
+Packed = TypeVar("Packed", Cell, WorkerSample, StoreSample, Incident, Gap, Span, CostSettings)
 Key = TypeVar("Key", bound=Enum)
 
 UNREADABLE: Final = (ValueError, zlib.error, msgspec.DecodeError)
@@ -148,7 +149,7 @@ def unpack_detail(body: bytes) -> tuple[Ended, bool]:
     return Ended(record, costs), is_good
 
 
-def pack(value: Cell | WorkerSample | StoreSample | Incident | Gap | Span) -> bytes:
+def pack(value: Cell | WorkerSample | StoreSample | Incident | Gap | Span | CostSettings) -> bytes:
     """Anything else."""
     return _compressed(_encoder.encode(value))
 

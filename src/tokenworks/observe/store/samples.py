@@ -11,8 +11,9 @@ So windows that touch add up to the whole, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
+from statistics import median_low
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -65,24 +66,15 @@ def add_store_samples(connection: sa.Connection, samples: Iterable[StoreSample])
 
 def worker_stretches(connection: sa.Connection, window: Window) -> list[WorkerStretch]:
     """By the beginning of each life's part in the window."""
-    in_window = (worker_samples.c.at_ns >= window.start_ns, worker_samples.c.at_ns < window.end_ns)
-    columns = worker_samples.c
-    statement = (
-        sa.select(
-            columns.life,
-            sa.func.max(columns.at_ns),
-            sa.func.avg(columns.running),
-            sa.func.avg(columns.waiting),
-            sa.func.avg(columns.used_share),
-        )
-        .where(columns.life.in_(sa.select(lives.c.id).where(lives.c.last_ns >= window.start_ns)), *in_window)
-        .group_by(columns.life)
-    )
-    found = [
-        _stretch(connection, window, life, last_ns, [float(mean) for mean in means])
-        for life, last_ns, *means in connection.execute(statement).all()
-    ]
-    return sorted(found, key=lambda stretch: (stretch.from_ns, stretch.worker))
+    return _in_order(stretch for _, stretch in _stretches(connection, window, sa.literal(0)))
+
+
+def worker_series(connection: sa.Connection, window: Window, step_ns: int) -> dict[int, list[WorkerStretch]]:
+    """As `worker_stretches`, for each step in which a worker was heard of; by its start, a multiple of its length."""
+    found: dict[int, list[WorkerStretch]] = {}
+    for start_ns, stretch in _stretches(connection, window, worker_samples.c.at_ns // step_ns * step_ns):
+        found.setdefault(start_ns, []).append(stretch)
+    return {start_ns: _in_order(stretches) for start_ns, stretches in found.items()}
 
 
 def store_stretches(connection: sa.Connection, window: Window) -> list[StoreStretch]:
@@ -123,38 +115,76 @@ def _worker_row(life: Mapping[str, Any], sample: WorkerSample) -> dict[str, obje
     }
 
 
-def _stretch(connection: sa.Connection, window: Window, life: int, last_ns: int, means: list[float]) -> WorkerStretch:
-    last = unpack(WorkerSample, _sample_at(connection, life, worker_samples.c.at_ns == last_ns)[1])
-    earlier = sa.select(sa.func.max(worker_samples.c.at_ns)).where(
-        worker_samples.c.life == life, worker_samples.c.at_ns < window.start_ns
+def _stretches(
+    connection: sa.Connection, window: Window, step: sa.ColumnElement[int]
+) -> Iterator[tuple[int, WorkerStretch]]:
+    """What each life did in each of the window's parts that `step` keeps apart, by life and time."""
+    life, before = -1, None
+    for row in connection.execute(_last_of_each(window, step)):
+        if row.life != life:
+            life, before = row.life, _before(connection, row.life, window.start_ns)
+        last = unpack(WorkerSample, row.body)
+        yield row.step, _stretch((row.at_ns, last), before, row)
+        before = (row.at_ns, last)
+
+
+def _last_of_each(window: Window, step: sa.ColumnElement[int]) -> sa.Select[Any]:
+    """The last sample of each life in each step, with the means of all that it has there."""
+    columns = worker_samples.c
+    living = sa.select(lives.c.id).where(lives.c.last_ns >= window.start_ns)
+    steps = (
+        sa.select(
+            columns.life,
+            step.label("step"),
+            sa.func.max(columns.at_ns).label("at_ns"),
+            sa.func.avg(columns.running).label("running"),
+            sa.func.avg(columns.waiting).label("waiting"),
+            sa.func.avg(columns.used_share).label("used_share"),
+        )
+        .where(columns.life.in_(living), columns.at_ns >= window.start_ns, columns.at_ns < window.end_ns)
+        .group_by(columns.life, sa.text("step"))
+        .subquery()
     )
-    before_ns = connection.execute(earlier).scalar()
-    before = None
-    if before_ns is not None:
-        before = unpack(WorkerSample, _sample_at(connection, life, worker_samples.c.at_ns == before_ns)[1])
+    is_last = sa.and_(columns.life == steps.c.life, columns.at_ns == steps.c.at_ns)
+    return (
+        sa.select(steps, columns.body).join_from(steps, worker_samples, is_last).order_by(steps.c.life, steps.c.at_ns)
+    )
+
+
+def _before(connection: sa.Connection, life: int, until_ns: int) -> tuple[int, WorkerSample] | None:
+    """The last sample of a life before a moment; None: it had none."""
+    columns = worker_samples.c
+    statement = sa.select(columns.at_ns, columns.body).where(columns.life == life, columns.at_ns < until_ns)
+    found = connection.execute(statement.order_by(columns.at_ns.desc()).limit(1)).first()
+    return None if found is None else (found.at_ns, unpack(WorkerSample, found.body))
+
+
+def _stretch(
+    end: tuple[int, WorkerSample], before: tuple[int, WorkerSample] | None, means: sa.Row[Any]
+) -> WorkerStretch:
+    (last_ns, last), first = end, before[1] if before else None
     return WorkerStretch(
         worker=last.worker,
         model=last.model,
         version=last.version,
         device=last.device,
-        from_ns=last_ns - last.use.wall_ns if before_ns is None else before_ns,
+        from_ns=last_ns - last.use.wall_ns if before is None else before[0],
         until_ns=last_ns,
-        use=_less(last.use, before.use if before else WorkerUse()),
+        use=_less(last.use, first.use if first else WorkerUse()),
         price_per_hour=last.price_per_hour,
         watts=last.watts,
         peak_flops=last.peak_flops,
         peak_bytes_per_s=last.peak_bytes_per_s,
-        running=means[0],
-        waiting=means[1],
-        used_blocks_share=means[2],
-        preemptions=max(0, last.preemptions - (before.preemptions if before else 0)),
+        running=float(means.running),
+        waiting=float(means.waiting),
+        used_blocks_share=float(means.used_share),
+        preemptions=max(0, last.preemptions - (first.preemptions if first else 0)),
+        evictions=max(0, last.evictions - (first.evictions if first else 0)),
     )
 
 
-def _sample_at(connection: sa.Connection, life: int, where: sa.ColumnElement[bool]) -> tuple[int, bytes]:
-    statement = sa.select(worker_samples.c.at_ns, worker_samples.c.body).where(worker_samples.c.life == life, where)
-    at_ns, body = connection.execute(statement).one()
-    return at_ns, body
+def _in_order(stretches: Iterable[WorkerStretch]) -> list[WorkerStretch]:
+    return sorted(stretches, key=lambda stretch: (stretch.from_ns, stretch.worker))
 
 
 def _less(last: WorkerUse, first: WorkerUse) -> WorkerUse:
@@ -197,7 +227,17 @@ def _store_stretch(samples: list[tuple[int, StoreSample]], window: Window) -> St
         evictions=counts["evictions"],
         faults=counts["faults"],
         misses=counts["misses"].get("", 0),
+        read_bytes_per_s=_speeds([sample for at_ns, sample in samples if at_ns >= window.start_ns]),
     )
+
+
+def _speeds(samples: list[StoreSample]) -> dict[Tier, float]:
+    """Of each tier that was measured, the middle one, and of two the slower."""
+    told: dict[Tier, list[float]] = {}
+    for sample in samples:
+        for tier, bytes_per_s in sample.read_bytes_per_s.items():
+            told.setdefault(tier, []).append(bytes_per_s)
+    return {tier: median_low(speeds) for tier, speeds in told.items()}
 
 
 def _has_restarted(sample: StoreSample, following: StoreSample) -> bool:

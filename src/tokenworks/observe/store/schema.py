@@ -11,7 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-VERSIONS: Final = ("0001",)
+VERSIONS: Final = ("0001", "0002")
 """Of the schema, from the first to the one that this code reads and writes."""
 
 tables: Final = sa.MetaData()
@@ -124,6 +124,13 @@ spans: Final = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Index("spans_by_time", "started_ns"),
     sqlite_with_rowid=False,
+)
+
+prices: Final = sa.Table(
+    "prices",  # as they were stated, each from then on: see observe.tables.prices
+    tables,
+    sa.Column("from_ns", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
 positions: Final = sa.Table(

@@ -19,10 +19,12 @@ from tokenworks.contract.record import Frame, Gap, Incident
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.journal.frames import instant_ns
 from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
+from tokenworks.observe.store import price_list
 from tokenworks.observe.store.database import Database
 from tokenworks.observe.store.packing import unpack
+from tokenworks.observe.store.periods import floor
 from tokenworks.observe.store.reading import Reading
-from tokenworks.observe.store.samples import store_stretches, worker_stretches
+from tokenworks.observe.store.samples import store_stretches, worker_series, worker_stretches
 from tokenworks.observe.store.schema import events, positions, spans
 from tokenworks.observe.store.take_in import TakeIn
 from tokenworks.observe.store.upkeep import Upkeep
@@ -127,6 +129,23 @@ class SqlLedger:
         """What the stores held."""
         with self._database.reading() as connection:
             return store_stretches(connection, window)
+
+    def worker_series(self, window: Window, step_ns: int) -> list[tuple[int, list[WorkerStretch]]]:
+        """The same for each step, by its start; `step_ns` is below a minute, or whole minutes."""
+        with self._database.reading() as connection:
+            found = worker_series(connection, window, step_ns)
+        starts = range(floor(window.start_ns, step_ns), window.end_ns, step_ns)
+        return [(start_ns, found.get(start_ns, [])) for start_ns in starts]
+
+    def prices(self, window: Window) -> list[tuple[int, CostSettings]]:
+        """What was stated, from when on."""
+        with self._database.reading() as connection:
+            return price_list.held_in(connection, window)
+
+    def note_prices(self, cost: CostSettings, at_ns: int) -> None:
+        """From now on these prices hold."""
+        with self._database.writing() as connection:
+            price_list.note(connection, cost, at_ns)
 
     def incidents(self, window: Window) -> list[Incident]:
         """What happened, in order."""

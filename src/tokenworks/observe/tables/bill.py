@@ -15,11 +15,15 @@ total. It went to
 - `energy`: the same for energy, and where it is measured, what the meters saw beyond the cards' watts,
 - `rounding`: each of the amounts above is rounded to a pico. Instead of `unrecorded`, where each nanosecond of the
   steps is in a record.
+
+What no request's own work cost (`Overhead`) is shared out in proportion to that work. It is never negative: where
+records tell of more work than the workers told of (it was done before the window began, or samples are missing), a
+request's full cost is its own; and where no worker told anything, full costs are unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -30,6 +34,7 @@ from tokenworks.contract.record import PICO, Work
 from tokenworks.observe.cell import Cell, merged
 from tokenworks.observe.ledger import Ledger, StoreStretch, Window, WorkerStretch
 from tokenworks.observe.tables.cost import device_cost, energy_cost, modelled_energy_cost, residence_cost
+from tokenworks.observe.tables.prices import Priced, PriceList
 
 KINDS: Final = ("tenant", "failed", "between", "idle", "kv", "unrecorded", "energy", "rounding")
 MILLION: Final = 10**6
@@ -41,6 +46,25 @@ class BillLine(msgspec.Struct, frozen=True):
     kind: str  # one of `KINDS`
     name: str  # the tenant, the tier; otherwise empty
     pico: int
+
+
+class Overhead(NamedTuple):
+    """What is shared out among requests beside their own work. Amounts are pico of the currency."""
+
+    rest: int  # of the bill, what is in no request's own cost
+    worked: int  # the own cost of all requests
+    is_known: bool  # False: there was work, and no worker told what its time went to
+
+    @property
+    def excess(self) -> int:
+        """Of the recorded work, what is beyond the workers' whole time in the window."""
+        return max(0, -self.rest)
+
+    def full_cost(self, cost: int) -> int | None:
+        """Own cost with its share of the rest, in whole pico, so that groups sum to the bill to within one each."""
+        if not self.is_known:
+            return None
+        return cost + max(0, self.rest) * cost // self.worked if self.worked else cost
 
 
 class Bill(msgspec.Struct, frozen=True):
@@ -56,6 +80,7 @@ class Bill(msgspec.Struct, frozen=True):
     saved: int  # by tokens found instead of computed; no part of the total
     unpriced_workers: tuple[str, ...]  # of which no price was stated: their time is in no amount
     is_energy_modelled: bool  # from watts that somebody stated, at least in part
+    overhead: Overhead
 
     @property
     def per_million_tokens(self) -> float | None:
@@ -91,26 +116,22 @@ class Bill(msgspec.Struct, frozen=True):
             "saved": self.saved / PICO,
             "unpriced_workers": list(self.unpriced_workers),
             "is_energy_modelled": self.is_energy_modelled,
+            "excess": self.overhead.excess / PICO,
+            "is_full_cost_known": self.overhead.is_known,
         }
 
 
 def bill(ledger: Ledger, window: Window, cost: CostSettings) -> Bill:
     """The bill of a window; raises LedgerError."""
-    return bill_of(window, cost, ledger.cells(window, "tenant"), ledger.workers(window), ledger.stores(window))
+    parts = PriceList(ledger, window, cost).parts(window, ledger.workers(window))
+    return bill_of(window, cost.currency, ledger.cells(window, "tenant"), parts)
 
 
-def bill_of(
-    window: Window,
-    cost: CostSettings,
-    tenants: dict[str, Cell],
-    workers: Iterable[WorkerStretch],
-    stores: Iterable[StoreStretch],
-) -> Bill:
-    """The bill, from cells by tenant and what workers and stores did in the window."""
-    workers = list(workers)
+def bill_of(window: Window, currency: str, tenants: dict[str, Cell], parts: Sequence[Priced]) -> Bill:
+    """The bill, from cells by tenant and what workers and stores did in the parts of the window."""
+    workers = [stretch for part in parts for stretch in part.workers]
     recorded = merged(tenants.values())
-    lives = [_life(stretch, cost) for stretch in workers]
-    kept = _kept(stores, cost)
+    lives, kept, total = _owed(parts, recorded)
     amounts = {
         "failed": recorded.cost_wasted,
         "between": sum(life.between for life in lives),
@@ -124,8 +145,8 @@ def bill_of(
     lines = sorted((line for line in lines if line.pico), key=lambda line: KINDS.index(line.kind))
     return Bill(
         window=window,
-        currency=cost.currency,
-        total=sum(life.total for life in lives) + sum(kept.values()) + recorded.cost_transfer,
+        currency=currency,
+        total=total,
         lines=tuple(lines),
         by_work=dict(recorded.cost_device),
         prompt_tokens=recorded.prompt_tokens,
@@ -133,7 +154,18 @@ def bill_of(
         saved=recorded.cost_saved,
         unpriced_workers=tuple(sorted({stretch.worker for stretch in workers if stretch.price_per_hour is None})),
         is_energy_modelled=any(life.is_energy_modelled for life in lives),
+        overhead=_overhead(total, recorded, has_workers=bool(workers)),
     )
+
+
+def overhead_of(parts: Sequence[Priced], recorded: Cell) -> Overhead:
+    """The same without the lines: `recorded` is all that ended in the window."""
+    has_workers = any(part.workers for part in parts)
+    return _overhead(_owed(parts, recorded)[2], recorded, has_workers=has_workers)
+
+
+def _overhead(total: int, recorded: Cell, *, has_workers: bool) -> Overhead:
+    return Overhead(total - recorded.cost, recorded.cost, has_workers or not recorded.cost)
 
 
 class _Life(NamedTuple):
@@ -145,6 +177,16 @@ class _Life(NamedTuple):
     between: int
     idle: int
     is_energy_modelled: bool
+
+
+def _owed(parts: Sequence[Priced], recorded: Cell) -> tuple[list[_Life], dict[Tier, int], int]:
+    """What workers cost, what kept KV cost, and all of it."""
+    lives = [_life(stretch, part.cost) for part in parts for stretch in part.workers]
+    kept: dict[Tier, int] = {}
+    for part in parts:
+        for tier, amount in _kept(part.stores, part.cost).items():
+            kept[tier] = kept.get(tier, 0) + amount
+    return lives, kept, sum(life.total for life in lives) + sum(kept.values()) + recorded.cost_transfer
 
 
 def _life(stretch: WorkerStretch, cost: CostSettings) -> _Life:

@@ -6,6 +6,7 @@ be had (nothing to divide by, no price, machines that other rows use too) is Non
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Final, Literal
 
@@ -16,6 +17,7 @@ from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Stage
 from tokenworks.observe.cell import SKETCHES
 from tokenworks.observe.tables.facts import Facts
+from tokenworks.observe.tables.presets import OVERVIEW, PRESETS
 from tokenworks.observe.tables.quantities import is_of_requests, quantity
 
 Unit = Literal["number", "share", "s", "1/s", "tokens", "tokens/s", "currency", "bytes", "bytes/s", "J"]
@@ -180,34 +182,11 @@ COLUMNS: Final[dict[str, Column]] = {
         *(_stage(stage) for stage in Stage),
     )
 }
-PRESETS: Final[dict[str, tuple[str, ...]]] = {
-    "overview": (
-        *(
-            "requests",
-            "success_rate",
-            "kept_rate",
-            "goodput",
-            "ttft_p50",
-            "ttft_p99",
-            "tpot_p50",
-            "tpot_p99",
-            "e2e_p99",
-        ),
-        *("output_tokens_per_s", "hit_rate", "cost", "full_cost_per_m_tokens"),
-    ),
-    "online": (
-        *("requests", "success_rate", "kept_rate", "ttft_p50", "ttft_p99", "queue_p99", "tpot_p99"),
-        "full_cost_per_m_tokens",
-    ),
-    "offline": (
-        *("requests", "success_rate", "input_tokens_per_s", "output_tokens_per_s", "concurrency", "hit_rate"),
-        *("busy", "mfu", "mbu", "wasted_rate", "joules_per_token", "full_cost_per_m_tokens"),
-    ),
-    "realtime": (
-        *("requests", "success_rate", "kept_rate", "ttft_p99", "itl_p50", "itl_p99", "itl_p999", "jitter_p99"),
-        "stragglers",
-    ),
-    "waterfall": ("requests", "e2e_p50", "e2e_p99", *(f"stage_{stage.value}" for stage in Stage)),
-    "all": tuple(COLUMNS),
-}
-"""Columns that answer a question together; docs/guides/the-table.md argues for each."""
+
+
+def preset_columns(name: str) -> Sequence[str]:
+    """The keys of a preset's columns, "" being the overview; raises InvalidRequest."""
+    name = name or OVERVIEW
+    if name not in PRESETS:
+        raise InvalidRequest(f"there is no preset {name!r}; give one of {', '.join(PRESETS)}", param="preset")
+    return PRESETS[name] or tuple(COLUMNS)

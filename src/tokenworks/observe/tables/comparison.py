@@ -19,7 +19,8 @@ from tokenworks.observe.tables.columns import Column
 from tokenworks.observe.tables.facts import Facts
 from tokenworks.observe.tables.intervals import Estimate, difference, percentile, proportion, quotient, ratio
 from tokenworks.observe.tables.quantities import quantity
-from tokenworks.observe.tables.table import EVERYTHING, Table, build_table, check_where
+from tokenworks.observe.tables.rows import EVERYTHING
+from tokenworks.observe.tables.table import Table, build_table, check_where
 from tokenworks.observe.when import parse_moment, parse_window
 
 CONFIDENCE: Final = 0.95

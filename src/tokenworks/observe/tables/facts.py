@@ -35,11 +35,11 @@ class Machines(msgspec.Struct, frozen=True):
 class Facts:
     """Everything that a column may be computed from."""
 
-    def __init__(self, cell: Cell, seconds: float, machines: Machines | None = None, full_cost: int = 0) -> None:
+    def __init__(self, cell: Cell, seconds: float, machines: Machines | None = None, full_cost: int | None = 0) -> None:
         self.cell = cell
         self.seconds = seconds  # of the window
         self.machines = machines  # None: shared with other rows
-        self.full_cost = full_cost  # pico: its own cost and its share of what nobody's work cost
+        self.full_cost = full_cost  # pico: its own cost and its share of what nobody's work cost; None: not known
         self._sketches: dict[str, Sketch] = {}
 
     def sketch(self, name: str) -> Sketch:

@@ -71,7 +71,7 @@ _QUANTITIES: Final[dict[str, Quantity]] = {
     "cost": lambda facts: facts.cell.cost / PICO,
     "wasted": lambda facts: facts.cell.cost_wasted / PICO,
     "saved": lambda facts: facts.cell.cost_saved / PICO,
-    "full_cost": lambda facts: facts.full_cost / PICO,
+    "full_cost": lambda facts: None if facts.full_cost is None else facts.full_cost / PICO,
     "stragglers": _stragglers,
     "paced": lambda facts: len(facts.sketch("tpot")),
 }

@@ -8,7 +8,7 @@ Nothing is drawn here: see `cli.table_page`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -19,12 +19,9 @@ from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell, merged
 from tokenworks.observe.ledger import DIMENSIONS, Ledger, Window, WorkerStretch
 from tokenworks.observe.tables.bill import Bill, bill_of
-from tokenworks.observe.tables.columns import PRESETS, Column, columns_named
-from tokenworks.observe.tables.facts import Facts, machines_of
-
-EVERYTHING: Final = "all"
-_OF_MACHINES: Final = frozenset({"model", "version", "worker"})
-"""What a worker belongs to as a whole."""
+from tokenworks.observe.tables.columns import Column, columns_named, preset_columns
+from tokenworks.observe.tables.prices import PriceList
+from tokenworks.observe.tables.rows import EVERYTHING, Rows
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -75,16 +72,16 @@ def build_table(
     """
     check_by(by)
     where = check_where(where or {})
-    wanted = columns_named(list(columns) or list(_preset(preset)))
+    wanted = columns_named(list(columns) or list(preset_columns(preset)))
     workers, tenants = ledger.workers(window), ledger.cells(window, "tenant")
     extent = ledger.extent()
     observed = observed_window(window, extent, workers)
-    owed = bill_of(window, settings.cost, tenants, workers, ledger.stores(window))
+    parts = PriceList(ledger, window, settings.cost).parts(window, workers)
+    owed = bill_of(window, settings.cost.currency, tenants, parts)
     cells = tenants if by == "tenant" and not where else ledger.cells(window, None if by == EVERYTHING else by, where)
-    rows = _Rows(wanted, observed, workers, where, owed, merged(tenants.values()).cost)
-    total = rows.of(EVERYTHING, merged(cells.values()), None)
-    if by in _OF_MACHINES:
-        cells = {name: Cell() for name in rows.machine_names(by)} | cells
+    rows = Rows(wanted, observed.seconds, workers, where, owed.overhead)
+    total = rows.of(EVERYTHING, merged(cells.values()))
+    cells = {name: Cell() for name in rows.machine_names(by)} | cells
     names = _ordered(by, cells)
     shown = names[: limit or None]
     return Table(
@@ -126,50 +123,6 @@ def observed_window(window: Window, extent: Window | None, workers: Sequence[Wor
         return window
     start_ns, end_ns = max(window.start_ns, min(starts)), min(window.end_ns, max(ends))
     return Window(start_ns, end_ns) if start_ns < end_ns else window
-
-
-class _Rows:
-    """Makes rows of cells; knows what they have in common."""
-
-    def __init__(
-        self,
-        columns: list[Column],
-        observed: Window,
-        workers: list[WorkerStretch],
-        where: Mapping[str, str],
-        owed: Bill,
-        worked: int,
-    ) -> None:
-        self._columns = columns
-        self._observed = observed
-        self._workers = [w for w in workers if all(getattr(w, name, None) == value for name, value in where.items())]
-        self._are_shared = not set(where) <= _OF_MACHINES
-        self._rest = owed.total - worked
-        self._worked = worked
-
-    def of(self, by: str, cell: Cell, name: str | None) -> dict[str, Any]:
-        """The figures of one group, or (None) of all."""
-        facts = Facts(cell, self._observed.seconds, full_cost=self._full_cost(cell))
-        if not self._are_shared and by in (*_OF_MACHINES, EVERYTHING):
-            facts.machines = machines_of(w for w in self._workers if name is None or getattr(w, by) == name)
-        return {column.key: column.of(facts) for column in self._columns}
-
-    def machine_names(self, by: str) -> set[str]:
-        """Groups that there are though nothing ended there: a worker that only idles has its row."""
-        return set() if self._are_shared else {getattr(stretch, by) for stretch in self._workers}
-
-    def _full_cost(self, cell: Cell) -> int:
-        """With its share of what no request's work cost; whole pico, so that groups sum to the bill to within one."""
-        if not self._worked:
-            return cell.cost
-        return cell.cost + self._rest * cell.cost // self._worked
-
-
-def _preset(name: str) -> Sequence[str]:
-    name = name or "overview"
-    if name not in PRESETS:
-        raise InvalidRequest(f"there is no preset {name!r}; give one of {', '.join(PRESETS)}", param="preset")
-    return PRESETS[name]
 
 
 def _ordered(by: str, cells: Mapping[str, Cell]) -> list[str]:

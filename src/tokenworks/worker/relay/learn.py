@@ -74,14 +74,9 @@ async def learn(upstream: Upstream, wanted_model: str, tokenizer: Tokenizer) -> 
     await _check_tokenizer(upstream, model, tokenizer)
     trial = _Trial(upstream, model.id, tokenizer)
     takes_ids = await trial.find_prompt()
+    window = model.max_model_len or await upstream.window()
     if model.owned_by == LLAMA_CPP:
-        # A penalty looks back over its last 64 tokens only, unless told otherwise.
-        dialect = Dialect(
-            model.id,
-            honours=LLAMA_CPP_HONOURS,
-            names={"repetition_penalty": "repeat_penalty"},
-            always={"repeat_last_n": -1},
-        )
+        dialect = _llama_cpp(model.id, window)
     else:
         dialect = Dialect(model.id, honours=await trial.honoured())
     return Learnt(
@@ -92,7 +87,17 @@ async def learn(upstream: Upstream, wanted_model: str, tokenizer: Tokenizer) -> 
             eos_token_ids=tokenizer.eos_token_ids,
         ),
         model.owned_by or "a server",
-        model.max_model_len or await upstream.window(),
+        window,
+    )
+
+
+def _llama_cpp(model: str, window: int | None) -> Dialect:
+    """A penalty looks back over its last 64 tokens only, unless told otherwise; new versions refuse -1 for all."""
+    return Dialect(
+        model,
+        honours=LLAMA_CPP_HONOURS,
+        names={"repetition_penalty": "repeat_penalty"},
+        always={"repeat_last_n": window} if window else {},
     )
 
 

@@ -105,8 +105,13 @@ class Upstream:
             return await response.read()
 
     async def stream(self, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-        """The bytes of a streamed answer as they come; raises UpstreamError. Closing it closes the connection."""
-        async with self._request("POST", f"{self.url}/completions", body) as response:
+        """The bytes of a streamed answer as they come; raises UpstreamError. Closing it closes the connection.
+
+        So does its end: llama.cpp's server closes the connection behind a stream without saying so, and the next
+        request on it would break. A new one costs a round trip.
+        """
+        once = {"Connection": "close"}
+        async with self._request("POST", f"{self.url}/completions", body, headers=once) as response:
             if response.content_type != "text/event-stream":
                 raise UpstreamFault(f"{self.url} answered {response.content_type} where a stream was asked for")
             async for chunk in response.content.iter_any():

@@ -1,0 +1,84 @@
+"""Where faults are provoked: a system, what is usual in it, and what is done to it, one after the other.
+
+A `Place` says so, a `Visit` is one that runs. Every fault is compared with the same usual run, which the visit begins
+with, so that each can be provoked alone; those that leave a mark (a cache that is cold, a worker that takes its time to
+come back) stand last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.diagnosis.system import System
+from tokenworks.observe.ledger import Window
+
+Findings = Mapping[str, dict[str, Any]]
+"""By rule; of several with one rule the last."""
+TRIES = 2
+"""A machine that does other work beside may hide a fault of two seconds; not twice."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One."""
+
+    rule: str  # that finds it
+    provoke: Callable[[System], Window]  # and the time in which it could be seen
+    also: frozenset[str] = frozenset()  # rules that may speak up too, since the fault is theirs as well
+
+
+@dataclass(frozen=True)
+class Place:
+    """A system to be."""
+
+    name: str
+    opened: Callable[[Path], AbstractContextManager[System]]  # with its ledger and its log in a folder
+    usual: Callable[[System], Window]  # a run that nothing is wrong with
+    faults: tuple[Fault, ...]
+    settle: Callable[[System], object] = lambda system: None  # until caches are filled and kernels compiled
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Those that are to find something here."""
+        return tuple(fault.rule for fault in self.faults)
+
+
+@dataclass
+class Visit:
+    """A place that runs."""
+
+    place: Place
+    system: System
+    usual: Window
+    _windows: dict[Callable[[System], Window], Window] = field(default_factory=dict)
+
+    def provoked(self, fault: Fault, tries: int = 1) -> Findings:
+        """What is found of a fault; one of several rules is provoked once, and again where its rule misses it."""
+        found: Findings = {}
+        for attempt in range(tries):
+            if attempt or fault.provoke not in self._windows:
+                self._windows[fault.provoke] = fault.provoke(self.system)
+            found = self.findings(self._windows[fault.provoke])
+            if fault.rule in found:
+                break
+        return found
+
+    def clean(self) -> Findings:
+        """What is found in another usual run."""
+        return self.findings(self.place.usual(self.system))
+
+    def findings(self, window: Window) -> Findings:
+        """What is found in a window, compared with the usual run."""
+        return {each["rule"]: each for each in self.system.diagnose(window, self.usual)}
+
+
+@contextmanager
+def visiting(place: Place, folder: Path) -> Iterator[Visit]:
+    """One that runs as long as the block."""
+    with place.opened(folder) as system:
+        place.settle(system)
+        yield Visit(place, system, place.usual(system))

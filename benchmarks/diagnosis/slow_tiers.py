@@ -1,0 +1,92 @@
+"""Tiers of the KV store that turn slow.
+
+Each system has a store with one lower tier. There is room for a few documents in the worker and in the store's memory,
+and for all that are usual below them: so it is the lower tier that usual requests fetch from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.diagnosis.dear_model import write_dear_model
+from benchmarks.diagnosis.faults import DOCUMENT, STEADY
+from benchmarks.diagnosis.place import Fault, Place
+from benchmarks.diagnosis.slow_disk import slow_disk
+from benchmarks.diagnosis.system import System, running, stopping
+from tests.kv.tiers.conftest import RedisServer
+from tokenworks.contract.kv import Tier
+from tokenworks.observe.ledger import Window
+
+AT_A_TIME = 2
+AT_LEAST = 24
+NUM_DOCUMENTS = 16
+ROUNDS = 6
+"""Through all documents, until they are fetched: a tier that was slow once is left alone for a while."""
+FETCHED_SHARE = 0.3
+OPTIONS = (*STEADY, "--threads", "2", "--block-tokens", "128", "--kv-bytes", "2MiB", "--kv-host-bytes", "1MiB")
+"""21 blocks in the worker and 10 in the memory of the store; a document has 3 that are full."""
+
+
+def of_a_document(system: System, number: int) -> None:
+    """A short question about one of them, one after the other."""
+    system.complete(f"document {number % NUM_DOCUMENTS}: {DOCUMENT} {DOCUMENT} question {number}?", max_tokens=4)
+
+
+def settle(system: System) -> None:
+    """Every document has been computed, is in the lower tier, and is fetched from there."""
+    for _ in range(ROUNDS):
+        window = system.traffic(of_a_document, 0.0, AT_A_TIME, NUM_DOCUMENTS)
+        if fetched_share(system, window) > FETCHED_SHARE:
+            return
+
+
+def fetched_share(system: System, window: Window) -> float:
+    """The part of the prompts that was found in a lower tier."""
+    with system.ledger() as ledger:
+        [cell] = ledger.cells(window).values()
+    return (cell.cached_tokens.get(Tier.DISK, 0) + cell.cached_tokens.get(Tier.REMOTE, 0)) / cell.prompt_tokens
+
+
+def usual(system: System) -> Window:
+    return system.traffic(of_a_document, 1.5, AT_A_TIME, AT_LEAST)
+
+
+def slow_files(system: System) -> Window:
+    """The disk gives ten blocks a second, whoever asks."""
+    with slow_disk(system.folder / "kv", seconds_a_file=0.1):
+        return usual(system)
+
+
+def slow_server(system: System) -> Window:
+    """The server of the remote tier gets the processor a twentieth of its time."""
+    with stopping(system.server_pids, stopped_s=0.4, running_s=0.02):
+        return usual(system)
+
+
+@contextmanager
+def with_disk(folder: Path) -> Iterator[System]:
+    """Its lower tier is a folder."""
+    model = str(write_dear_model(folder / "model"))
+    with running(folder, model, *OPTIONS, "--kv-disk-path", str(folder / "kv"), "--kv-disk-bytes", "64MiB") as system:
+        yield system
+
+
+@contextmanager
+def with_server(folder: Path) -> Iterator[System]:
+    """Its lower tier is a Redis of its own."""
+    model = str(write_dear_model(folder / "model"))
+    redis = RedisServer(folder)
+    redis.start()
+    try:
+        with running(folder, model, *OPTIONS, "--kv-remote", redis.url) as system:
+            assert redis.process is not None
+            system.server_pids = [redis.process.pid]
+            yield system
+    finally:
+        redis.kill()
+
+
+DISK = Place("a store with a disk", with_disk, usual, (Fault("disk_stall", slow_files),), settle)
+SERVER = Place("a store with a server", with_server, usual, (Fault("remote_stall", slow_server),), settle)

@@ -1,0 +1,30 @@
+"""Short memory, dying workers and lost records are found in a running system of one worker, from its ledger alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.diagnosis.one_worker import ONE_WORKER
+from benchmarks.diagnosis.place import TRIES, Fault, Visit, visiting
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
+    with visiting(ONE_WORKER, tmp_path_factory.mktemp("one-worker")) as visit:
+        yield visit
+
+
+def test_nothing_of_it_is_found_in_a_usual_run(visit: Visit) -> None:
+    """Of this system's rules; those about speed may speak on a machine that does other work beside."""
+    assert not visit.clean().keys() & set(ONE_WORKER.rules)
+
+
+@pytest.mark.parametrize("fault", ONE_WORKER.faults, ids=lambda fault: fault.rule)
+def test_a_fault_is_found(visit: Visit, fault: Fault) -> None:
+    findings = visit.provoked(fault, TRIES)
+    assert fault.rule in findings, findings
+    assert findings[fault.rule]["evidence"]
