@@ -91,7 +91,7 @@ def running(toml: str, log: Path | None = None) -> Iterator[Fleet]:
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        if match := re.search(r"at (http://\S+)/v1", log.read_text()):
+        if match := re.search(r"serves .+ at (http://\S+)/v1", log.read_text()):
             return match[1]
         if process.poll() is not None:
             break

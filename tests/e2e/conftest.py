@@ -75,7 +75,7 @@ def start(tmp_path: Path, *options: str) -> Served:
 
     def address() -> re.Match[str] | None:
         assert process.poll() is None, log.read_text()
-        return re.search(r"at (http://\S+)/v1", log.read_text())
+        return re.search(r"serves .+ at (http://\S+)/v1", log.read_text())
 
     try:
         wait_until(address, f"the address in {log}")
