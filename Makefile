@@ -12,11 +12,13 @@ PORT =
 QUANTIZE =
 ARGS =
 COVERED := tests/policy tests/contract
-# Byte code is made as modules are imported: most of what is installed never is.
+# Byte code is made as modules are imported: most of what is installed never is. Then it must be kept, whatever the
+# environment says: without it each process compiles PyTorch anew, which takes longer than all else that it does at start.
+export PYTHONDONTWRITEBYTECODE =
 PIP := .venv/bin/python -m pip install --no-compile -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick check fmt bench reference constraints clean
+.PHONY: help serve test covered quick check fmt bench reference constraints clean
 
 help: ## this text
 	@echo "Tokenworks. Start with: make serve"
@@ -29,12 +31,17 @@ serve: .venv/.runtime ## serve the embedded model, or MODEL=..., at PORT=... (80
 	@.venv/bin/tokenworks serve $(if $(MODEL),"$(MODEL)") $(if $(PORT),--port $(PORT)) \
 		$(if $(QUANTIZE),--quantize $(QUANTIZE)) $(ARGS)
 
-# A fixed hash seed: its processes must name the tests alike.
-test: check ## everything that CI runs: style, types, all tests, full branch coverage of decisions and wire formats
+# Types and covered tests each keep one core busy, so they run beside each other. The rest waits for other processes half
+# of the time, so there are more workers than cores of a small machine; in the order of tests/conftest.py, long files
+# first. A fixed hash seed: its processes must name the tests alike.
+test: .venv/.dev ## everything that CI runs: style, types, all tests, full branch coverage of decisions and wire formats
+	@$(MAKE) --no-print-directory -j 2 check covered
+	PYTHONHASHSEED=0 .venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(COVERED:%=--ignore=%) $(ARGS)
+
+covered: .venv/.dev
 	.venv/bin/coverage run --branch --include='src/tokenworks/policy/*,src/tokenworks/contract/*' \
-		-m pytest $(COVERED) $(ARGS)
+		-m pytest -q $(COVERED) $(ARGS)
 	.venv/bin/coverage report --show-missing --skip-covered --fail-under=100
-	PYTHONHASHSEED=0 .venv/bin/pytest -n 2 --dist loadfile $(COVERED:%=--ignore=%) $(ARGS)
 
 quick: .venv/.dev ## the tests that take moments
 	.venv/bin/pytest -q -m "not slow" $(ARGS)
@@ -78,6 +85,6 @@ clean: ## remove .venv and everything that was built or cached
 	$(PIP) -e .
 	@touch $@
 
-.venv/.dev: .venv/.runtime
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt setup.py $(wildcard src/tokenworks/engine/native/csrc/*)
 	$(PIP) -e '.[dev]'
-	@touch $@
+	@touch .venv/.runtime $@

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.gateway.browser import Browser, chromium
@@ -216,7 +217,8 @@ def close_explanation(browser: Browser) -> None:
 
 
 def press(browser: Browser, key: str) -> None:
-    browser.driver.switch_to.active_element.send_keys(key)
+    """To whatever has the focus: an element that was asked for may have been drawn again before it is typed at."""
+    ActionChains(browser.driver).send_keys(key).perform()
 
 
 def test_arrows_walk_through_a_chart(browser: Browser, shown: Shown) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any, Final
 
@@ -85,10 +86,18 @@ def worker(worker_id: str, gateways: tuple[str, ...], group: int | None, parent:
     from tokenworks.worker.kinds import run_any
 
     run_any(settings, worker_id, list(gateways))
+    leave_at_once()
 
 
 def _begin(parent: int | None, options: dict[str, Any], part: str = "") -> Settings:
     return start_part(parent, resolve_model(settings_from(options)), part)
+
+
+def leave_at_once() -> None:
+    """End a process that has closed what it had: taking PyTorch apart would take longer than all of its goodbyes."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def start_part(parent: int | None, settings: Settings, part: str = "") -> Settings:
