@@ -166,7 +166,10 @@ def conversed(options: argparse.Namespace, turns: list[Turn], kv: str) -> list[A
     with running(configuration(options, options.device, kv)) as fleet:
         fleet.wait_until(1, 1 if kv else 0)
         asyncio.run(without_reuse(fleet, 1, "warm"))
+        stretch = Stretch(fleet)
         answers = asyncio.run(replay(fleet, turns, {}))
+        took = {part: sum(each[:2]) for part, each in stretch.taken(1.0).items()}
+        print(f"processor seconds: worker {took['worker']:.1f}, store {took.get('kvstore', 0.0):.2f}")
         if kv:
             time.sleep(HEARTBEAT_S)
             puts = fleet.metric("tokenworks_kv_tier_puts", tier="remote")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 MEMINFO: Final = Path("/proc/meminfo")
 CGROUP: Final = Path("/sys/fs/cgroup")
+PROCESSES: Final = Path("/proc")
+STORE_MEMORY: Final = "tokenworks-kv"
+"""The name of a KV store's memory, as the system shows it."""
 
 
 def free_memory_bytes() -> int:
     """Bytes that can be taken without swapping, or leaving the container's limit; without /proc, any number.
 
-    What others have reserved and not touched yet (a KV store's memory, another worker's KV) counts as free.
+    What others have reserved and not touched yet (a KV store's memory in its first seconds, another worker's KV) counts
+    as free.
     """
     try:
         lines = MEMINFO.read_text().splitlines()
@@ -24,3 +30,23 @@ def free_memory_bytes() -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         return min(available, int(text) - int(used.read_text()))
     return available
+
+
+def store_memory_bytes() -> int:
+    """What the KV stores of this user hold of memory by now; 0 where that cannot be seen (without /proc)."""
+    taken: dict[int, int] = {}  # by inode: the store and its workers all have it open
+    for file in _open_files():
+        with suppress(OSError):  # closed meanwhile
+            if str(file.readlink()) == f"/memfd:{STORE_MEMORY} (deleted)":  # as all that has no name in a file system
+                status = file.stat()
+                taken[status.st_ino] = 512 * status.st_blocks
+    return sum(taken.values())
+
+
+def _open_files() -> Iterator[Path]:
+    """Of all processes that this one may look at."""
+    for process in PROCESSES.glob("[0-9]*"):
+        try:
+            yield from list((process / "fd").iterdir())
+        except OSError:  # another user's, or ended meanwhile
+            continue
