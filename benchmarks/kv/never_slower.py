@@ -4,7 +4,8 @@
 
 Without reuse: requests with prompts of their own (512 tokens in, 32 out, four at a time) on a system without a store,
 on one with host memory and on one with host memory and disk, in turns, each after a warm-up that is not counted. Shown
-are the throughputs, and what each process took: processor seconds and page faults, which a busy machine hardly changes.
+are the throughputs, and what each process took beyond what it takes when idle: processor seconds and page faults, which
+a busy machine hardly changes.
 
 With a remote tier behind a proxy that lets 1 MB/s through: conversations as in `replay`, turn by turn, on a system
 whose store has hardly any memory; each turn's TTFT (median of the rounds) against the same turn without a store, taken
@@ -38,6 +39,7 @@ from tokenworks.plan.traces import read_trace
 INPUT, OUTPUT, LANES = 512, 32, 4
 LINE_BYTES_PER_S = 1_000_000
 WARM_UP = LANES
+IDLE_S = 10.0  # the kernel tells hundredths of a second
 SETTLE_S = 6.0  # until what was put is on disk and the last heartbeat has come
 BETWEEN = "tokenworks_worker_between_seconds"
 
@@ -61,7 +63,8 @@ class Run:
     """One system, measured once after its warm-up."""
 
     tokens_per_s: float
-    taken: dict[str, Taken]  # by part of the system, of 1,000 prompt tokens
+    taken: dict[str, Taken]  # by part of the system, of 1,000 prompt tokens, above what it takes when idle
+    idle: dict[str, Taken]  # in a second without requests
     between_s: float  # of 1,000 prompt tokens: the worker's time between its steps
 
 
@@ -88,29 +91,47 @@ def measured(options: argparse.Namespace, kv: str, seed: str) -> Run:
         fleet.wait_until(1, 1 if kv else 0)
         asyncio.run(without_reuse(fleet, WARM_UP, f"{seed}/warm"))
         time.sleep(SETTLE_S)
-        taken, between_s = taken_below(fleet.pid), fleet.metric(BETWEEN)
+        idle = Stretch(fleet)
+        time.sleep(IDLE_S)
+        per_second = idle.taken(1 / IDLE_S)
+        between_s = fleet.metric(BETWEEN)
+        busy, start_s = Stretch(fleet), time.monotonic()
         rate = asyncio.run(without_reuse(fleet, options.requests, seed))
         time.sleep(SETTLE_S)
         per_1000 = 1000 / (INPUT * options.requests)
-        after = taken_below(fleet.pid)
-        return Run(
-            rate,
-            {part: Taken().plus(each.plus(taken.get(part, Taken()), -1), per_1000) for part, each in after.items()},
-            per_1000 * (fleet.metric(BETWEEN) - between_s),
-        )
+        elapsed_s = per_1000 * (time.monotonic() - start_s)
+        taken = {
+            part: each.plus(per_second.get(part, Taken()), -elapsed_s) for part, each in busy.taken(per_1000).items()
+        }
+        return Run(rate, taken, per_second, per_1000 * (fleet.metric(BETWEEN) - between_s))
+
+
+class Stretch:
+    """What a system's processes take from now on."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._pid = fleet.pid
+        self._before = taken_below(fleet.pid)
+
+    def taken(self, share: float) -> dict[str, Taken]:
+        """Until now, so many times."""
+        now = taken_below(self._pid)
+        return {part: Taken().plus(each.plus(self._before.get(part, Taken()), -1), share) for part, each in now.items()}
 
 
 def _print_taken(runs: dict[str, list[Run]]) -> None:
     """What the processes took, medians; the worker's user time is what computing takes, and the machine's noise."""
     print("\nof 1,000 prompt tokens (medians), in milliseconds of a processor, and pages that came on first touch:")
-    print("| system | process | user | system | pages |\n|---|---|---:|---:|---:|")
+    print("| system | process | user | system | pages | idle, a second |\n|---|---|---:|---:|---:|---:|")
     for name, several in runs.items():
         for part in sorted({part for run in several for part in run.taken}):
             columns = zip(*(run.taken.get(part, Taken()) for run in several), strict=True)
             user_s, system_s, faults = (statistics.median(column) for column in columns)
-            print(f"| {name} | {part} | {1e3 * user_s:.1f} | {1e3 * system_s:.1f} | {faults:.0f} |")
+            idle_s = statistics.median(sum(run.idle.get(part, Taken())[:2]) for run in several)
+            row = f"{1e3 * user_s:.1f} | {1e3 * system_s:.1f} | {faults:.0f} | {1e3 * idle_s:.1f}"
+            print(f"| {name} | {part} | {row} |")
         between_s = statistics.median(run.between_s for run in several)
-        print(f"| {name} | worker, between steps (wall) | {1e3 * between_s:.1f} | | |")
+        print(f"| {name} | worker, between steps (wall) | {1e3 * between_s:.1f} | | | |")
 
 
 def _print_rates(runs: dict[str, list[Run]]) -> None:
@@ -145,7 +166,10 @@ def conversed(options: argparse.Namespace, turns: list[Turn], kv: str) -> list[A
     with running(configuration(options, options.device, kv)) as fleet:
         fleet.wait_until(1, 1 if kv else 0)
         asyncio.run(without_reuse(fleet, 1, "warm"))
+        stretch = Stretch(fleet)
         answers = asyncio.run(replay(fleet, turns, {}))
+        took = {part: sum(each[:2]) for part, each in stretch.taken(1.0).items()}
+        print(f"processor seconds: worker {took['worker']:.1f}, store {took.get('kvstore', 0.0):.2f}")
         if kv:
             time.sleep(HEARTBEAT_S)
             puts = fleet.metric("tokenworks_kv_tier_puts", tier="remote")

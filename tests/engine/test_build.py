@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tokenworks.contract.config import EngineSettings
+from tokenworks.contract.config import EngineSettings, KVSettings
 from tokenworks.contract.errors import ConfigError, ContextLengthExceeded, InvalidRequest, StartupError
 from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request, Sampling
@@ -69,3 +69,10 @@ def test_a_request_that_can_never_run_is_refused(references: Any) -> None:
 def test_contradicting_limits_are_a_config_error(references: Any) -> None:
     with pytest.raises(ConfigError, match="max_running may not exceed max_step_tokens"):
         references("qwen2").engine(max_running=65, max_step_tokens=64)
+
+
+def test_what_the_store_has_taken_is_not_taken_off_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "free_memory_bytes", lambda: 1000)
+    for taken, left in ((0, 600), (300, 900), (400, 1000), (9999, 1000)):
+        monkeypatch.setattr(build, "store_memory_bytes", lambda value=taken: value)
+        assert build.free_bytes(KVSettings(host_bytes=400), 2) == left // 2

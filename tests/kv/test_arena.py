@@ -51,6 +51,25 @@ def test_paging_in_leaves_nothing_to_fault_and_no_byte_changed() -> None:
     assert bytes(arena.view(num_bytes - 4, 4)) == b"last"
 
 
+def test_the_maker_has_all_of_it_allocated_and_what_was_written_stays() -> None:
+    num_bytes = (9 << 20) + 4096
+    arena = create_arena(num_bytes, num_bytes)
+    arena.view(0, 5)[:] = b"first"
+    descriptor = int(arena.path.rpartition("/")[2])
+    assert os.fstat(descriptor).st_blocks * 512 < num_bytes // 2
+    arena.page_in().join()
+    assert os.fstat(descriptor).st_blocks * 512 >= num_bytes
+    assert bytes(arena.view(0, 6)) == b"first\0"
+
+
+def test_memory_that_cannot_be_allocated_ahead_comes_as_it_is_written() -> None:
+    arena = create_arena(PAGES, PAGES)
+    os.close(int(arena.path.rpartition("/")[2]))
+    arena.page_in().join()
+    arena.view(0, 4)[:] = b"late"
+    assert bytes(arena.view(0, 4)) == b"late"
+
+
 @pytest.mark.parametrize(("offset", "num_bytes"), [(-1, 4), (0, -4), (PAGES - 3, 4), (0, PAGES + 1), (1 << 60, 1)])
 def test_a_place_outside_is_refused(offset: int, num_bytes: int) -> None:
     arena = create_arena(PAGES, PAGES)

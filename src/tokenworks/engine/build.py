@@ -17,7 +17,7 @@ import torch
 from tokenworks.contract.config import EngineSettings, KVSettings
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.kv import KVSpec
-from tokenworks.contract.memory import free_memory_bytes
+from tokenworks.contract.memory import free_memory_bytes, store_memory_bytes
 from tokenworks.engine.checkpoint import name_of
 from tokenworks.engine.engine import Engine, Model
 from tokenworks.engine.model_config import ModelConfig, read_model_config
@@ -123,8 +123,9 @@ def has_fast_bf16() -> bool:
 
 
 def free_bytes(kv: KVSettings, num_workers: int) -> int:
-    """One worker's part of the free memory that the host's store, which takes its own bit by bit, will leave."""
-    return max(0, free_memory_bytes() - kv.host_bytes) // num_workers
+    """One worker's part of the free memory that the host's store, which may still be taking its own, will leave."""
+    to_come = max(0, kv.host_bytes - store_memory_bytes())  # before what is free is read: meanwhile it becomes less
+    return max(0, free_memory_bytes() - to_come) // num_workers
 
 
 def plan_capacity(settings: EngineSettings, spec: KVSpec, window: int, free_bytes: int) -> Capacity:

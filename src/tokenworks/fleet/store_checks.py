@@ -31,7 +31,7 @@ def check_store(settings: Settings, available_bytes: int | None) -> Iterator[Fin
 
 
 def check_store_memory(kv: KVSettings, available_bytes: int | None) -> Finding:
-    """The store's memory, which is touched as it fills, against what is free."""
+    """The store's memory, which it takes when it starts, against what is free."""
     wanted = kv.host_bytes or DEFAULT_HOST_BYTES
     if available_bytes is None:
         return Finding("kv memory", Verdict.OK, f"{_gib(wanted)} asked for; what is free is unknown on this system")

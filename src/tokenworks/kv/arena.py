@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Final
 
 from tokenworks.contract.errors import StartupError, TokenworksError
+from tokenworks.contract.memory import STORE_MEMORY
 
 _MADV_POPULATE_READ: Final = 22
 """Linux 5.14; older kernels refuse it, and pages then come as they are written. For reading, because that maps several
@@ -96,7 +97,7 @@ def create_arena(num_bytes: int, free_bytes: int) -> Arena:
         )
     if sys.platform != "linux":
         raise StartupError("the KV store needs Linux: it shares memory through memfd_create and /proc")
-    descriptor = os.memfd_create("tokenworks-kv", os.MFD_CLOEXEC)
+    descriptor = os.memfd_create(STORE_MEMORY, os.MFD_CLOEXEC)
     os.ftruncate(descriptor, num_bytes)
     memory = memoryview(mmap.mmap(descriptor, num_bytes))
     # The descriptor stays open for the others.
