@@ -23,7 +23,7 @@ from tokenworks.contract.kv import BlockName, KVSpec, Tier
 from tokenworks.contract.record import SequenceReport, WorkerUse
 from tokenworks.contract.request import Request
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, omit_defaults=True):
@@ -192,6 +192,8 @@ class StoreStatus(Message, frozen=True):
     pid: int
     tiers: dict[Tier, TierStatus]
     misses: int = 0  # blocks asked for that no tier holds, since start
+    started_ns: int = 0  # since 1970: names this life of the store
+    alive_ns: int = 0  # since then, monotonic: whoever hears it from several gateways knows which is newer
 
 
 class Submit(Message, frozen=True):

@@ -82,7 +82,10 @@ class Endpoint:
         if self._kind is Kind.GENERATES:
             exchange.recording.is_understood |= isinstance(error, Unauthorized)
             exchange.recording.writes()
-        await exchange.fail(error)
+        if self._path == observer_proxy.TRACES_PATH:
+            await exchange.refuse(error, *observer_proxy.status_of(error, exchange.header("content-type")))
+        else:
+            await exchange.fail(error)
         return error.code
 
     def _record(self, exchange: Exchange, outcome: str) -> None:

@@ -72,7 +72,8 @@ def _of_peak(did: Callable[[WorkerStretch], float], peak: Callable[[WorkerStretc
 
 
 def _num_lost(side: Side) -> float:
-    return sum(incident.kind == _LOST for incident in side.incidents) if side.incidents else 0.0
+    """Each of a worker's lives once, however many gateways lost it."""
+    return float(len({(each.subject, each.life_ns or each.at_ns) for each in side.incidents if each.kind == _LOST}))
 
 
 def _of_stores(of: Callable[[Side], float], side: Side) -> float:
