@@ -73,7 +73,9 @@ def _of_peak(did: Callable[[WorkerStretch], float], peak: Callable[[WorkerStretc
 
 def _num_lost(side: Side) -> float:
     """Each of a worker's lives once, however many gateways lost it."""
-    return float(len({(each.subject, each.life_ns or each.at_ns) for each in side.incidents if each.kind == _LOST}))
+    lost = [incident for incident in side.incidents if incident.kind == _LOST]
+    lives = {(incident.subject, incident.life_ns) for incident in lost if incident.life_ns}
+    return float(len(lives) + sum(not incident.life_ns for incident in lost))
 
 
 def _of_stores(of: Callable[[Side], float], side: Side) -> float:
