@@ -10,7 +10,8 @@ the counters that were there before records are on in both.
     python -m benchmarks.recording [--output-tokens 16] [--pairs 150]
 
 The interval is the middle 95 % of 2,000 samples drawn from the pairs. The observer's own time stands beside it: it is
-another process, of the lowest priority but one.
+another process, of a low priority. Each turn's
+processor time includes what other programs on the same cores do to its caches: let the machine be idle.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import signal
 import statistics
 import subprocess
@@ -29,6 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.gateway import (
@@ -41,14 +42,13 @@ from benchmarks.gateway import (
     request_bytes,
     wait_until_ready,
 )
+from benchmarks.pairs import Pair, difference
 from tokenworks.contract.config import GatewaySettings, LedgerSettings, Settings
 from tokenworks.text.tokenizer import load_tokenizer
 
 ON: Final = signal.SIGUSR1
 OFF: Final = signal.SIGUSR2
 SETTLED_S: Final = 0.12  # the journal is flushed every 0.05 s
-SAMPLES: Final = 2000
-TRIMMED: Final = 0.2  # of the differences, at each end: turns in which the machine did something else
 PATIENCE_S: Final = 60.0
 
 
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=16)
     parser.add_argument("--requests", type=int, default=100, help="of a turn")
     parser.add_argument("--pairs", type=int, default=150, help="of turns")
+    parser.add_argument("--alone", action="store_true", help="without an observer, where there are few cores")
     parser.add_argument("--connections", type=int, default=8, help="of the closed loop")
     options = parser.parse_args()
     {"measure": measure, "gateway": be_gateway, "worker": be_switched_worker}[options.role](options)
@@ -144,7 +145,9 @@ def measure(options: argparse.Namespace) -> None:
     request = request_bytes(prompt, options.output_tokens, stream=True)
     address = f"ipc:///tmp/tokenworks-bench-{os.getpid()}"
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        observer = stack.enter_context(process("tokenworks", "observer", "--ledger-path", folder))
+        observer = (
+            None if options.alone else stack.enter_context(process("tokenworks", "observer", "--ledger-path", folder))
+        )
         roles = [
             stack.enter_context(process(*own(options, name), "--address", address, "--folder", folder))
             for name in ("gateway", "worker")
@@ -154,10 +157,11 @@ def measure(options: argparse.Namespace) -> None:
         wait_until_ready(port)
         pids = [each.pid for each in roles]
         turn(options, pids, ON, port, request)  # warms up
-        before_s = cpu_s(observer.pid)
+        before_s = cpu_s(observer.pid) if observer else 0.0
         pairs = [pair(options, pids, port, request, number) for number in range(options.pairs)]
-        wait_until_read(folder)
-        report(options, pairs, cpu_s(observer.pid) - before_s)
+        if observer:
+            wait_until_read(folder)
+        report(options, pairs, cpu_s(observer.pid) - before_s if observer else None)
 
 
 def own(options: argparse.Namespace, role: str) -> list[str]:
@@ -175,9 +179,7 @@ def process(*module: str) -> Iterator[subprocess.Popen[str]]:
             started.terminate()
 
 
-def pair(
-    options: argparse.Namespace, pids: Sequence[int], port: int, request: bytes, number: int
-) -> tuple[float, float]:
+def pair(options: argparse.Namespace, pids: Sequence[int], port: int, request: bytes, number: int) -> Pair:
     """Microseconds a request, off and on; neither is always the second."""
     spent_us = {mode: turn(options, pids, mode, port, request) for mode in ((OFF, ON) if number % 2 else (ON, OFF))}
     return spent_us[OFF], spent_us[ON]
@@ -200,7 +202,9 @@ def wait_until_read(folder: str) -> None:
     from tokenworks.observe.journal.reader import JournalReader
     from tokenworks.observe.store import open_ledger
 
-    last = [frame for frame in JournalReader(_path(folder)).read({}, 1 << 30).frames if isinstance(frame, Record)][-1]
+    last = [
+        frame for frame in JournalReader(Path(folder) / "journal").read({}, 1 << 30).frames if isinstance(frame, Record)
+    ][-1]
     until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s:
         ledger = open_ledger(LedgerSettings(path=folder))
@@ -212,25 +216,17 @@ def wait_until_read(folder: str) -> None:
     raise TimeoutError("the observer does not take in the journal")
 
 
-def _path(folder: str) -> Any:
-    from pathlib import Path
-
-    return Path(folder) / "journal"
-
-
-def report(options: argparse.Namespace, pairs: Sequence[tuple[float, float]], observer_s: float) -> None:
+def report(options: argparse.Namespace, pairs: Sequence[Pair], observer_s: float | None) -> None:
     """Both, their difference with its interval, and what the observer took beside."""
     off_us = statistics.median(off for off, _ in pairs)
-    found = trimmed(pairs)
-    draw = random.Random(1)
-    drawn = sorted(trimmed(draw.choices(pairs, k=len(pairs))) for _ in range(SAMPLES))
-    low, high = drawn[SAMPLES // 40], drawn[-SAMPLES // 40]
-    observed_us = observer_s / (len(pairs) * options.requests) * 1e6
+    low, found, high = difference(pairs)
+    observed_us = None if observer_s is None else observer_s / (len(pairs) * options.requests) * 1e6
     print(f"{options.prompt_tokens} prompt tokens, {options.output_tokens} output tokens, {len(pairs)} pairs of turns")
     print(f"gateway, processor time per 1,000 requests: {off_us / 1e3:.3f} s without recording")
     print(f"recording: {found:+.1f} us a request [{low:+.1f}, {high:+.1f}]")
     print(f"of the gateway's time: {found / off_us:+.2%} [{low / off_us:+.2%}, {high / off_us:+.2%}]")
-    print(f"the observer, another process: {observed_us:.0f} us a recorded request")
+    if observed_us is not None:
+        print(f"the observer, another process: {observed_us:.0f} us a recorded request")
     told = {
         "pairs_us": [[round(each, 1) for each in pair] for pair in pairs],
         "off_us": off_us,
@@ -238,13 +234,6 @@ def report(options: argparse.Namespace, pairs: Sequence[tuple[float, float]], ob
         "observer_us": observed_us,
     }
     print(json.dumps({"prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens, **told}))
-
-
-def trimmed(pairs: Sequence[tuple[float, float]]) -> float:
-    """The mean of the differences without the outer ones."""
-    differences = sorted(on - off for off, on in pairs)
-    cut = int(TRIMMED * len(differences))
-    return statistics.mean(differences[cut : len(differences) - cut])
 
 
 if __name__ == "__main__":

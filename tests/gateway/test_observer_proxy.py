@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
+from google.protobuf.json_format import Parse
+from google.rpc import code_pb2
+from google.rpc.status_pb2 import Status
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -102,6 +105,31 @@ def test_spans_are_passed_on_without_the_key(observed_rig: Rig) -> None:
     answer = observed_rig.http.post("/v1/traces", content=b"\x0a\xff", headers=headers)
     assert answer.status_code == 202
     assert answer.content == b"\x0a\xff application/x-protobuf gzip -"
+
+
+@pytest.mark.parametrize("content_type", ["application/x-protobuf", "application/json; charset=utf-8"])
+def test_what_the_gateway_refuses_of_spans_is_a_status_as_otlp_has_it(
+    running_rig: MakeRig, tmp_path: Path, content_type: str
+) -> None:
+    """No observer, a body that is too large, no key: an exporter reads google.rpc.Status, in its own encoding."""
+
+    def refusal(rig: Rig, content: bytes) -> tuple[int, int]:
+        answer = rig.http.post("/v1/traces", content=content, headers={"content-type": content_type})
+        assert answer.headers["content-type"] == content_type.partition(";")[0]
+        if answer.headers["content-type"] == "application/json":
+            status = Parse(answer.text, Status())
+        else:
+            status = Status.FromString(answer.content)
+        assert len(status.message) > 20
+        return answer.status_code, status.code
+
+    with running_rig(ledger=LedgerSettings(path=str(tmp_path))) as rig:
+        assert refusal(rig, b"spans") == (503, code_pb2.UNAVAILABLE)
+        assert refusal(rig, b"x" * (1 << 20 | 1)) == (413, code_pb2.RESOURCE_EXHAUSTED)
+        assert refusal(rig, b"") == (400, code_pb2.INVALID_ARGUMENT)
+        assert "tokenworks observer" in rig.http.get("/observe/table").json()["error"]["message"]  # OpenAI's, as ever
+    with running_rig(ledger=LedgerSettings(path=str(tmp_path)), auth="required") as rig:
+        assert refusal(rig, b"spans") == (401, code_pb2.UNAUTHENTICATED)
 
 
 @pytest.mark.parametrize("client", ["203.0.113.7", "2001:db8::1"])

@@ -44,7 +44,10 @@ class Guesser(Speculator):
 class Run:
     """A scheduler and the accounts of its sequences, with a clock of its own."""
 
-    def __init__(self, num_blocks: int = 32, max_step_tokens: int = 16, *, guesses: bool = False) -> None:
+    def __init__(
+        self, num_blocks: int = 32, max_step_tokens: int = 16, *, guesses: bool = False, trusts_plans: bool = True
+    ) -> None:
+        self.trusts_plans = trusts_plans  # or else the accounts look at every chunk
         limits = Limits(4, max_step_tokens, 64, 4)
         self.scheduler = Scheduler(limits, BlockPool(num_blocks), "f", Guesser() if guesses else None)
         self.accounts = Accounts(PRICES, 4, BLOCK_BYTES)
@@ -82,7 +85,7 @@ class Run:
             SequenceOutput(sequence.request.id, token_ids, end=End(end) if end else None)
             for sequence, token_ids, end in gave
         ]
-        self.accounts.take_step(Step(plan.chunks, start_ns, self.now_ns, outputs))
+        self.accounts.take_step(Step(plan.chunks, start_ns, self.now_ns, outputs, plan.goes_on and self.trusts_plans))
         ended = [output.request_id for output in outputs if output.end]
         self.ended_ns.update(dict.fromkeys(ended, self.now_ns))
         self.now_ns += GAP_NS
@@ -251,7 +254,8 @@ def test_shared_out_as_one_run_or_step_by_step_is_the_same_but_for_rounding() ->
 def test_every_partition_is_exact_whatever_happens(seed: int) -> None:
     """Stages sum to arrival to end, shares to steps, and the counts are those that can be read off the plans."""
     rng = random.Random(seed)
-    run = Run(num_blocks=rng.choice((8, 12, 32)), max_step_tokens=rng.choice((5, 9, 16)), guesses=seed % 2 == 1)
+    blocks, tokens = rng.choice((8, 12, 32)), rng.choice((5, 9, 16))
+    run = Run(blocks, tokens, guesses=seed % 2 == 1, trusts_plans=seed % 3 > 0)
     names = iter(range(1000))
     for _ in range(150):
         run.now_ns += rng.randrange(50)
@@ -266,6 +270,25 @@ def test_every_partition_is_exact_whatever_happens(seed: int) -> None:
             run.step(rng.randrange(5000), sampled=rng.choice((7, 7, 5)), fails=rng.random() < 0.03)
     run.finish()
     check(run)
+
+
+@pytest.mark.parametrize("guesses", [False, True])
+def test_a_plan_goes_on_where_its_chunks_do(guesses: bool) -> None:
+    rng = random.Random(5)
+    run = Run(num_blocks=14, guesses=guesses)
+    for number in range(300):
+        if rng.random() < 0.2:
+            run.add(f"{number}", rng.randrange(1, 20), rng.randrange(1, 12))
+        run.step(sampled=rng.choice((5, 7)), fails=rng.random() < 0.03)
+    run.finish()
+    found = [plan.goes_on for plan in run.plans]
+    for plan, before in zip(run.plans[1:], run.plans, strict=False):
+        pairs = list(zip(plan.chunks, before.chunks, strict=False))
+        are_next = all(chunk.sequence is last.sequence and chunk.start == last.start + 1 for chunk, last in pairs)
+        have_one_each = all(chunk.num_tokens == 1 for chunk in (*plan.chunks, *before.chunks))
+        is_next = len(plan.chunks) == len(before.chunks) and are_next and have_one_each
+        assert is_next or not plan.goes_on
+    assert guesses or 0.2 < sum(found) / len(found) < 0.9
 
 
 def check(run: Run) -> None:

@@ -197,6 +197,8 @@ class StoreSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     faults: dict[str, int] = {}
     misses: int = 0
     read_bytes_per_s: dict[Tier, float] = {}  # as measured lately; 0: the tier does not answer; none: not measured
+    started_ns: int = 0  # names the store's life; 0: it did not say
+    alive_ns: int = 0
 
 
 class Incident(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="incident"):
@@ -206,6 +208,7 @@ class Incident(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     kind: str
     subject: str
     text: str = ""
+    life_ns: int = 0  # of a worker, the start that names its life: several gateways see the same one come and go
 
 
 class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="gap"):

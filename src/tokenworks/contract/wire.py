@@ -194,6 +194,8 @@ class StoreStatus(Message, frozen=True):
     pid: int
     tiers: dict[Tier, TierStatus]
     misses: int = 0  # blocks asked for that no tier holds, since start
+    started_ns: int = 0  # since 1970: names this life of the store
+    alive_ns: int = 0  # since then, monotonic: whoever hears it from several gateways knows which is newer
 
 
 class Submit(Message, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TypeAlias
 
+from prometheus_client import Counter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -48,6 +49,7 @@ class Endpoint:
         self._path = path
         self._answer = answer
         self._kind = kind
+        self._counts: dict[str, Counter] = {}  # by outcome: the library takes microseconds to look one up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
@@ -82,7 +84,10 @@ class Endpoint:
         if self._kind is Kind.GENERATES:
             exchange.recording.is_understood |= isinstance(error, Unauthorized)
             exchange.recording.writes()
-        await exchange.fail(error)
+        if self._path == observer_proxy.TRACES_PATH:
+            await exchange.refuse(error, *observer_proxy.status_of(error, exchange.header("content-type")))
+        else:
+            await exchange.fail(error)
         return error.code
 
     def _record(self, exchange: Exchange, outcome: str) -> None:
@@ -90,11 +95,16 @@ class Endpoint:
         e2e_s = (ended_ns - exchange.started_ns) / 1e9
         if self._kind is Kind.GENERATES:
             self._service.recorder.finish(exchange.recording, outcome, exchange.status, ended_ns)
-        self._service.metrics.requests.labels(self._path, outcome).inc()
+        self._count(outcome)
         if "output_tokens" in exchange.notes:
             self._service.metrics.e2e.observe(e2e_s)
         if _log.isEnabledFor(logging.INFO) and not self._path.startswith(_UNLOGGED):
             self._write_log(exchange, outcome, e2e_s)
+
+    def _count(self, outcome: str) -> None:
+        if outcome not in self._counts:
+            self._counts[outcome] = self._service.metrics.requests.labels(self._path, outcome)
+        self._counts[outcome].inc()
 
     def _write_log(self, exchange: Exchange, outcome: str, e2e_s: float) -> None:
         """One line: text for people, the same as fields for machines."""

@@ -177,7 +177,11 @@ class Exchange:
         if self.status:
             await self.write_events(b"data: " + error_body(error) + b"\n\n", is_last=True)
             return
-        await self.respond(error_body(error), error.status, _JSON, *_advice(error))
+        await self.refuse(error, error_body(error))
+
+    async def refuse(self, error: TokenworksError, body: bytes, content_type: bytes = _JSON) -> None:
+        """Answer with an error in a form of the endpoint's own; nothing has been sent."""
+        await self.respond(body, error.status, content_type, *_advice(error))
 
     async def _start(self, status: int, headers: list[_Header]) -> None:
         self.status = status

@@ -24,9 +24,9 @@ class Samples:
         self._every_s = every_s
         self._sampled_s: dict[Worker | str, float] = {}  # by worker or by store id: monotonic time of the latest sample
 
-    def happened(self, kind: str, subject: str, text: str = "") -> None:
+    def happened(self, kind: str, subject: str, text: str = "", life_ns: int = 0) -> None:
         """Write an incident down."""
-        self._append(Incident(time.time_ns(), kind, subject, text))
+        self._append(Incident(time.time_ns(), kind, subject, text, life_ns))
 
     def worker_joined(self, worker: Worker) -> None:
         """It said hello."""
@@ -42,8 +42,8 @@ class Samples:
         self._sampled_s.pop(worker, None)
         if worker.load is not None:  # else it has not said which life this was
             self._append(_worker_sample(worker, worker.load, is_last=True))
-        has_left = how == "left"
-        self.happened("worker_left" if has_left else "worker_lost", worker.id, "" if has_left else how)
+        kind, text = ("worker_left", "") if how == "left" else ("worker_lost", how)
+        self.happened(kind, worker.id, text, 0 if worker.load is None else worker.load.use.started_ns)
 
     def worker_left_behind(self, worker: Worker) -> None:
         """The gateway leaves first."""
@@ -111,6 +111,8 @@ def _store_sample(status: StoreStatus) -> StoreSample:
         _faults(tiers),
         status.misses,
         {tier: each.read_bytes_per_s * each.is_up for tier, each in tiers.items() if _is_measured(each)},
+        status.started_ns,
+        status.alive_ns,
     )
 
 

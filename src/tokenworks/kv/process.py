@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 import zmq
+from msgspec.structs import replace
 
 from tokenworks.contract import wire
 from tokenworks.contract.config import Settings
@@ -69,6 +70,7 @@ class StoreLoop:
         self._gateways = gateways
         self._wake = wake
         self._store_id = store_id
+        self._started_ns, self._began_ns = time.time_ns(), time.monotonic_ns()  # the former is a name
         self._next_status_s = 0.0
         self._is_asked_to_drain = False
         self._num_bad_frames = 0
@@ -141,7 +143,9 @@ class StoreLoop:
         if now_s < self._next_status_s:
             return
         self._next_status_s = now_s + STATUS_EVERY_S
-        frame = wire.encode(self._store.status(self._store_id, os.getpid()))
+        status = self._store.status(self._store_id, os.getpid())
+        alive_ns = time.monotonic_ns() - self._began_ns
+        frame = wire.encode(replace(status, started_ns=self._started_ns, alive_ns=alive_ns))
         for gateway in self._gateways:
             dealer.send(gateway, frame)
 

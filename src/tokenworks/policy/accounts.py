@@ -45,6 +45,7 @@ class Step(NamedTuple):
     start_ns: int
     end_ns: int
     outputs: Sequence[SequenceOutput]
+    goes_on: bool = False  # as its plan says; where it does not, the chunks are looked at
 
 
 class Computed(NamedTuple):
@@ -64,11 +65,15 @@ class _Run:
     steps_ns: int = 0
     end_ns: int = 0
 
-    def goes_on_with(self, chunks: Chunks) -> bool:
-        """Whether these are the same sequences, each one token further. Kept plain: asked in every step."""
+    def goes_on_with(self, step: Step) -> bool:
+        """Whether these are the same sequences, each one token further. Kept plain: asked in every step.
+
+        O(1) where the plan knows; the first of the chunks tells whether the step that it goes on from was told.
+        """
+        chunks, num_looked_at = step.chunks, 1 if step.goes_on else len(step.chunks)
         if len(chunks) != len(self.last):
             return False
-        for chunk, last in zip(chunks, self.last, strict=True):
+        for chunk, last in zip(chunks[:num_looked_at], self.last, strict=False):
             if chunk.sequence is not last.sequence or chunk.start != last.start + 1 or chunk.num_tokens != 1:
                 return False
         return True
@@ -120,16 +125,15 @@ class Accounts:
 
     def take_step(self, step: Step) -> None:
         """Note a step. O(chunks), and next to nothing where it goes on as the one before."""
-        if self._run.goes_on_with(step.chunks):
+        if self._run.goes_on_with(step):
             self._run.go_on(step)
         else:
             self.settle()
             self._share_out(step)
             self._run = _Run(step.chunks if all([chunk.is_decode for chunk in step.chunks]) else ())
-        for output in step.outputs:
-            if output.end is not None:
-                self.settle()
-                self._accounts[output.request_id].has_ended = True
+        for request_id in [output.request_id for output in step.outputs if output.end is not None]:
+            self.settle()
+            self._accounts[request_id].has_ended = True
 
     def settle(self) -> None:
         """Share out the run."""

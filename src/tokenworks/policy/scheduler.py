@@ -56,6 +56,7 @@ class Scheduler:
         self._fingerprint = fingerprint
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # in order of admission
+        self._decoding: tuple[Sequence, ...] = ()  # they, where each had one token in the last step
         self._by_id: dict[str, Sequence] = {}
         self._arrivals = Arrivals(pool, self._waiting, limits.max_running)
 
@@ -111,13 +112,21 @@ class Scheduler:
         """The next step, or None when there is nothing to do, or nothing until somebody's blocks have arrived."""
         self.tables.begin_step()
         chunks, budget = self._plan_running(self.limits.max_step_tokens)
-        chunks += self._admit(budget)
+        has_one_each = len(chunks) + budget == self.limits.max_step_tokens
+        admitted = self._admit(budget)
+        chunks += admitted
         if not chunks:
             assert not self._by_id or self._arrivals, "work is waiting, but the step is empty"
             return None
+        num_drafts = self.draft_tokens
         if self._speculator is not None:
             chunks = self._run_ahead(self._speculator, chunks)
-        return StepPlan(tuple(chunks))
+        return StepPlan(tuple(chunks), self._goes_on(has_one_each and not admitted and num_drafts == self.draft_tokens))
+
+    def _goes_on(self, has_one_each: bool) -> bool:
+        """Whether a step in which each has one token, or not, is the last one's next; O(1) but for one comparison."""
+        before, self._decoding = self._decoding, tuple(self._running) if has_one_each else ()
+        return has_one_each and before == self._decoding
 
     def _plan_running(self, budget: int) -> tuple[list[Chunk], int]:
         chunks: list[Chunk] = []

@@ -41,6 +41,7 @@ class StepPlan:
     """One forward pass. Every chunk's block table already covers its tokens."""
 
     chunks: tuple[Chunk, ...]
+    goes_on: bool = False  # the same sequences as in the step before, in both one token each: most steps are so
 
     @property
     def sampled(self) -> list[Chunk]:

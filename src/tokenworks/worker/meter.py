@@ -62,13 +62,15 @@ class Meter:
     def turned(self, *, is_idle: bool) -> None:
         """The same, at the end of a turn; now and then the heartbeat is given to see what has been counted."""
         self.passed(is_idle=is_idle)
-        if is_idle or self._seen_ns - self._told_ns > TELL_EVERY_NS:
-            self._told_ns = self._seen_ns
+        seen_ns = self._seen_ns
+        if is_idle or seen_ns - self._told_ns > TELL_EVERY_NS:
+            self._told_ns = seen_ns
             self._snapshot = self._take_snapshot()
 
     def stepped(self, step: StepTime, outputs: Sequence[SequenceOutput]) -> None:
         """A step was run, and gave this."""
-        self._accounts.take_step(Step(step.plan.chunks, step.start_ns, step.end_ns, outputs))
+        plan = step.plan
+        self._accounts.take_step(Step(plan.chunks, step.start_ns, step.end_ns, outputs, plan.goes_on))
         self._between_ns += step.start_ns - self._seen_ns
         self._seen_ns = step.end_ns
 

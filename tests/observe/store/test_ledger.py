@@ -11,7 +11,7 @@ import pytest
 from tests.observe.made import DAY_NS, HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, record
 from tests.observe.memory_ledger import MemoryLedger
 from tokenworks.contract.config import LedgerSettings
-from tokenworks.contract.record import Frame
+from tokenworks.contract.record import Frame, Stage
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.ledger import Window
@@ -65,6 +65,35 @@ def test_any_window_of_any_group_is_what_single_records_come_to(ledger: SqlLedge
         by = random.choice([None, "tenant", "worker", "scenario", "tag:team", "tag:stage", "tag:none"])
         where = random.choice([None, {"tenant": "anna"}, {"tenant": "'; DROP TABLE records; --", "worker": "w1"}])
         assert_same_groups(ledger.cells(window, by, where), oracle.cells(window, by, where))
+
+
+@pytest.mark.parametrize("days", [0, 10])
+def test_a_record_may_stand_for_many(ledger: SqlLedger, days: int) -> None:
+    """While the record is whole, which is when windows have odd ends, and when only its line is left."""
+    refused = {"outcome": "invalid_api_key", "status": 401, "worker": "", "ttft_ns": None, "output_tokens": 0}
+    frames: list[Frame] = [
+        record(
+            number, NOON_NS + number * 7 * SECOND_NS, 1000, stages_ns={Stage.RECEIVE: 1000}, num_alike=alike, **refused
+        )
+        for number, alike in enumerate([1, 40, 1, 1000, 5])
+    ]
+    ledger.take_in([*frames, record(9, NOON_NS)])
+    while ledger.keep_up(NOON_NS + days * DAY_NS):
+        pass
+    oracle = MemoryLedger([*frames, record(9, NOON_NS)])
+    odd = [] if days else [Window(NOON_NS + 6 * SECOND_NS, NOON_NS + 22 * SECOND_NS)]
+    for window in (Window(NOON_NS, NOON_NS + DAY_NS), *odd):
+        found, wanted = ledger.cells(window)[""], oracle.cells(window)[""]
+        assert (found.requests, found.invalid, found.e2e_ns) == (wanted.requests, wanted.invalid, wanted.e2e_ns)
+    assert ledger.cells(Window(NOON_NS, NOON_NS + DAY_NS))[""].invalid == 1047
+    assert sorted(ended.record.num_alike for ended in ledger.records(Window(0, NOON_NS + DAY_NS))) == [
+        1,
+        1,
+        1,
+        5,
+        40,
+        1000,
+    ]
 
 
 def test_a_series_is_cell_after_cell(ledger: SqlLedger) -> None:

@@ -135,3 +135,34 @@ def test_a_stores_speed_is_that_of_the_middle_of_its_samples(ledger: SqlLedger) 
         window = Window(NOON_NS + start_s * SECOND_NS, NOON_NS + 10 * SECOND_NS)
         [stretch], [expected] = ledger.stores(window), MemoryLedger(samples).stores(window)
         assert stretch.read_bytes_per_s == expected.read_bytes_per_s == wanted
+
+
+def life_of_store(started_s: int, hits: int, seconds: range, late_s: int = 0) -> list[StoreSample]:
+    """As a gateway hears it, that many seconds late."""
+    started_ns = NOON_NS + started_s * SECOND_NS
+    return [
+        StoreSample(
+            started_ns + (second + late_s) * SECOND_NS,
+            "kv0",
+            {Tier.HOST: 100},
+            hits={Tier.HOST: hits * second},
+            misses=second,
+            started_ns=started_ns,
+            alive_ns=second * SECOND_NS,
+        )
+        for second in seconds
+    ]
+
+
+@pytest.mark.parametrize("late_s", [0, 2])
+def test_two_gateways_that_tell_of_one_store_count_it_once(ledger: SqlLedger, late_s: int) -> None:
+    """Each has a journal, and one is read after the other: the second's begins before the first's has ended."""
+    told = [*life_of_store(0, 3, range(0, 60, 5)), *life_of_store(100, 5, range(0, 60, 5))]
+    again = [*life_of_store(0, 3, range(1, 60, 5), late_s), *life_of_store(100, 5, range(1, 60, 5), late_s)]
+    ledger.take_in(told)
+    ledger.take_in(again[:7])
+    ledger.take_in(again[7:])
+    [stretch] = ledger.stores(ALL)
+    assert stretch.hits == {Tier.HOST: 3 * 55 + 5 * 56}
+    assert stretch.misses == 55 + 56
+    assert stretch.byte_s[Tier.HOST] == pytest.approx(100 * (55 + 56), abs=100 * (1 + late_s))

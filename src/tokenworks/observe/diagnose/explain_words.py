@@ -72,7 +72,9 @@ def reason_in_words(leg: Leg) -> str:
 def story_of(record: Record) -> str:
     """Where the time went, in one sentence."""
     if record.is_rejected:
-        return f"It was turned away before any worker had it, with {record.outcome} (HTTP {record.status})."
+        told = f"It was turned away before any worker had it, with {record.outcome} (HTTP {record.status})."
+        others = record.num_alike - 1
+        return f"{told} It stands for {others} more that were, in the same moment." if others else told
     stage = longest_stage(record)
     if stage is None:
         return "Its waterfall is no longer kept (ledger.detail_days); its sums are in the table."

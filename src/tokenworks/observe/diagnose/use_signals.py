@@ -73,7 +73,10 @@ def _of_peak(did: Callable[[WorkerStretch], float], peak: Callable[[WorkerStretc
 
 
 def _num_lost(side: Side) -> float:
-    return sum(incident.kind == _LOST for incident in side.incidents) if side.incidents else 0.0
+    """Each of a worker's lives once, however many gateways lost it."""
+    lost = [incident for incident in side.incidents if incident.kind == _LOST]
+    lives = {(incident.subject, incident.life_ns) for incident in lost if incident.life_ns}
+    return float(len(lives) + sum(not incident.life_ns for incident in lost))
 
 
 def _evictions(side: Side) -> float:

@@ -166,6 +166,7 @@ def _request(ended: Ended) -> dict[str, Any]:
         "e2e_s": record.e2e_ns / 1e9,
         "stages_s": {stage: record.stages_ns[stage] / 1e9 for stage in Stage if record.stages_ns.get(stage)},
         "cost": ended.costs.total / PICO,
+        "num_alike": record.num_alike,
     }
 
 

@@ -6,7 +6,8 @@ gateway's wall clock may step back; a sample is then placed where the one before
 life spent while the clock repeated itself counts at the moment of the step, and no time is negative or counted twice.
 
 What a life spent in a window is its last sample in it, less its last one before it (or nothing, where it began in it).
-So windows that touch add up to the whole, exactly.
+So windows that touch add up to the whole, exactly. Stores are told of by several gateways too: what is not newer than
+the last sample of the same life is left out, and so is what is older than the beginning of the next one.
 """
 
 from __future__ import annotations
@@ -51,17 +52,34 @@ def add_worker_samples(connection: sa.Connection, samples: Iterable[WorkerSample
 
 def add_store_samples(connection: sa.Connection, samples: Iterable[StoreSample]) -> None:
     """In the order in which they were written."""
-    last: dict[str, int] = {}
+    last: dict[str, tuple[int, StoreSample]] = {}
     rows = []
     for sample in samples:
         store = clean(sample.store)
         if store not in last:
-            statement = sa.select(sa.func.max(store_samples.c.at_ns)).where(store_samples.c.store == store)
-            last[store] = connection.execute(statement).scalar() or 0
-        last[store] = max(sample.at_ns, last[store] + 1)
-        rows.append({"store": store, "at_ns": last[store], "body": pack(sample)})
+            last[store] = _last_of_store(connection, store)
+        at_ns, before = last[store]
+        if _is_old_news(sample, before, at_ns):
+            continue
+        at_ns = max(sample.at_ns, at_ns + 1)
+        last[store] = at_ns, sample
+        rows.append({"store": store, "at_ns": at_ns, "body": pack(sample)})
     if rows:
         connection.execute(store_samples.insert(), rows)
+
+
+def _last_of_store(connection: sa.Connection, store: str) -> tuple[int, StoreSample]:
+    columns = store_samples.c
+    statement = sa.select(columns.at_ns, columns.body).where(columns.store == store).order_by(columns.at_ns.desc())
+    row = connection.execute(statement.limit(1)).first()
+    return (0, StoreSample(0, store)) if row is None else (row[0], unpack(StoreSample, row[1]))
+
+
+def _is_old_news(sample: StoreSample, last: StoreSample, last_ns: int) -> bool:
+    """Whether another gateway has told of that moment, or of a later one, or of a life that came after."""
+    if sample.started_ns == last.started_ns:
+        return bool(sample.started_ns) and sample.alive_ns <= last.alive_ns
+    return sample.started_ns < last.started_ns and sample.at_ns < last_ns
 
 
 def worker_stretches(connection: sa.Connection, window: Window) -> list[WorkerStretch]:
@@ -241,6 +259,8 @@ def _speeds(samples: list[StoreSample]) -> dict[Tier, float]:
 
 
 def _has_restarted(sample: StoreSample, following: StoreSample) -> bool:
+    if sample.started_ns and following.started_ns:
+        return sample.started_ns != following.started_ns
     pairs = [(sample.hits, following.hits), (sample.evictions, following.evictions)]
     return following.misses < sample.misses or any(
         after.get(tier, 0) < before[tier] for before, after in pairs for tier in before
