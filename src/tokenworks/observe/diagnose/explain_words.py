@@ -43,7 +43,7 @@ _ADVICE: Final = {
     Stage.PUBLISH: "a worker that does prompt and output itself, or a faster store",
     Stage.DECODE: "fewer output tokens, smaller weights (--quantize int8), or a faster worker",
     Stage.PREEMPTED: "more KV memory (--kv-bytes, --kv-dtype int8), or fewer sequences at a time (--max-running)",
-    Stage.STALL: "less beside it: other programs on its cores, or long prompts (--max-step-tokens, a worker for prompts)",
+    Stage.STALL: "less beside it: other programs on its cores, long prompts (--max-step-tokens, a worker for prompts)",
     Stage.LOST: "a worker that does not die: see why in the log, and `tokenworks diagnose`",
     Stage.DETOKENISE: "a gateway with a free core: look at what else runs beside it",
     Stage.WRITE: "a client that reads faster: the answer was ready",
