@@ -249,6 +249,26 @@ def test_doctor_takes_what_serve_takes(folder: Path, monkeypatch: pytest.MonkeyP
     assert "cannot read none.toml" in invoke("doctor", "--config", "none.toml").output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "0.0.0.0", "--ledger-path", "off"], "no folder for keys"),
+        (["--kv-remote", "nonsense"], "redis://"),
+        (["--otlp-endpoint", "nonsense"], "is no address to send spans to"),
+        (["--alerts-kind", "webhook"], "alerts.url is empty"),
+    ],
+)
+def test_what_serve_refuses_before_it_starts_doctor_says_too(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    for command, code in (("doctor", 1), ("serve", 2)):
+        result = invoke(command, "--port", "0", *arguments)
+        assert (result.exit_code, said in result.output) == (code, True), result.output
+    assert "these settings can be served" in invoke("doctor", "--port", "0").output
+
+
 def test_a_key_is_made_shown_once_listed_and_revoked(folder: Path) -> None:
     made = CliRunner().invoke(
         main, ["key", "add", "team-a", "--scenario", "offline", "--note", "x", "--ledger-path", "s"]
