@@ -117,6 +117,13 @@ def test_wrong_usage_is_told_and_exits_with_2(arguments: list[str], said: str) -
     assert "Traceback" not in result.output
 
 
+def test_where_lines_are_json_the_last_word_is_too() -> None:
+    result = CliRunner().invoke(main, ["serve", "nowhere", "--log-format", "json"])
+    line = json.loads(result.stderr)
+    assert (result.exit_code, line["level"]) == (2, "error")
+    assert "error: no model at" in line["message"]
+
+
 def test_workers_in_the_file_and_on_the_command_line_are_one_too_many(folder: Path) -> None:
     (folder / "tokenworks.toml").write_text("[[workers]]\n[[workers]]\n")
     result = invoke("serve", "--workers", "2")

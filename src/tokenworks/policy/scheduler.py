@@ -133,10 +133,6 @@ class Scheduler:
             self._drop(sequence)
         return sequence
 
-    def cancel_all(self) -> list[Sequence]:
-        """Drop every sequence."""
-        return [sequence for request_id in list(self._by_id) if (sequence := self.cancel(request_id))]
-
     def take_unmatched(self) -> list[Arrival]:
         """Waiting sequences whose missing blocks could be fetched; each is held back until `arrived`."""
         return self._arrivals.take_unmatched(len(self._running))

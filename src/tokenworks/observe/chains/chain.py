@@ -7,7 +7,7 @@ below the one that called it, and its stages are spans below that. What many tra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -53,18 +53,6 @@ def held_ns(path: Iterable[Segment]) -> Counter[str]:
     for segment in path:
         held[segment.span_id] += segment.until_ns - segment.from_ns
     return held
-
-
-def lines_of(chain: Chain) -> Iterator[str]:
-    """A chain as indented text: when each span began, how long it took, and for what share of the whole it held up."""
-    total_ns = chain.duration_ns or 1
-    start_ns = chain.links[0].span.started_ns
-    for link in chain.links:
-        span = link.span
-        mark = " ERROR" if span.is_error else ""
-        name = f"{'  ' * min(link.depth, 20)}{span.name}  [{span.service}]{mark}"
-        at_ms, took_ms = (span.started_ns - start_ns) / 1e6, span.duration_ns / 1e6
-        yield f"{at_ms:>10.1f} ms {took_ms:>10.1f} ms {link.critical_ns / total_ns:>6.1%}  {name}"
 
 
 def _chain(trace_id: str, tree: Tree, request_ids: list[str]) -> Chain:
