@@ -117,6 +117,13 @@ def test_wrong_usage_is_told_and_exits_with_2(arguments: list[str], said: str) -
     assert "Traceback" not in result.output
 
 
+def test_where_lines_are_json_the_last_word_is_too() -> None:
+    result = CliRunner().invoke(main, ["serve", "nowhere", "--log-format", "json"])
+    line = json.loads(result.stderr)
+    assert (result.exit_code, line["level"]) == (2, "error")
+    assert "error: no model at" in line["message"]
+
+
 def test_workers_in_the_file_and_on_the_command_line_are_one_too_many(folder: Path) -> None:
     (folder / "tokenworks.toml").write_text("[[workers]]\n[[workers]]\n")
     result = invoke("serve", "--workers", "2")
@@ -247,6 +254,26 @@ def test_doctor_takes_what_serve_takes(folder: Path, monkeypatch: pytest.MonkeyP
     assert f"no model at {folder / 'nowhere'}" in invoke("doctor", "nowhere").output
     assert "127.0.0.1:0" in invoke("doctor", "--config", "other.toml").output
     assert "cannot read none.toml" in invoke("doctor", "--config", "none.toml").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "0.0.0.0", "--ledger-path", "off"], "no folder for keys"),
+        (["--kv-remote", "nonsense"], "redis://"),
+        (["--otlp-endpoint", "nonsense"], "is no address to send spans to"),
+        (["--alerts-kind", "webhook"], "alerts.url is empty"),
+    ],
+)
+def test_what_serve_refuses_before_it_starts_doctor_says_too(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    for command, code in (("doctor", 1), ("serve", 2)):
+        result = invoke(command, "--port", "0", *arguments)
+        assert (result.exit_code, said in result.output) == (code, True), result.output
+    assert "these settings can be served" in invoke("doctor", "--port", "0").output
 
 
 def test_a_key_is_made_shown_once_listed_and_revoked(folder: Path) -> None:

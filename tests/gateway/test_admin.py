@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
@@ -73,6 +75,15 @@ def test_the_command_changes_a_role(bare_rig: Rig) -> None:
     code, said = role("w/0", "decode", "--url", bare_rig.gateway.url + "/")
     assert (code, said) == (0, "w/0 is now for: decode (configured: both)\n")
     assert bare_rig.http.get("/admin/workers").json()["workers"][0]["role"] == "decode"
+
+
+def test_without_an_address_the_command_asks_where_the_settings_say(
+    bare_rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare_rig.add_worker("w0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenworks.toml").write_text(f"[gateway]\nport = {urlsplit(bare_rig.gateway.url).port}\n")
+    assert role("w0", "prefill") == (0, "w0 is now for: prefill (configured: both)\n")
 
 
 def test_the_command_says_what_is_wrong(bare_rig: Rig) -> None:

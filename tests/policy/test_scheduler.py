@@ -291,6 +291,18 @@ def test_cancelling_the_unknown_is_harmless() -> None:
     assert make_scheduler().cancel("nobody") is None
 
 
+def test_cancelling_drops_the_running_and_the_waiting() -> None:
+    scheduler = make_scheduler(max_running=1)
+    for name in "ab":
+        scheduler.add(make_request(name, 6))
+    step(scheduler)
+    cancelled = [scheduler.cancel(name) for name in "ab"]
+    assert [sequence.request.id for sequence in cancelled if sequence is not None] == ["a", "b"]
+    assert scheduler.plan() is None
+    assert scheduler.pool.num_free == 16
+    assert scheduler.cancel("a") is None
+
+
 def test_a_failed_step_drops_its_sequences_and_nobody_else() -> None:
     scheduler = make_scheduler(max_running=2)
     for name in "abc":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
@@ -9,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokenworks.cli.before_start import check_before_start
 from tokenworks.cli.options import EVERY_SECTION, SettingsCommand, settings_from, takes_settings
+from tokenworks.contract.errors import TokenworksError
 from tokenworks.fleet.doctor import examine
-from tokenworks.fleet.finding import Verdict
+from tokenworks.fleet.finding import Finding, Verdict
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
 
@@ -35,10 +38,24 @@ def doctor(ctx: click.Context, /, **options: Any) -> None:
     table = Table(title="tokenworks doctor", title_justify="left")
     for heading in ("check", "", "found", "what to do"):
         table.add_column(heading, overflow="fold")
-    findings = list(examine(lambda: settings_from(options)))
+    findings = [*examine(lambda: settings_from(options)), *_together(options)]
     for finding in findings:
         verdict = Text(finding.verdict.value, style=_STYLES[finding.verdict])
         table.add_row(finding.what, verdict, Text(finding.found), Text(finding.advice))
     Console(highlight=False).print(table)
     if any(finding.verdict is Verdict.FAIL for finding in findings):
         ctx.exit(1)
+
+
+def _together(options: dict[str, Any]) -> Iterator[Finding]:
+    """Whether `serve` would take these settings; nothing where they cannot be read, which is a finding of its own."""
+    try:
+        settings = settings_from(options)
+    except TokenworksError:
+        return
+    try:
+        check_before_start(settings)
+    except TokenworksError as error:
+        yield Finding("together", Verdict.FAIL, error.message, "correct it: serve does not start so")
+    else:
+        yield Finding("together", Verdict.OK, "these settings can be served")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from typing import Any, Final
@@ -12,7 +13,9 @@ import click
 
 from tokenworks.contract.config import GatewaySettings
 from tokenworks.contract.errors import TokenworksError
+from tokenworks.contract.loader import load_settings
 from tokenworks.contract.wire import Role
+from tokenworks.fleet.health import base_url
 
 _TIMEOUT_S: Final = 10.0
 _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the gateway answers this machine only
@@ -23,11 +26,10 @@ _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))  #
 @click.argument("role", type=click.Choice([role.value for role in Role]))
 @click.option(
     "--url",
-    default=f"http://{GatewaySettings().host}:{GatewaySettings().port}",
-    show_default=True,
-    help="Where the gateway answers; ask on its own machine.",
+    help="Where the gateway answers; ask on its own machine.  [default: as tokenworks.toml says, "
+    f"{base_url(GatewaySettings().host, GatewaySettings().port)}]",
 )
-def role(worker: str, role: str, url: str) -> None:
+def role(worker: str, role: str, url: str | None) -> None:
     """Change what WORKER is for: both, prefill or decode.
 
     The gateway acts on it from the next request on; what the worker runs goes on, and nothing restarts. The role lasts
@@ -38,8 +40,14 @@ def role(worker: str, role: str, url: str) -> None:
       tokenworks role w0 prefill
       tokenworks role w1 decode --url http://127.0.0.1:8001
     """
+    url = url or _configured_url()
     answer = _put(f"{url.rstrip('/')}/admin/workers/{quote(worker, safe='')}", {"role": role})
     click.echo(f"{answer['id']} is now for: {answer['role']} (configured: {answer['configured_role']})")
+
+
+def _configured_url() -> str:
+    gateway = load_settings(environment=os.environ).gateway
+    return base_url(gateway.host, gateway.port)
 
 
 def _put(url: str, body: dict[str, str]) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
 
+from tokenworks.cli.before_start import check_before_start
 from tokenworks.cli.options import EVERY_SECTION, SettingsCommand, settings_from, takes_settings
+from tokenworks.contract.errors import TokenworksError
 
 
 @click.command(cls=SettingsCommand)
 @takes_settings(*EVERY_SECTION)
-def serve(**options: Any) -> None:
+@click.pass_context
+def serve(ctx: click.Context, /, **options: Any) -> None:
     """Serve MODEL over an OpenAI-compatible HTTP API.
 
     MODEL is a Hugging Face checkpoint folder (config.json, *.safetensors, tokenizer.json); without it, the small
@@ -31,11 +33,16 @@ def serve(**options: Any) -> None:
     Stop with Ctrl-C or SIGTERM: open requests finish first; a second Ctrl-C stops at once. Exit codes: 0 stopped
     cleanly, 1 failed while running, 2 wrong usage or configuration, 3 could not start.
     """
+    from tokenworks.cli.main import exit_code  # which imports this when it is asked for
+    from tokenworks.fleet.json_lines import json_line
     from tokenworks.fleet.supervisor import serve as serve_fleet
-    from tokenworks.observe.alerting.receiver import receiver_of
-    from tokenworks.observe.chains.otlp_target import target_of
 
     settings = settings_from(options)
-    target_of(settings.export, os.environ)  # a bad address is said now, not in the observer's log
-    receiver_of(settings.alerts, os.environ)  # alerts that would reach nobody are an error now, not when one is due
-    serve_fleet(settings)
+    check_before_start(settings)
+    try:
+        serve_fleet(settings)
+    except TokenworksError as error:
+        if settings.fleet.log_format == "text":
+            raise
+        click.echo(json_line("tokenworks", f"error: {error.message}", "error"), err=True)
+        ctx.exit(exit_code(error))

@@ -18,7 +18,7 @@ from tokenworks.observe.units import duration, plain
 MAX_SPANS: Final = 60
 _MIN_BAR: Final = 10
 _NAME: Final = 18  # columns that a name takes,
-_WIDE_NAME: Final = 32  # or where there is room: names of services and their spans are long
+_WIDE_NAME: Final = 24  # or where there is room: names of services and their spans are long
 _WIDE: Final = 100
 _RIGHT: Final = 9  # and each of the two figures behind the bar
 _COLORS: Final = {

@@ -15,7 +15,7 @@ from rich.status import Status
 from tokenworks.contract.auth import needs_key
 from tokenworks.contract.config import Settings
 from tokenworks.contract.folders import may_write, state_folder
-from tokenworks.fleet.health import reachable_host
+from tokenworks.fleet.health import base_url
 from tokenworks.fleet.json_lines import is_json_line, json_line
 
 
@@ -71,8 +71,7 @@ class FleetConsole:
 
 def usage(settings: Settings) -> str:
     """The address, a command to paste, where to look, where the ledger is and how to stop."""
-    host = reachable_host(settings.gateway.host)
-    base = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway.port}"
+    base = base_url(settings.gateway.host, settings.gateway.port)
     body = json.dumps(
         {"model": settings.gateway.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
     ).replace("'", "'\\''")

@@ -35,7 +35,7 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     settings = Settings()
     try:
         settings = load()
-        yield Finding("settings", Verdict.OK, "tokenworks.toml and environment read")
+        yield Finding("settings", Verdict.OK, "file, environment and command line read")
     except TokenworksError as error:
         yield Finding("settings", Verdict.FAIL, error.message, "correct it; the checks below use the defaults")
     yield check_python(sys.version_info[:3])

@@ -31,6 +31,12 @@ def _ids(body: Any, key: str) -> list[str]:
     return [entry for entry in found if isinstance(entry, str)] if isinstance(found, list) else []
 
 
+def base_url(host: str, port: int) -> str:
+    """Where this machine reaches, over HTTP, a server that listens on `host`."""
+    reachable = reachable_host(host)
+    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+
+
 def reachable_host(host: str) -> str:
     """Where this machine reaches a server that listens on `host`; a wildcard is no address to call."""
     return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)

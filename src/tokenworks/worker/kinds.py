@@ -1,21 +1,11 @@
-"""What a worker runs: this project's engine, OpenVINO, or a relay to a server elsewhere.
-
-Each is imported when it is asked for: a relay needs no torch, and not everybody has OpenVINO.
-"""
+"""What a worker is: one with an engine of its own, or a relay to a server elsewhere, which needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.worker_groups import groups_of
-
-if TYPE_CHECKING:
-    from tokenworks.engine.engine import Engine
-
-Progress = Callable[[int, int], None]
 
 
 def run_any(settings: Settings, worker_id: str, gateways: Sequence[str]) -> None:
@@ -29,17 +19,3 @@ def run_any(settings: Settings, worker_id: str, gateways: Sequence[str]) -> None
     from tokenworks.worker.process import run_worker
 
     run_worker(settings, worker_id, gateways)
-
-
-def build_any(directory: Path, settings: Settings, progress: Progress) -> Engine:
-    """The engine of this worker's kind with the checkpoint loaded; raises StartupError with what to do."""
-    [group] = groups_of(settings)
-    if group.runs == "openvino":
-        from tokenworks.engine.openvino.build import build_openvino_engine
-
-        return build_openvino_engine(
-            directory, settings.engine, settings.kv, group.device, settings.fleet.workers, progress
-        )
-    from tokenworks.engine.build import build_engine
-
-    return build_engine(directory, settings.engine, settings.fleet.workers, progress, settings.kv)

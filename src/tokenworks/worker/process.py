@@ -22,11 +22,11 @@ from msgspec.structs import replace
 
 from tokenworks.contract.config import EngineSettings, Settings
 from tokenworks.contract.wire import PROTOCOL, Hello, Load, Role
+from tokenworks.contract.worker_groups import groups_of
 from tokenworks.engine.engine import Engine
 from tokenworks.engine.kernels.threads import set_threads
 from tokenworks.kv.client import KVClient
 from tokenworks.worker.heartbeat import HeartbeatThread
-from tokenworks.worker.kinds import build_any
 from tokenworks.worker.kv_exchange import KVExchange
 from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
@@ -82,11 +82,24 @@ def load_engine(directory: Path, settings: Settings) -> Engine:
             log.info("packed layer %d of %d after %.1f s", done, total, time.monotonic() - started)
 
     with torch.inference_mode():
-        engine = build_any(directory, settings, progress)
+        engine = _build(directory, settings, progress)
     gc.collect()
     gc.freeze()  # what was loaded stays; the collector need not walk it between steps
     return_free_memory()
     return engine
+
+
+def _build(directory: Path, settings: Settings, progress: Callable[[int, int], None]) -> Engine:
+    """Each engine is imported when it is asked for: not everybody has OpenVINO. Raises StartupError."""
+    [group] = groups_of(settings)
+    num_workers = settings.fleet.workers
+    if group.runs == "openvino":
+        from tokenworks.engine.openvino.build import build_openvino_engine
+
+        return build_openvino_engine(directory, settings.engine, settings.kv, group.device, num_workers, progress)
+    from tokenworks.engine.build import build_engine
+
+    return build_engine(directory, settings.engine, num_workers, progress, settings.kv)
 
 
 def return_free_memory() -> None:

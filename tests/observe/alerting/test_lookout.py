@@ -24,8 +24,9 @@ from tokenworks.observe.alerting.alerts import DRIFT_EVERY_S, Lookout, look_out
 from tokenworks.observe.drift.drift import drift
 from tokenworks.observe.drift.traffic_sample import sampled
 from tokenworks.observe.ledger import Ledger, Window
+from tokenworks.observe.observer.context import ObserverContext
 from tokenworks.observe.observer.figures import FILE, read_figures
-from tokenworks.observe.observer.tasks import TASKS, ObserverContext
+from tokenworks.observe.observer.tasks import TASKS
 from tokenworks.observe.store import SqlLedger, open_ledger
 
 SETTINGS = Settings(alerts=AlertSettings(drift_hours=1, drift_reference_hours=1))

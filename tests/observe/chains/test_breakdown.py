@@ -93,6 +93,9 @@ def test_a_chain_joins_the_record_to_the_span_that_called_it() -> None:
     assert sum(held_ms.values()) * MS == chain.duration_ns
     assert [link.depth for link in chain.links] == [0, 1, 1, 2, 3, 1, 2, 2]
     assert chain.request_ids == ["req-0"]
+    last = chain.links[-1]
+    assert (last.span.name, last.span.service) == ("decode", "tokenworks")
+    assert last.critical_ns / chain.duration_ns == pytest.approx(0.083, abs=0.001)
 
 
 def test_a_trace_without_spans_of_others_is_the_request_alone_and_an_unknown_one_is_none() -> None:

@@ -24,8 +24,8 @@ from tokenworks.contract.record import Record
 from tokenworks.observe.chains.span_tasks import traces_route
 from tokenworks.observe.journal.writer import Journal
 from tokenworks.observe.ledger import Span
+from tokenworks.observe.observer.context import ObserverContext
 from tokenworks.observe.observer.figures import SpanFigures
-from tokenworks.observe.observer.tasks import ObserverContext
 from tokenworks.observe.store import open_ledger
 
 PATIENCE_S = 60.0

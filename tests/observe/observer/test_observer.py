@@ -22,8 +22,8 @@ from tokenworks.contract.errors import ConfigError, LedgerError, StartupError
 from tokenworks.observe.journal.writer import Journal
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.observer import process
+from tokenworks.observe.observer.context import ObserverContext
 from tokenworks.observe.observer.process import _Clock, run_observer
-from tokenworks.observe.observer.tasks import ObserverContext
 from tokenworks.observe.store import open_ledger
 
 ALL = Window(0, 2 * NOON_NS)

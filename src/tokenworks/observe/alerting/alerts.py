@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tokenworks.contract.config import AlertSettings, Settings
 from tokenworks.contract.errors import ConfigError, LedgerError, LedgerMissing, TokenworksError
@@ -23,10 +23,8 @@ from tokenworks.observe.alerting.delivery import Delivery
 from tokenworks.observe.alerting.receiver import Receiver, receiver_of
 from tokenworks.observe.drift.drift import drift
 from tokenworks.observe.ledger import Ledger, Window
+from tokenworks.observe.observer.context import ObserverContext
 from tokenworks.observe.observer.figures import FeatureFigure, Figures, SpanFigures, read_figures, write_figures
-
-if TYPE_CHECKING:
-    from tokenworks.observe.observer.tasks import ObserverContext  # which lists this task
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
@@ -16,9 +15,7 @@ from tokenworks.observe.chains.otlp_export import SpanExporter
 from tokenworks.observe.chains.otlp_target import target_of
 from tokenworks.observe.chains.span_intake import SpanIntake
 from tokenworks.observe.ledger import Span
-
-if TYPE_CHECKING:
-    from tokenworks.observe.observer.tasks import ObserverContext
+from tokenworks.observe.observer.context import ObserverContext
 
 
 def traces_route(context: ObserverContext) -> Route:

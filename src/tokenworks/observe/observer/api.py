@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import uvicorn
@@ -30,11 +30,9 @@ from tokenworks.observe.ledger import Ledger, OpenLedger
 from tokenworks.observe.observer import answers
 from tokenworks.observe.observer.address import listen
 from tokenworks.observe.observer.answers import Answer
+from tokenworks.observe.observer.context import ObserverContext
 from tokenworks.observe.observer.ledger_reader import LedgerReader
 from tokenworks.observe.observer.question import read_question
-
-if TYPE_CHECKING:
-    from tokenworks.observe.observer.tasks import ObserverContext
 
 _log = logging.getLogger(__name__)
 

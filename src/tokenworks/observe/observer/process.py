@@ -26,8 +26,9 @@ from typing import Final
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import ConfigError, StartupError
 from tokenworks.contract.folders import state_folder
+from tokenworks.observe.observer.context import ObserverContext
 from tokenworks.observe.observer.intake import Intake
-from tokenworks.observe.observer.tasks import TASKS, ObserverContext, Task
+from tokenworks.observe.observer.tasks import TASKS, Task
 from tokenworks.observe.store import open_ledger
 from tokenworks.observe.terms import note_terms
 

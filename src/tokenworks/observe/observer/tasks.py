@@ -6,38 +6,12 @@ at the end every task is cancelled.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
-from tokenworks.contract.config import Settings
-from tokenworks.contract.record import Frame
 from tokenworks.observe.alerting.alerts import look_out
 from tokenworks.observe.chains.span_tasks import export_spans
-from tokenworks.observe.ledger import OpenLedger, Span
 from tokenworks.observe.observer.api import answer_questions
-from tokenworks.observe.observer.figures import SpanFigures
-
-
-class ObserverContext:
-    """What a task has to work with. Of the event loop's thread alone."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        folder: Path,
-        open_ledger: Callable[[], OpenLedger],
-        tell: Callable[[Iterable[Span]], int],
-        listeners: list[Callable[[Sequence[Frame]], None]],
-    ) -> None:
-        self.settings = settings
-        self.folder = folder  # where journal and database are, and what tasks leave for others
-        self.open_ledger = open_ledger  # for reading, one for each call; raises LedgerError while there is none
-        self.tell = tell  # spans for the ledger, with the next batch; how many of them were taken
-        self.listeners = listeners  # told of all frames that were taken in, from another thread: be quick
-        self.spans = SpanFigures()  # what became of them
-        self.stopping = asyncio.Event()
-
+from tokenworks.observe.observer.context import ObserverContext
 
 Task = Callable[[ObserverContext], Awaitable[None]]
 
