@@ -76,16 +76,18 @@ def test_what_happens_to_the_system_is_written_down(recording_rig: Rig, wait_unt
 
 def test_a_stores_sample_is_of_all_its_tiers(recording_rig: Rig, wait_until: WaitUntil) -> None:
     recording_rig.add_store(
-        host=TierStatus(used_bytes=5, limit_bytes=9, hits=3),
+        host=TierStatus(used_bytes=5, limit_bytes=9, hits=3, read_bytes_per_s=2e9),
         disk=TierStatus(used_bytes=7, limit_bytes=8, evictions=2, faults={"checksum": 4}),
+        remote=TierStatus(is_up=False, read_bytes_per_s=5e7),
     )
     wait_until(lambda: of_kind(recording_rig, StoreSample))
     [sample] = of_kind(recording_rig, StoreSample)
     assert (sample.store, sample.misses) == ("kv0", 9)
-    assert sample.used_bytes == {Tier.HOST: 5, Tier.DISK: 7}
-    assert sample.limit_bytes == {Tier.HOST: 9, Tier.DISK: 8}
-    assert sample.hits == {Tier.HOST: 3, Tier.DISK: 0}
-    assert sample.evictions == {Tier.HOST: 0, Tier.DISK: 2}
+    assert sample.used_bytes == {Tier.HOST: 5, Tier.DISK: 7, Tier.REMOTE: 0}
+    assert sample.limit_bytes == {Tier.HOST: 9, Tier.DISK: 8, Tier.REMOTE: 0}
+    assert sample.hits == {Tier.HOST: 3, Tier.DISK: 0, Tier.REMOTE: 0}
+    assert sample.evictions == {Tier.HOST: 0, Tier.DISK: 2, Tier.REMOTE: 0}
+    assert sample.read_bytes_per_s == {Tier.HOST: 2e9, Tier.REMOTE: 0.0}  # what is down gives nothing, whatever it gave
     assert sample.faults == {"disk: checksum": 4}
 
 

@@ -45,6 +45,15 @@ def test_allocation_takes_distinct_blocks_and_release_gives_them_back() -> None:
     assert sorted(pool.allocate(2)) == sorted(first)
 
 
+def test_what_gives_way_is_counted_and_what_was_empty_or_forgotten_is_not() -> None:
+    pool = cached_pool(A, B, num_blocks=4)
+    pool.allocate(2)
+    assert pool.evictions == 0
+    pool.forget(0)
+    pool.allocate(2)
+    assert pool.evictions == 1
+
+
 def test_allocating_nothing_changes_nothing() -> None:
     pool = cached_pool(A)
     assert pool.allocate(0) == []

@@ -24,6 +24,7 @@ def life(start_ns: int, seconds: int, every_s: int = 5) -> list[WorkerSample]:
             start_ns,
             running=second % 3,
             free_blocks=second % 100,
+            evictions=second // 2,
         )
         for second in range(every_s, seconds + 1, every_s)
     ]
@@ -122,3 +123,15 @@ def test_a_store_whose_clock_steps_back_holds_no_negative_time(ledger: SqlLedger
     [stretch] = ledger.stores(ALL)
     assert stretch.hits == {Tier.HOST: 3}
     assert stretch.byte_s[Tier.HOST] == pytest.approx(100 * 20, rel=1e-6)
+
+
+def test_a_stores_speed_is_that_of_the_middle_of_its_samples(ledger: SqlLedger) -> None:
+    speeds: list[dict[Tier, float]] = [{}, {Tier.DISK: 9.0}, {Tier.DISK: 1.0, Tier.HOST: 5.0}, {Tier.DISK: 3.0}]
+    samples = [
+        StoreSample(NOON_NS + at * SECOND_NS, "kv0", read_bytes_per_s=told) for at, told in enumerate([*speeds, {}])
+    ]
+    ledger.take_in(samples)
+    for start_s, wanted in ((0, {Tier.DISK: 3.0, Tier.HOST: 5.0}), (2, {Tier.DISK: 1.0, Tier.HOST: 5.0}), (4, {})):
+        window = Window(NOON_NS + start_s * SECOND_NS, NOON_NS + 10 * SECOND_NS)
+        [stretch], [expected] = ledger.stores(window), MemoryLedger(samples).stores(window)
+        assert stretch.read_bytes_per_s == expected.read_bytes_per_s == wanted
