@@ -29,7 +29,7 @@ def slow_worker(system: System) -> Window:
 
 def unsteady_workers(system: System) -> Window:
     """Both stand still for a moment now and then."""
-    with stopping(worker_pids(system), stopped_s=0.15, running_s=0.6):
+    with stopping(worker_pids(system), stopped_s=0.3, running_s=0.5):
         return system.traffic(usual, SECONDS, AT_A_TIME)
 
 
@@ -61,9 +61,16 @@ def gateway_without_time(system: System) -> Window:
         return system.traffic(tiny_question, SECONDS, 4 * AT_A_TIME)
 
 
-def join_where_gateway_is_starved(system: System) -> Window:
-    """The same, and a second worker, a dearer one, comes to help; nobody stops asking meanwhile."""
-    with starved_gateway(system), beside(system, tiny_question, 2 * AT_A_TIME):
+@contextmanager
+def halting_gateway(system: System) -> Iterator[None]:
+    """The gateway gets a tenth of its time, whatever else runs on the machine."""
+    with stopping(system.pids("gateway"), stopped_s=0.09, running_s=0.01):
+        yield
+
+
+def join_where_gateway_halts(system: System) -> Window:
+    """A second worker, a dearer one, comes to help where the gateway is too slow for one; nobody stops asking."""
+    with halting_gateway(system), beside(system, tiny_question, 2 * AT_A_TIME):
         join_far(system)
         return system.traffic(tiny_question, SECONDS, 1, at_least=1)
 
