@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -13,8 +14,8 @@ from benchmarks.diagnosis.system import PATIENCE_S, System, stopping
 from tokenworks.observe.ledger import Window
 
 SECONDS: Final = 2.5
-PEER: Final = (*STEADY, "--threads", "1", "--max-running", "4")
-"""Options of a worker of the pool; workers of other options are no peers of it."""
+PEER: Final = (*STEADY, "--threads", "1", "--max-running", "4", "--max-step-tokens", "2048")
+"""Options of a worker of the pool. A prompt is computed in one step, whoever waits for a token meanwhile."""
 DEAR: Final = ("--speculation", "off", "--threads", "1", "--max-running", "4", "--price-per-hour", "5")
 """Options of a worker from elsewhere."""
 SECOND: Final = "second"
@@ -79,7 +80,12 @@ def join_on_the_same_core(system: System) -> Window:
     """A second worker comes, to the core of the first."""
     join_second(system)
     with on_one_core(system):
-        return system.traffic(usual_anew, SECONDS, 3 * AT_A_TIME)
+        return system.traffic(long_answer, SECONDS, AT_A_TIME)
+
+
+def long_answer(system: System, number: int) -> None:
+    """A short question that nobody has asked before."""
+    system.complete(f"{number} {time.time_ns()} The", max_tokens=64)
 
 
 @contextmanager

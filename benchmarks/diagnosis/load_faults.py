@@ -113,11 +113,11 @@ def hot_tenant(system: System) -> Window:
         running.complete(f"{number} The", max_tokens=60, key="key-of-carl")
 
     def modest(running: System, number: int) -> None:
-        usual(running, number)
-        time.sleep(0.05)
+        usual(running, number, max_tokens=8)
+        time.sleep(0.02)
 
     with beside(system, greedy, at_a_time=1):
-        return system.traffic(modest, SECONDS, 1, at_least=20)
+        return system.traffic(modest, SECONDS, 1)
 
 
 def one_document(system: System) -> Window:
