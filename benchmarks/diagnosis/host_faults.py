@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -13,8 +14,8 @@ from benchmarks.diagnosis.system import PATIENCE_S, System, stopping
 from tokenworks.observe.ledger import Window
 
 SECONDS: Final = 2.5
-PEER: Final = (*STEADY, "--threads", "1", "--max-running", "4")
-"""Options of a worker of the pool; workers of other options are no peers of it."""
+PEER: Final = (*STEADY, "--threads", "1", "--max-running", "4", "--max-step-tokens", "2048")
+"""Options of a worker of the pool. A prompt is computed in one step, whoever waits for a token meanwhile."""
 DEAR: Final = ("--speculation", "off", "--threads", "1", "--max-running", "4", "--price-per-hour", "5")
 """Options of a worker from elsewhere."""
 SECOND: Final = "second"
@@ -29,7 +30,7 @@ def slow_worker(system: System) -> Window:
 
 def unsteady_workers(system: System) -> Window:
     """Both stand still for a moment now and then."""
-    with stopping(worker_pids(system), stopped_s=0.15, running_s=0.6):
+    with stopping(worker_pids(system), stopped_s=0.3, running_s=0.5):
         return system.traffic(usual, SECONDS, AT_A_TIME)
 
 
@@ -61,9 +62,16 @@ def gateway_without_time(system: System) -> Window:
         return system.traffic(tiny_question, SECONDS, 4 * AT_A_TIME)
 
 
-def join_where_gateway_is_starved(system: System) -> Window:
-    """The same, and a second worker, a dearer one, comes to help; nobody stops asking meanwhile."""
-    with starved_gateway(system), beside(system, tiny_question, 2 * AT_A_TIME):
+@contextmanager
+def halting_gateway(system: System) -> Iterator[None]:
+    """The gateway gets a tenth of its time, whatever else runs on the machine."""
+    with stopping(system.pids("gateway"), stopped_s=0.09, running_s=0.01):
+        yield
+
+
+def join_where_gateway_halts(system: System) -> Window:
+    """A second worker, a dearer one, comes to help where the gateway is too slow for one; nobody stops asking."""
+    with halting_gateway(system), beside(system, tiny_question, 2 * AT_A_TIME):
         join_far(system)
         return system.traffic(tiny_question, SECONDS, 1, at_least=1)
 
@@ -72,7 +80,12 @@ def join_on_the_same_core(system: System) -> Window:
     """A second worker comes, to the core of the first."""
     join_second(system)
     with on_one_core(system):
-        return system.traffic(usual_anew, SECONDS, 3 * AT_A_TIME)
+        return system.traffic(long_answer, SECONDS, AT_A_TIME)
+
+
+def long_answer(system: System, number: int) -> None:
+    """A short question that nobody has asked before."""
+    system.complete(f"{number} {time.time_ns()} The", max_tokens=64)
 
 
 @contextmanager

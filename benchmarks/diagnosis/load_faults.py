@@ -110,14 +110,14 @@ def hot_tenant(system: System) -> Window:
     """A third tenant has one long answer after the other; there is room for all, and nobody waits."""
 
     def greedy(running: System, number: int) -> None:
-        running.complete(f"{number} The", max_tokens=100, key="key-of-carl")
+        running.complete(f"{number} The", max_tokens=60, key="key-of-carl")
 
     def modest(running: System, number: int) -> None:
-        usual(running, number)
-        time.sleep(0.05)
+        usual(running, number, max_tokens=8)
+        time.sleep(0.02)
 
-    with beside(system, greedy, at_a_time=2):
-        return system.traffic(modest, SECONDS, 1, at_least=20)
+    with beside(system, greedy, at_a_time=1):
+        return system.traffic(modest, SECONDS, 1)
 
 
 def one_document(system: System) -> Window:

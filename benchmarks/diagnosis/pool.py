@@ -22,8 +22,9 @@ from tokenworks.observe.ledger import Window
 
 
 def _tiny(system: System) -> Window:
-    with host.starved_gateway(system):
-        return usual_run(system, load.tiny_question, 2.0)
+    with host.halting_gateway(system):
+        system.traffic(load.tiny_question, 0.5, 2 * AT_A_TIME, at_least=8)
+        return system.traffic(load.tiny_question, 2.5, 2 * AT_A_TIME)
 
 
 def _anew(system: System) -> Window:
@@ -33,7 +34,7 @@ def _anew(system: System) -> Window:
 
 def _anew_on_one_core(system: System) -> Window:
     with host.on_one_core(system):
-        return _anew(system)
+        return usual_run(system, host.long_answer, 2.0)
 
 
 def _usual(system: System) -> Window:
@@ -69,13 +70,15 @@ def two_workers(folder: Path) -> Iterator[System]:
 
 COLD: Final = frozenset({"cache_collapse", "cost_by_cache"})
 """Who asks what nobody has asked before finds nothing in a cache, and pays for it."""
+GAINLESS: Final = frozenset({"cost_by_price", "workers_wait_for_gateway", "no_gain_from_workers", "idle_devices"})
+"""What may be seen where a dear worker comes and is of no use."""
 BEHIND: Final = Place(
     "behind a gateway that has no time",
     one_worker,
     _tiny,
     (
-        Fault("workers_wait_for_gateway", host.join_where_gateway_is_starved, frozenset({"cost_by_price"})),
-        Fault("cost_by_price", host.join_where_gateway_is_starved, frozenset({"workers_wait_for_gateway"})),
+        Fault("workers_wait_for_gateway", host.join_where_gateway_halts, GAINLESS),
+        Fault("cost_by_price", host.join_where_gateway_halts, GAINLESS),
     ),
 )
 APART: Final = Place(

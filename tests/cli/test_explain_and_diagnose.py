@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,7 @@ from tokenworks.observe.ledger import Span
 from tokenworks.observe.store import open_ledger
 
 EVIL = "\x1b[31mred[bold]\u202e\r\n"
+EVIL_SHOWN = r"\x1b[31mred[bold]\u202e\r\n"
 TRACE = "a" * 32
 WINDOW = ("--since", str(NOW.start_ns // 10**9), "--until", str(NOW.end_ns // 10**9))
 
@@ -33,9 +36,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evil, id="evil", tenant=EVIL, tags={EVIL: EVIL}, legs=legs, trace_id=TRACE, span_id="b" * 16
     )
     span = Span(TRACE, "c" * 16, "", EVIL, EVIL, "server", evil.started_ns - 10**9, evil.e2e_ns + 10**9)
+    return kept(scene, folder, [span])
+
+
+def kept(scene: Scene, folder: Path, spans: Sequence[Span] = ()) -> Path:
+    """The folder, with a ledger of all that."""
     settings = LedgerSettings(path=str(folder))
     ledger = open_ledger(settings, is_writing=True, cost=CostSettings(), objectives=ObjectiveSettings())
-    ledger.take_in(scene.frames, [span])
+    ledger.take_in(scene.frames, spans)
     ledger.close()
     return folder
 
@@ -85,6 +93,28 @@ def test_diagnose_as_json_holds_windows_and_findings() -> None:
     assert told["requests"] == 40
     assert [finding["rule"] for finding in told["findings"]] == ["slow_client"]
     assert told["findings"][0]["gain_value"] == pytest.approx(0.4, rel=0.1)
+
+
+def test_diagnose_of_a_run_without_a_past_tells_what_it_was_compared_with() -> None:
+    since = str(BEFORE.start_ns // 10**9)
+    text = " ".join(invoke("diagnose", "--since", since, *WINDOW[2:]).output.split())
+    assert re.search(r"compared with \d\d:\d\d:\d\d\.\.\d\d:\d\d:\d\d of the same run, its best stretch; ", text)
+    told = json.loads(invoke("diagnose", "--since", since, *WINDOW[2:], "--json").output)
+    assert told["is_own_baseline"]
+    assert "of the same run" not in invoke("diagnose", *WINDOW).output
+
+
+def test_diagnose_names_the_tenants_that_a_finding_hurts(tmp_path: Path) -> None:
+    scene = Scene().usual(BEFORE, 60, tenant=EVIL).requests(NOW, 60, {Stage.DECODE: 1200}, tenant=EVIL)
+    path = str(kept(scene, tmp_path))
+    text = " ".join(invoke("diagnose", *WINDOW, "--ledger-path", path).output.split())
+    assert "\x1b" not in text
+    assert "\\n" not in text.replace(EVIL_SHOWN, "")
+    assert re.search(r"hurts \S*red\S*, 60 requests: 3\d\.\d ms \(10\.\d ms before\): P99 of mean seconds", text), text
+    told = json.loads(invoke("diagnose", *WINDOW, "--ledger-path", path, "--json").output)
+    hurts = {finding["rule"]: finding["hurt"] for finding in told["findings"]}
+    assert [(each["name"], each["requests"]) for each in hurts["slowed_down"]] == [("tpot_p99_s", 60)]
+    assert [each["name"] for each in hurts["cost_by_speed"]] == ["cost_per_mtoken"]
 
 
 def test_a_baseline_can_be_chosen() -> None:

@@ -23,8 +23,6 @@ from benchmarks.diagnosis.system import System
 
 pytestmark = pytest.mark.slow
 
-TRIES = 2
-"""A machine that does other work beside may hide a fault of two seconds; not twice."""
 SPEED = frozenset({"slow_worker", "starved_worker", "host_bound", "jitter", "cost_by_speed", "late_by_queue",
     "late_by_prompt", "prefill_interference", "slow_network", "gateway_bound", "slow_client", "uneven_load",
     "slowed_down"})  # fmt: skip
@@ -77,9 +75,16 @@ def pool(near: System) -> Iterator[Visit]:
         yield visit
 
 
-def check(visit: Visit, fault: Fault) -> None:
-    """Its rule speaks up, and nobody whose business it is not."""
-    findings = visit.provoked(fault, TRIES)
+def check(visit: Visit, fault: Fault, *, is_growing: bool = False) -> None:
+    """Its rule speaks up, and nobody whose business it is not.
+
+    A machine that does other work beside may hide a fault of two seconds, or make the usual run unusual; not twice.
+    Where a worker comes, what was usual before it came cannot be asked again.
+    """
+    findings = visit.provoked(fault)
+    if fault.rule not in findings:
+        visit.usual = visit.usual if is_growing else visit.place.usual(visit.system)
+        findings = visit.provoked(fault, tries=2)
     assert fault.rule in findings, findings
     assert findings[fault.rule]["evidence"]
     assert set(findings) <= {fault.rule} | fault.also | SPEED
@@ -99,7 +104,7 @@ def test_a_fault_of_a_run_without_a_past_is_found_and_tells_whom_it_hurts(system
 
 @pytest.mark.parametrize("fault", BEHIND.faults, ids=lambda fault: fault.rule)
 def test_a_fault_behind_a_starved_gateway_is_found(behind: Visit, fault: Fault) -> None:
-    check(behind, fault)
+    check(behind, fault, is_growing=True)
 
 
 @pytest.mark.parametrize("fault", APART.faults, ids=lambda fault: fault.rule)
@@ -109,7 +114,7 @@ def test_a_fault_of_a_worker_elsewhere_is_found(apart: Visit, fault: Fault) -> N
 
 @pytest.mark.parametrize("fault", CROWDED.faults, ids=lambda fault: fault.rule)
 def test_a_fault_of_workers_on_one_core_is_found(crowded: Visit, fault: Fault) -> None:
-    check(crowded, fault)
+    check(crowded, fault, is_growing=True)
 
 
 def test_nothing_is_invented_about_a_usual_run(pool: Visit) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tokenworks.policy.block_pool import BlockPool
+from tokenworks.policy.block_pool import DROPPED_POOLS, BlockPool
 
 A, B, C, D = b"a", b"b", b"c", b"d"
 
@@ -45,12 +45,28 @@ def test_allocation_takes_distinct_blocks_and_release_gives_them_back() -> None:
     assert sorted(pool.allocate(2)) == sorted(first)
 
 
-def test_what_gives_way_is_counted_and_what_was_empty_or_forgotten_is_not() -> None:
+def test_what_gave_way_and_is_asked_for_again_is_counted_once() -> None:
     pool = cached_pool(A, B, num_blocks=4)
-    pool.allocate(2)
-    assert pool.evictions == 0
+    pool.allocate(2)  # the empty ones
     pool.forget(0)
     pool.allocate(2)
+    assert pool.match([A]) == pool.match([C]) == []  # forgotten; never there
+    assert pool.evictions == 0
+    assert pool.match([B, C]) == pool.match([B]) == []
+    assert pool.evictions == 1
+
+
+def test_what_gave_way_long_ago_is_not_remembered() -> None:
+    pool = BlockPool(1)
+    names = [bytes([number]) for number in range(DROPPED_POOLS + 1)]
+    for name in names:
+        [block] = pool.allocate(1)
+        pool.give_name(block, name)
+        pool.release([block])
+    pool.allocate(1)
+    assert pool.match(names[:1]) == []
+    assert pool.evictions == 0
+    assert pool.match(names[1:]) == []
     assert pool.evictions == 1
 
 

@@ -181,7 +181,7 @@ class WorkerSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     free_blocks: int = 0
     total_blocks: int = 0
     preemptions: int = 0
-    evictions: int = 0  # cached blocks that gave way to others
+    evictions: int = 0  # prompts that missed a cached block which had given way to others
     is_last: bool = False  # it has left, or was lost
 
 

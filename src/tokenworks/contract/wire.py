@@ -113,7 +113,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draft_tokens: int  # guessed ahead and computed, since start
     accepted_tokens: int  # of those, right
     arriving: int = 0  # of the waiting ones, those whose KV is on its way from the store
-    evictions: int = 0  # cached blocks that gave way to others, since start
+    evictions: int = 0  # prompts that missed a cached block which had given way to others, since start
     kv: KVTraffic = KVTraffic()
     use: WorkerUse = WorkerUse()
 

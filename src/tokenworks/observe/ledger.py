@@ -47,7 +47,7 @@ class WorkerStretch(msgspec.Struct, frozen=True):
     waiting: float
     used_blocks_share: float
     preemptions: int
-    evictions: int  # cached blocks that gave way to others
+    evictions: int  # prompts that missed a cached block which had given way to others
 
 
 class StoreStretch(msgspec.Struct, frozen=True):

@@ -12,8 +12,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from tokenworks.contract.kv import BlockName
+
+DROPPED_POOLS: Final = 8
+"""Pools' worth of dropped names that are remembered: with so many times the memory, such a block would be found."""
+MAX_DROPPED: Final = 1 << 16
 
 
 class BlockPool:
@@ -23,11 +28,13 @@ class BlockPool:
         if num_blocks < 1:
             raise ValueError(f"a block pool needs at least one block, not {num_blocks}")
         self.num_blocks = num_blocks
-        self.evictions = 0  # cached blocks that gave way to others
+        self.evictions = 0  # prompts that missed a cached block which had given way to others
         self._references = [0] * num_blocks
         self._names: list[BlockName | None] = [None] * num_blocks
         self._by_name: dict[BlockName, int] = {}
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # next to be reused first
+        self._dropped: OrderedDict[BlockName, None] = OrderedDict()  # names that gave way, the latest last
+        self._max_dropped = min(DROPPED_POOLS * num_blocks, MAX_DROPPED)
         self._changes: dict[BlockName, bool] = {}  # name -> is it held now, since the last take_changes()
 
     @property
@@ -41,6 +48,7 @@ class BlockPool:
         for name in names:
             block = self._by_name.get(name)
             if block is None:
+                self._miss(name)
                 break
             blocks.append(block)
         return blocks
@@ -61,9 +69,22 @@ class BlockPool:
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
             self._references[block] = 1
-            self.evictions += self._names[block] is not None
+            self._drop(self._names[block])
             self.forget(block)
         return blocks
+
+    def _drop(self, name: BlockName | None) -> None:
+        """Remember what gives way, to tell a memory that is too small from prompts that are unlike each other."""
+        if name is None:
+            return
+        self._dropped[name] = None
+        if len(self._dropped) > self._max_dropped:
+            self._dropped.popitem(last=False)
+
+    def _miss(self, name: BlockName) -> None:
+        if name in self._dropped:
+            del self._dropped[name]  # counted once, however often a waiting sequence is looked at
+            self.evictions += 1
 
     def release(self, blocks: Sequence[int]) -> None:
         """Give back one reference to each block of a sequence, listed in sequence order.

@@ -221,5 +221,5 @@ def _whose(name: str) -> str:
 
 
 def _filled(text: str, show: Callable[[str], str]) -> str:
-    """The text with its figures; what stands in them is never taken for a place again."""
-    return PLACE.sub(lambda match: show(match[1]), text)
+    """The text, in one line, with its figures; what stands in them is never taken for a place again."""
+    return PLACE.sub(lambda match: show(match[1]), " ".join(text.split()))

@@ -159,7 +159,11 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "lives": ("count", "lives of the worker that was started most often", lambda s: _lives(s.stretches)),
     "lives_begun": ("count", "lives of workers that began in the window", _lives_begun),
     "workers_lost": ("count", "workers that died or fell silent", _num_lost),
-    "evictions": ("count", "cached blocks that were dropped for others, and were in no further tier", _evictions),
+    "evictions": (
+        "count",
+        "prompts that missed a block dropped for others; where there is a store, blocks that its last tier dropped",
+        _evictions,
+    ),
     "evictions_per_s": (
         "per_s",
         "cached blocks that were dropped for others, and were in no further tier, per second",
