@@ -32,10 +32,10 @@ def serve(**options: Any) -> None:
     cleanly, 1 failed while running, 2 wrong usage or configuration, 3 could not start.
     """
     from tokenworks.fleet.supervisor import serve as serve_fleet
-    from tokenworks.observe.alerting.receiver import receiver_of
+    from tokenworks.observe.alerting.receiver import receivers_of
     from tokenworks.observe.chains.otlp_target import target_of
 
     settings = settings_from(options)
     target_of(settings.export, os.environ)  # a bad address is said now, not in the observer's log
-    receiver_of(settings.alerts, os.environ)  # alerts that would reach nobody are an error now, not when one is due
+    receivers_of(settings.alerts, os.environ)  # alerts that would reach nobody are an error now, not when one is due
     serve_fleet(settings)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
 from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Gap, Incident, Record, WorkerUse
-from tokenworks.observe.cell import Cell
+
+if TYPE_CHECKING:
+    from tokenworks.observe.cell import Cell  # and NumPy with it, which whoever writes down a window need not have
 
 
 class Window(NamedTuple):

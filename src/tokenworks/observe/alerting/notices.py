@@ -22,7 +22,7 @@ from urllib.parse import quote_plus
 import msgspec
 
 from tokenworks.observe.alerting.alert_book import Notice
-from tokenworks.observe.alerting.alert_rules import PAGE
+from tokenworks.observe.alerting.alert_rules import PAGE, TICKET
 
 Kind = Literal["webhook", "dingtalk", "wecom", "pagerduty"]
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
@@ -38,6 +38,7 @@ class Receiver(NamedTuple):
     url: str
     secret: str = ""
     source: str = "tokenworks"  # which system it is about: a host's name
+    severities: tuple[str, ...] = (PAGE, TICKET)  # what is told
 
 
 class Outgoing(NamedTuple):
