@@ -15,9 +15,10 @@ const ORDERS = ["latest", "slowest"];
 
 const query = new URLSearchParams(location.search);
 const known = (name, values, otherwise) => (values.includes(query.get(name)) ? query.get(name) : otherwise);
+const isTag = (by) => by.startsWith("tag:") && by !== "tag:";
 const state = {
   since: known("since", WINDOWS, "15m"),
-  by: known("by", DIMENSIONS, "scenario"),
+  by: isTag(query.get("by") ?? "") ? query.get("by") : known("by", DIMENSIONS, "scenario"),
   preset: known("preset", PRESETS, "overview"),
   order: known("order", ORDERS, "latest"),
   where: query.getAll("where").filter((condition) => condition.includes("=")),
@@ -170,13 +171,13 @@ const isLongWindow = () => ["24h", "7d"].includes(state.since);
 
 /** A line chart: `lines` are {key, label, kind}; the caption shows the latest values, or those under the pointer. */
 class Chart {
-  constructor(title, format, lines, isArea = false) {
+  constructor(title, format, lines, { isArea = false, help } = {}) {
     Object.assign(this, { title, format, lines, isArea, points: [], at: null });
     this.keys = lines.map((line) => h("b"));
     this.when = h("span", { class: "when" });
     this.plot = svg("svg", { role: "img", tabindex: "0" });
     this.figure = h("figure", { class: "panel chart" },
-      h("figcaption", {}, h("div", { class: "title" }, h("h3", {}, title), this.when),
+      h("figcaption", {}, h("div", { class: "title" }, h("h3", { title: help }, title), this.when),
         h("div", {}, lines.map((line, index) => h("span", { class: `key ${line.kind}` }, `${line.label} `, this.keys[index])))),
       this.plot);
     this.plot.addEventListener("pointermove", (event) => this.point(event.offsetX));
@@ -212,7 +213,8 @@ class Chart {
     const [width, height, bottom] = [this.plot.clientWidth, this.plot.clientHeight || 150, 18];
     if (!width) return;
     const values = this.points.flatMap((point) => this.lines.map((line) => point[line.key])).filter(isNumber);
-    const top = niceTop(Math.max(0, ...values));
+    const most = Math.max(0, ...values);
+    const top = this.format === percent && most > 0.5 && most <= 1 ? 1 : niceTop(most);
     const ticks = [0, top / 2, top].map((value) => [value, this.format(value)]);
     this.left = 12 + 6.4 * Math.max(...ticks.map(([, text]) => text.length));
     this.width = width;
@@ -277,7 +279,7 @@ class Chart {
     const point = this.points[this.at ?? -1];
     const texts = this.lines.map((line) => this.format(point ? point[line.key] : latest(line.key)));
     this.lines.forEach((line, index) => { this.keys[index].textContent = texts[index]; });
-    this.when.textContent = point ? when(point.at_s) : "";
+    this.when.textContent = point ? [when(point.at_s), point.note].filter(Boolean).join(", ") : "";
     const words = this.lines.map((line, index) => `${line.label} ${texts[index]}`).join(", ");
     this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
   }
@@ -294,8 +296,8 @@ function niceTop(value) {
 const CHARTS = [
   new Chart("Time to first token", seconds, [{ key: "ttft_p50", label: "P50", kind: "a" }, { key: "ttft_p99", label: "P99", kind: "b" }]),
   new Chart("Between tokens", seconds, [{ key: "itl_p50", label: "P50", kind: "a" }, { key: "itl_p99", label: "P99", kind: "b" }]),
-  new Chart("Tokens per second", number, [{ key: "output_tokens_per_s", label: "out", kind: "c" }, { key: "input_tokens_per_s", label: "in", kind: "a" }], true),
-  new Chart("Requests per second", number, [{ key: "ended_per_s", label: "all", kind: "a" }, { key: "not_ok_per_s", label: "not ok", kind: "d" }], true),
+  new Chart("Tokens per second", number, [{ key: "output_tokens_per_s", label: "out", kind: "c" }, { key: "input_tokens_per_s", label: "in", kind: "a" }], { isArea: true }),
+  new Chart("Requests per second", number, [{ key: "ended_per_s", label: "all", kind: "a" }, { key: "not_ok_per_s", label: "not ok", kind: "d" }], { isArea: true }),
 ];
 
 // ------------------------------------------------------------------------------------------------------ table and tiles
@@ -337,7 +339,7 @@ function drawTable(answer) {
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
     h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
   const body = h("tbody", {}, rows.map((row) => h("tr", {},
-    h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
+    h("th", { scope: "row", title: row[answer.by] }, isTag(answer.by) ? row[answer.by] || NONE : filterButton(row[answer.by])),
     answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   fill(byId("rows"), h("table", {}, head, body), hidden);
@@ -351,6 +353,23 @@ function filterButton(value) {
 function filterBy(condition) {
   const dimension = condition.split("=", 1)[0];
   state.where = [...state.where.filter((each) => !each.startsWith(`${dimension}=`)), condition];
+  onAsked();
+}
+
+/** Tags are what clients sent; filters know dimensions only, so that a tag's values are no buttons. */
+function drawTags(keys) {
+  const select = byId("tags");
+  const all = [...new Set([...keys, ...(isTag(state.by) ? [state.by.slice(4)] : [])])];
+  select.hidden = !all.length;
+  if (document.activeElement === select) return; // somebody is choosing
+  fill(select, h("option", { value: "" }, "by tag"), all.map((key) => h("option", { value: `tag:${key}` }, key)));
+  select.value = isTag(state.by) ? state.by : "";
+}
+
+function chooseTag() {
+  state.by = byId("tags").value || "scenario";
+  byId("tags").blur();
+  choice(byId("by"), DIMENSIONS, "by", onAsked);
   onAsked();
 }
 
@@ -369,6 +388,20 @@ function nothingYet() {
 
 function drawSeries(answer) {
   for (const chart of CHARTS) chart.update(answer);
+  const trends = answer.columns.map(trendOf);
+  const shownNow = byId("trends").childElementCount === trends.length && trends.every((chart) => byId("trends").contains(chart.figure));
+  if (!shownNow) fill(byId("trends"), trends.map((chart) => chart.figure)); // else who points at one would lose it
+  for (const chart of trends) chart.update(answer);
+}
+
+const TRENDS = new Map(); // a small chart for each column that was ever shown, by its key
+
+function trendOf({ key, heading, unit, help }) {
+  if (!TRENDS.has(key)) {
+    const label = UNITS_IN_HEAD.includes(unit) && !heading.includes(unit) ? unit : "";
+    TRENDS.set(key, new Chart(heading, FORMATS[unit] ?? number, [{ key, label, kind: "a" }], { isArea: true, help }));
+  }
+  return TRENDS.get(key);
 }
 
 // ------------------------------------------------------------------------------------------------------------- requests
@@ -519,6 +552,7 @@ function billNotes(bill) {
     bill.saved > 0 && `${money(bill.saved)} saved by KV that was found instead of computed`,
     unpriced.length > 0 && `no price stated for ${unpriced.join(", ")}`,
     bill.is_energy_modelled && "energy modelled from stated watts",
+    !bill.is_full_cost_known && "no worker told what its time went to: full costs are not known",
   ].filter(Boolean);
 }
 
@@ -577,6 +611,7 @@ function drawChains({ breakdown }) {
 function drawStatus(status) {
   [state.currency, state.incidents] = [status.currency, status.incidents];
   byId("model").textContent = status.models.join(", ");
+  drawTags(status.tags);
   fill(byId("notices"), status.gaps.map((gap) =>
     h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
       h("span", {}, `between ${moment(gap.from_s)} and ${moment(gap.until_s)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
@@ -682,7 +717,7 @@ async function ask(path, signal) {
 const SECTIONS = [
   { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
   { path: () => asking("table", { by: "all", columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
-  { path: () => asking("series"), draw: drawSeries, into: null },
+  { path: () => asking("series", { preset: state.preset }), draw: drawSeries, into: null },
   { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
   { path: () => asking("requests", { order: state.order, limit: state.limit }), draw: drawRequests, into: "request-rows" },
   { path: () => asking("workers", {}, false), draw: drawWorkers, into: "worker-cards" },
@@ -740,6 +775,7 @@ function showLiveness(what) {
 function onAsked() {
   remember();
   drawFilters();
+  if (!isTag(state.by)) byId("tags").value = "";
   live.aborter.abort();
   live.aborter = new AbortController();
   poll();
@@ -777,6 +813,7 @@ function begin() {
   fill(byId("charts"), CHARTS.map((chart) => chart.figure));
   drawFilters();
   followReader();
+  byId("tags").addEventListener("change", chooseTag);
   byId("theme").addEventListener("click", switchTheme);
   byId("explain-close").addEventListener("click", () => byId("explain").close());
   byId("explain").addEventListener("click", (event) => { if (event.target === byId("explain")) byId("explain").close(); });

@@ -99,6 +99,9 @@ class Ledger(Protocol):
         minute, then to the hour, where they are not.
         """
 
+    def tags(self, window: Window) -> list[str]:
+        """Keys of tags that requests of a window had, in order; of very many some."""
+
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
         """Cells one after the other, by their start."""
 
