@@ -16,6 +16,7 @@ from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, SCRIPT, TENANTS, mixed_traffic
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.record import Gap
+from tokenworks.observe.units import figure
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig
@@ -105,6 +106,20 @@ def test_its_figures_are_those_of_the_table(browser: Browser, shown: Shown, by: 
     ]
     assert rows == told
     assert len(rows) > 1
+
+
+@pytest.mark.parametrize("preset", ["overview", "offline"])
+def test_its_figures_are_in_the_words_of_the_command(browser: Browser, shown: Shown, preset: str) -> None:
+    browser.open(f"{shown.url}?by=worker&preset={preset}")
+    browser.wait(lambda: browser.all("#rows tbody tr"), "the table")
+    columns = shown.rig.http.get("/observe/table", params={"preset": preset}).json()["columns"]
+    units = {column["key"]: column["unit"] for column in columns if column["unit"] != "currency"}
+    told = browser.js(
+        "[...document.querySelectorAll('#rows data')].map((e) => [e.dataset.figure, Number(e.value), e.textContent])"
+    )
+    compared = [(key, text, figure(value, units[key])) for key, value, text in told if key in units]
+    assert [(key, text) for key, text, _ in compared] == [(key, said) for key, _, said in compared]
+    assert len(compared) > 15
 
 
 def test_a_tag_groups_the_table_too(browser: Browser, shown: Shown) -> None:

@@ -9,9 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokenworks.cli.figures import NOTHING, duration, figure, plain
+from tokenworks.cli.terminal_text import printable
 from tokenworks.observe.chains.breakdown import Breakdown, Dependency
 from tokenworks.observe.chains.chain import Chain, Link
+from tokenworks.observe.units import NOTHING, duration, figure
 
 _DEEPEST: Final = 12  # beyond that the indent says no more
 _NO_SPANS: Final = (
@@ -54,8 +55,8 @@ def chain_page(chain: Chain) -> RenderableType:
     grid.add_column("service")
     for link in chain.links:
         grid.add_row(*_line(link, chain))
-    title = f"trace {plain(chain.trace_id, 32)}: {duration(chain.duration_ns / 1e9)}, {len(chain.links)} spans"
-    requests = f"requests: {', '.join(plain(each, 40) for each in chain.request_ids) or 'none of ours'}"
+    title = f"trace {printable(chain.trace_id, 32)}: {duration(chain.duration_ns / 1e9)}, {len(chain.links)} spans"
+    requests = f"requests: {', '.join(printable(each, 40) for each in chain.request_ids) or 'none of ours'}"
     parts: list[RenderableType] = [Text(title, style="bold"), Text(requests), grid]
     if chain.num_orphans:
         parts.append(Text(f"· of {chain.num_orphans} spans the parent is missing: they stand below the root", "dim"))
@@ -66,15 +67,15 @@ def _line(link: Link, chain: Chain) -> tuple[RenderableType, ...]:
     span = link.span
     share = link.critical_ns / (chain.duration_ns or 1)
     style = "bold" if share >= 0.1 else "" if link.critical_ns else "dim"
-    name = f"{'  ' * min(link.depth, _DEEPEST)}{plain(span.name, 60)}{' (error)' if span.is_error else ''}"
+    name = f"{'  ' * min(link.depth, _DEEPEST)}{printable(span.name, 60)}{' (error)' if span.is_error else ''}"
     times = (span.started_ns - chain.links[0].span.started_ns, span.duration_ns, link.critical_ns)
-    cells = [*(duration(time_ns / 1e9) for time_ns in times), figure(share, "share"), name, plain(span.service, 30)]
+    cells = [*(duration(time_ns / 1e9) for time_ns in times), figure(share, "share"), name, printable(span.service, 30)]
     return tuple(Text(cell, style=style) for cell in cells)
 
 
 def _cells(row: Dependency) -> tuple[RenderableType, ...]:
     cells = [
-        f"{plain(row.service, 24)} / {plain(row.name, 40)}",
+        f"{printable(row.service, 24)} / {printable(row.name, 40)}",
         str(row.count),
         _seconds(row.p50_s),
         _seconds(row.p99_s),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Final
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.text import Text
 from tokenworks.cli.terminal_text import printable
 from tokenworks.observe.diagnose.diagnosis import Diagnosis, Evidence, Finding
 from tokenworks.observe.ledger import Window
+from tokenworks.observe.units import moment
 
 _STYLES: Final = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}
 _MAX_CHARS: Final = 1000
@@ -64,5 +64,4 @@ def _looked_at(told: Diagnosis) -> str:
 
 
 def _span(window: Window) -> str:
-    start, end = (datetime.fromtimestamp(at_ns / 1e9) for at_ns in window)
-    return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S}"
+    return f"{moment(window.start_ns)} to {moment(window.end_ns)}"

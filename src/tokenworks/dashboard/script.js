@@ -116,37 +116,44 @@ const legend = (kinds) => kinds.map(([kind, label]) => h("span", { "data-kind": 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const NONE = "–";
 
-function digits(value, most = 3) {
-  const size = Math.abs(value);
-  const places = size === 0 ? 0 : Math.max(0, Math.min(6, most - 1 - Math.floor(Math.log10(size))));
-  return value.toLocaleString("en", { maximumFractionDigits: places });
+/** Three digits that count; whole numbers in full. These functions say what `observe.units` says; a test compares them. */
+function digits(value) {
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Math.abs(value) < 1e-4) return value.toExponential(2);
+  const rounded = Math.abs(value) < 1000 ? Number(value.toPrecision(3)) : Math.round(value);
+  const places = Number.isInteger(rounded) ? 0 : Math.max(0, 2 - Math.floor(Math.log10(Math.abs(rounded))));
+  return rounded.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
 }
+
+const DURATIONS = [[1e-3, 1e-6, "µs"], [1, 1e-3, "ms"], [120, 1, "s"], [7200, 60, "min"], [172800, 3600, "h"], [Infinity, 86400, "d"]];
 
 function seconds(value) {
   if (!isNumber(value)) return NONE;
-  const size = Math.abs(value);
-  if (size === 0) return "0 s";
-  if (size < 1e-3) return `${digits(value * 1e6)} µs`;
-  if (size < 1) return `${digits(value * 1e3)} ms`;
-  if (size < 120) return `${digits(value)} s`;
-  if (size < 7200) return `${digits(value / 60)} min`;
-  return size < 172800 ? `${digits(value / 3600)} h` : `${digits(value / 86400)} d`;
+  if (value === 0) return "0 s";
+  const [, size, unit] = DURATIONS.find(([below]) => Math.abs(value) < below);
+  return `${digits(value / size)} ${unit}`;
 }
 
-function scaled(value, unit, base, names) {
+const BINARY = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+function bytes(value) {
   if (!isNumber(value)) return NONE;
   let at = 0;
-  while (Math.abs(value) >= base && at < names.length - 1) {
-    value /= base;
-    at += 1;
-  }
-  return `${digits(value)} ${names[at]}${unit}`.trim();
+  for (; Math.abs(value) >= 1024 && at < BINARY.length - 1; at += 1) value /= 1024;
+  return `${digits(value)} ${BINARY[at]}`;
 }
 
-const bytes = (value) => scaled(value, "B", 1024, ["", "Ki", "Mi", "Gi", "Ti"]);
+/** Never 100 % or 0 % for what is not. */
+function percent(value) {
+  if (!isNumber(value)) return NONE;
+  for (const places of [1, 2, 3]) {
+    const text = (100 * value).toFixed(places);
+    if (value === 0 || value === 1 || ![0, 100].includes(Math.abs(Number(text)))) return `${text}%`;
+  }
+  return value < 0.5 ? "~0%" : "~100%";
+}
+
 const count = (value) => (isNumber(value) ? value.toLocaleString("en", { maximumFractionDigits: 0 }) : NONE);
-const percent = (value) => (isNumber(value) ? `${digits(value * 100)} %` : NONE);
-const share = (value) => (isNumber(value) && value > 0 && value < 0.001 ? "<0.1 %" : percent(isNumber(value) ? Math.round(value * 1000) / 1000 : value));
 const number = (value) => (isNumber(value) ? digits(value) : NONE);
 
 function money(value) {
@@ -155,7 +162,7 @@ function money(value) {
     const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 3 });
     return format.format(value);
   } catch {
-    return `${digits(value, 4)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
+    return `${digits(value)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
   }
 }
 
@@ -302,8 +309,8 @@ const CHARTS = [
 
 // ------------------------------------------------------------------------------------------------------ table and tiles
 
-const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": bytes, currency: money, requests: count, tokens: count };
-const UNITS_IN_HEAD = ["1/s", "tokens/s", "bytes/s", "J", "cores"]; // of the others each figure says its own
+const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": (value) => (isNumber(value) ? `${bytes(value)}/s` : NONE), currency: money, requests: count, tokens: count };
+const UNITS_IN_HEAD = ["1/s", "tokens/s", "J", "cores"]; // of the others each figure says its own
 
 /** A figure of the table as people read it, with the figure as it came beside it. */
 function figure(value, unit, key) {
@@ -481,9 +488,9 @@ function workerCard(worker, window) {
   return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
     h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), isGone(worker, window) && chip("gone", "warn")),
     h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`, `${when(worker.from_s)} to ${when(worker.until_s)}`].filter(Boolean).join(" · ")),
-    stacked(shares, shares.map(([kind, part]) => `${kind} ${share(part)}`).join(", ")),
-    h("div", { class: "legend" }, legend(shares.filter(([, part]) => part > 0).map(([kind, part]) => [kind, `${kind} ${share(part)}`]))),
-    meter("KV in use, mean", share(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
+    stacked(shares, shares.map(([kind, part]) => `${kind} ${percent(part)}`).join(", ")),
+    h("div", { class: "legend" }, legend(shares.filter(([, part]) => part > 0).map(([kind, part]) => [kind, `${kind} ${percent(part)}`]))),
+    meter("KV in use, mean", percent(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
     h("dl", { class: "facts" },
       fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
       fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
@@ -537,7 +544,7 @@ const billLine = (label, line, most, total) => [
   h("span", { class: "track", "aria-hidden": "true" },
     h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
   h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount))),
-  h("span", { class: "soft amount part" }, share(total ? line.amount / total : 0)),
+  h("span", { class: "soft amount part" }, percent(total ? line.amount / total : 0)),
 ];
 
 const billTotal = (label, amount) => [
@@ -603,8 +610,8 @@ function drawChains({ breakdown }) {
     h("thead", {}, h("tr", {}, headings.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
     h("tbody", {}, breakdown.rows.map((row) => h("tr", {},
       h("th", { scope: "row", title: row.service }, row.service), h("td", { class: "text name", title: row.name }, row.name),
-      h("td", {}, count(row.count)), h("td", { class: row.error_rate > 0 ? "bad" : "" }, share(row.error_rate)),
-      h("td", {}, seconds(row.p50_s)), h("td", {}, seconds(row.p99_s)), h("td", {}, share(row.tail_share)),
+      h("td", {}, count(row.count)), h("td", { class: row.error_rate > 0 ? "bad" : "" }, percent(row.error_rate)),
+      h("td", {}, seconds(row.p50_s)), h("td", {}, seconds(row.p99_s)), h("td", {}, percent(row.tail_share)),
       h("td", {}, optional(row.hit_rate)), h("td", {}, seconds(row.origin_p50_s)), h("td", {}, optional(row.cross_zone_share)))))));
 }
 
@@ -682,7 +689,7 @@ function waterfall(bars, whole) {
     h("span", { class: bar.isOnPath ? "label on-path" : "label", title: bar.title }, bar.label),
     h("span", { class: "lane", title: bar.title }, h("i", { "data-kind": bar.kind, style: { left: `${(100 * bar.start) / whole}%`, width: `${(100 * bar.span) / whole}%` } })),
     h("span", { class: "number" }, ns(bar.span)),
-    h("span", { class: "soft share number" }, isNumber(bar.share) ? share(bar.share) : "")]));
+    h("span", { class: "soft share number" }, isNumber(bar.share) ? percent(bar.share) : "")]));
 }
 
 const spanKind = (span) => (span.is_error ? "lost" : span.is_this ? "prefill" : span.is_critical ? "decode" : "gateway");
