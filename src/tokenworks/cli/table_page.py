@@ -109,6 +109,9 @@ def table_notes(table: Table) -> Iterator[str]:
         frames = f"{gap.frames:,} frames" if gap.frames else "an unknown number"
         why = f": {printable(gap.reason, 60)}" if gap.reason else ""
         yield f"records are missing between {moment(gap.from_ns)} and {moment(gap.until_ns)} ({frames}){why}"
+    if table.low_peaks and {"mfu", "mbu"} & {column.key for column in table.columns}:
+        names = ", ".join(printable(name, 20) for name in table.low_peaks)
+        yield f"{names} did more than the peak that was measured on a busy machine: MFU and MBU are upper bounds there"
     if table.num_hidden:
         yield f"{table.num_hidden:,} more groups with fewer requests are not shown; --rows 0 shows all"
     if table.observed.seconds < 0.9 * table.window.seconds:

@@ -483,6 +483,9 @@ function drawWorkers(answer) {
 const GONE_S = 30; // workers tell of themselves every five seconds
 const isGone = (worker, window) => worker.until_s < window.end_s - GONE_S;
 
+/** A peak that was beaten had been measured on a busy machine: what is over it is an upper bound. */
+const ofPeak = (value, worker) => (worker.is_peak_low && isNumber(value) ? `< ${percent(value)}` : percent(value));
+
 function workerCard(worker, window) {
   const shares = [...Object.entries(worker.step_share), ["between", worker.between_share], ["idle", worker.idle_share]];
   return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
@@ -493,7 +496,7 @@ function workerCard(worker, window) {
     meter("KV in use, mean", percent(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
     h("dl", { class: "facts" },
       fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
-      fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
+      fact("MFU", ofPeak(worker.mfu, worker), "Achieved over peak FLOP/s, while in steps"), fact("MBU", ofPeak(worker.mbu, worker), "Achieved over peak bytes/s, while in steps"),
       fact("CPU cores", number(worker.cpu_cores)), fact("memory", bytes(worker.rss_bytes)),
       fact("price", isNumber(worker.price_per_hour) ? `${money(worker.price_per_hour)}/h` : "not stated", "Set with --price-per-hour"),
       fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_power_measured ? "Measured" : "Of the card")));

@@ -20,7 +20,7 @@ from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.observer.question import Question
 from tokenworks.observe.tables.bill import bill
 from tokenworks.observe.tables.columns import COLUMNS, Column, preset_columns
-from tokenworks.observe.tables.facts import machines_of
+from tokenworks.observe.tables.facts import has_beaten_its_peak, machines_of
 from tokenworks.observe.tables.series import Step, build_series
 from tokenworks.observe.tables.steps import handy_step_ns
 from tokenworks.observe.tables.table import build_table
@@ -183,6 +183,7 @@ def _worker(stretch: WorkerStretch) -> dict[str, Any]:
         "preemptions": stretch.preemptions,
         "mfu": _ratio(machine.flops, machine.possible_flops),
         "mbu": _ratio(machine.read_bytes, machine.possible_bytes),
+        "is_peak_low": has_beaten_its_peak(stretch),
         "cpu_cores": _ratio(machine.cpu_s, machine.wall_s),
         "rss_bytes": use.rss_bytes,
         "watts": _ratio(use.energy_j, machine.wall_s) if use.energy_j is not None else stretch.watts,
