@@ -28,9 +28,10 @@ def _of_level(connection: sa.Connection, level: Level, window: Window) -> set[in
     found, key = set(), NO_TAG
     for _ in range(MAX_KEYS):
         after = sa.select(sa.func.min(cells.c.tag_key)).where(cells.c.level == int(level), cells.c.tag_key > key)
-        key = connection.execute(after).scalar()
-        if key is None:
+        following = connection.execute(after).scalar()
+        if following is None:
             break
+        key = int(following)
         if _is_in(connection, level, key, window):
             found.add(key)
     return found
