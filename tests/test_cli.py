@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 
 import tokenworks
 from tokenworks.cli.main import COMMANDS, exit_code, main
+from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import CheckpointError, ConfigError, InvalidRequest, LedgerError, NotFound, StartupError
+from tokenworks.observe.store import open_ledger
 
 EMBEDDED = Path(tokenworks.__file__).parent / "embedded"
 
@@ -69,11 +71,32 @@ def test_the_version_is_the_packages() -> None:
     assert invoke("--version").output == f"tokenworks, version {tokenworks.__version__}\n"
 
 
-def test_help_loads_neither_torch_nor_numba() -> None:
-    """In a process of its own, since the tests around this one may have loaded them."""
-    code = "import sys; from tokenworks.cli import main; main(['serve', '--help'], standalone_mode=False); "
-    code += "sys.exit(bool({'torch', 'numba'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+SERVING = {"torch", "numba", "uvicorn", "starlette", "aiohttp", "transformers", "zmq", "openvino", "redis", "alembic"}
+DRAWING = {"rich", "numpy", "sqlalchemy", "asyncio", "urllib.request", "importlib.metadata"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["--help"], SERVING | DRAWING),
+        (["serve", "--help"], SERVING | DRAWING),
+        (["table", "--help"], SERVING | DRAWING),
+        (["table", "--every", "1m"], SERVING | {"sqlalchemy.dialects.postgresql"}),
+    ],
+    ids=["help", "serve help", "table help", "table"],
+)
+def test_a_command_loads_nothing_that_it_has_no_use_for(
+    arguments: list[str], unwanted: set[str], tmp_path: Path
+) -> None:
+    """In a process of its own, since the tests around this one have loaded them; loading is most of its time."""
+    if "--help" not in arguments:
+        ledger = LedgerSettings(path=str(tmp_path))
+        open_ledger(ledger, is_writing=True).close()
+        arguments = [*arguments, "--ledger-path", str(tmp_path)]
+    code = f"import sys; from tokenworks.cli import main; main({arguments!r}, standalone_mode=False); "
+    code += f"sys.exit(' '.join({unwanted!r} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

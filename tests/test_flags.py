@@ -48,7 +48,7 @@ FROZEN = {
     "kvstore": f"{KV} --id --gateway {LOG} --config --settings --parent",
     "observer": f"{LEDGER} {EXPORT} {ALERTS} {LOG} --config --settings --parent",
     "table": """
-        --by --since --until --where --preset --columns --rows --against --json --csv --watch --ledger-path
+        --by --since --until --where --every --preset --columns --rows --against --json --csv --watch --ledger-path
         --ledger-database --cost-currency --cost-energy-per-kwh --cost-host-per-gb-hour --cost-disk-per-gb-hour
         --cost-remote-per-gb-hour --cost-transfer-per-gb --slo-online-ttft-s --slo-online-tpot-s --slo-online-e2e-s
         --slo-offline-ttft-s --slo-offline-tpot-s --slo-offline-e2e-s --slo-realtime-ttft-s --slo-realtime-itl-s

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from tokenworks.bench.arrivals import PlannedRequest
-from tokenworks.bench.client import LoadClient, Target, base_url_of, classify_network_error, open_session
+from tokenworks.bench.client import LoadClient, Target, classify_network_error, open_session
 from tokenworks.bench.measure import RequestResult
+from tokenworks.bench.options import base_url_of
 from tokenworks.bench.preflight import Refused, Unreachable, find_model, settle_style
 from tokenworks.bench.prompts import PromptStyle, prompt_token_ids
 

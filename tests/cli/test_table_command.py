@@ -137,7 +137,7 @@ def test_the_page_says_what_is_missing(mixed: Path) -> None:
 
 def test_a_tenants_name_stays_text(mixed: Path) -> None:
     output = ask(mixed, *ALL, "--by", "tenant", width=160).output
-    assert re.search(r"\[red\]x\[/\].\[2J<b>\"=1", output)
+    assert re.search(r"\[red\]x\[/\]\\x1b\[2J<b>\"=1", output)
     assert "\x1b" not in output
 
 

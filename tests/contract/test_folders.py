@@ -8,7 +8,7 @@ import pytest
 
 from tokenworks.contract import folders
 from tokenworks.contract.config import LedgerSettings
-from tokenworks.contract.folders import kernel_folder, may_write, quantized_folder, state_folder
+from tokenworks.contract.folders import kernel_folder, may_write, peaks_file, quantized_folder, state_folder
 
 
 @pytest.mark.parametrize("given", ["", "relative/folder"])
@@ -24,6 +24,7 @@ def test_a_cache_home_and_a_state_home_are_followed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", "/fast/disk")
     monkeypatch.setenv("XDG_STATE_HOME", "/safe/disk")
     assert quantized_folder() == Path("/fast/disk/tokenworks/quantized")
+    assert peaks_file() == Path("/fast/disk/tokenworks/peaks.json")
     assert state_folder(LedgerSettings()) == Path("/safe/disk/tokenworks")
 
 

@@ -17,6 +17,7 @@ from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, SCRIPT, TENANTS, mixed_traffic
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.record import Gap
+from tokenworks.observe.units import figure
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig
@@ -106,6 +107,57 @@ def test_its_figures_are_those_of_the_table(browser: Browser, shown: Shown, by: 
     ]
     assert rows == told
     assert len(rows) > 1
+
+
+@pytest.mark.parametrize("preset", ["overview", "offline"])
+def test_its_figures_are_in_the_words_of_the_command(browser: Browser, shown: Shown, preset: str) -> None:
+    browser.open(f"{shown.url}?by=worker&preset={preset}")
+    browser.wait(lambda: browser.all("#rows tbody tr"), "the table")
+    columns = shown.rig.http.get("/observe/table", params={"preset": preset}).json()["columns"]
+    units = {column["key"]: column["unit"] for column in columns if column["unit"] != "currency"}
+    told = browser.js(
+        "[...document.querySelectorAll('#rows data')].map((e) => [e.dataset.figure, Number(e.value), e.textContent])"
+    )
+    compared = [(key, text, figure(value, units[key])) for key, value, text in told if key in units]
+    assert [(key, text) for key, text, _ in compared] == [(key, said) for key, _, said in compared]
+    assert len(compared) > 15
+
+
+def test_a_tag_groups_the_table_too(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.wait(lambda: browser.js("document.querySelectorAll('#tags option').length") == 3, "the tags")
+    assert browser.js("[...document.querySelectorAll('#tags option')].map((each) => each.textContent)") == [
+        "by tag",
+        SCRIPT,
+        "feature",
+    ]
+    browser.js("document.querySelector('#tags').value = 'tag:feature'")
+    browser.js("document.querySelector('#tags').dispatchEvent(new Event('change'))")
+    heads = "[...document.querySelectorAll('#rows tbody th')].map((each) => each.textContent)"
+    browser.wait(lambda: browser.js(heads) == [MARKUP], "the tag's values")
+    assert "by=tag%3Afeature" in browser.driver.current_url
+    browser.driver.refresh()
+    browser.wait(lambda: browser.js(heads) == [MARKUP], "the same after a reload")
+    assert browser.js("document.querySelector('#tags').value") == "tag:feature"
+    browser.js("[...document.querySelectorAll('#by button')].find((each) => each.textContent === 'tenant').click()")
+    browser.wait(lambda: {*browser.js(heads)} == {*TENANTS}, "the tenants")
+    assert browser.js("document.querySelector('#tags').value") == ""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_column_is_shown_over_time(browser: Browser, shown: Shown, width: int, scheme: str) -> None:
+    browser.open(f"{shown.url}?preset=online&where=tenant%3Dacme", width=width, scheme=scheme)
+    browser.wait(lambda: browser.all("#trends .path"), "the small charts")
+    series = shown.rig.http.get("/observe/series?preset=online&where=tenant=acme").json()
+    titles = browser.js("[...document.querySelectorAll('#trends h3')].map((each) => each.textContent)")
+    assert titles == [column["heading"] for column in series["columns"]]
+    assert "TTFT P99" in titles
+    browser.js("document.querySelector('#trends svg').focus()")
+    press(browser, Keys.ARROW_LEFT)
+    assert browser.text("#trends .when") != ""
+    assert browser.all("#trends .cross")
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    assert browser.poor_contrasts() == []
 
 
 def test_the_bill_and_the_tiles_are_those_of_the_table(browser: Browser, shown: Shown) -> None:

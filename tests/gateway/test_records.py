@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import select
+import socket
 import threading
 import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -361,17 +365,47 @@ def test_a_drain_that_ends_before_the_request(running_rig: MakeRig, tmp_path: Pa
         assert (cut.is_rejected, refused.is_rejected) == (False, True)
 
 
-def test_a_reader_that_is_slow_is_told_from_a_slow_worker(recording_rig: Rig, wait_until: WaitUntil) -> None:
-    """All has long come from the worker when the client begins to read: the rest of the time is `WRITE`."""
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+def test_a_reader_that_is_slow_is_told_from_a_slow_worker(
+    recording_rig: Rig, wait_until: WaitUntil, is_stream: bool
+) -> None:
+    """All has long come from the worker when the client begins to read: the rest of the time is `WRITE`.
+
+    A few hundred KB: beyond what a client's own system takes for it, the gateway waits.
+    """
     worker = recording_rig.add_worker(window=1 << 16)
-    body = {"prompt": PROMPT, "max_tokens": 60_000, "stream": True, "ignore_eos": True, "stop_token_ids": []}
-    with recording_rig.http.stream("POST", "/v1/completions", json=body) as response:
-        wait_until(lambda: worker.submitted and recording_rig.gateway.num_in_flight == 0)
-        time.sleep(0.5)
-        response.read()
+    body = {"prompt": PROMPT, "max_tokens": 6000, "stream": is_stream, "ignore_eos": True, "stop_token_ids": []}
+    answer = Reader(recording_rig.gateway.url, {**body, "model": "tiny-echo", "logprobs": 3})
+    wait_until(lambda: worker.submitted and recording_rig.gateway.num_in_flight == 0)
+    wait_until(answer.has_begun)
+    time.sleep(0.5)
+    assert recording_rig.records(0) == []
+    answer.read()
     record = only(recording_rig)
-    assert record.output_tokens == 60_000
+    assert record.output_tokens == 6000
     assert record.stages_ns[Stage.WRITE] > 0.5e9
+
+
+class Reader:
+    """A client with little room of its own, that has asked and does not read yet."""
+
+    def __init__(self, url: str, body: dict[str, Any]) -> None:
+        at, content = urlsplit(url), json.dumps(body).encode()
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        self._socket.connect((at.hostname, at.port))
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n"
+        self._socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+
+    def has_begun(self) -> bool:
+        """Whether something has come."""
+        return bool(select.select([self._socket], [], [], 0)[0])
+
+    def read(self) -> None:
+        """To the end."""
+        with self._socket:
+            while self._socket.recv(1 << 16):
+                pass
 
 
 def test_many_at_once_leave_one_record_each(recording_rig: Rig) -> None:

@@ -38,6 +38,9 @@ class MemoryLedger:
             groups.setdefault(key, []).append(self._cell(ended))
         return {key: merged(cells) for key, cells in groups.items()}
 
+    def tags(self, window: Window) -> list[str]:
+        return sorted({key for ended in self._ended(window, None) for key in ended.record.tags})
+
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
         found = []
         for start_ns in range(window.start_ns - window.start_ns % step_ns, window.end_ns, step_ns):

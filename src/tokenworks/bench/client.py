@@ -49,13 +49,6 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def base_url_of(url: str) -> str:
-    """The address without a trailing `/v1`; raises ValueError for anything but http(s)."""
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url!r} is not an address: give one such as http://127.0.0.1:8000")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
 @contextlib.asynccontextmanager
 async def open_session(target: Target) -> AsyncIterator[aiohttp.ClientSession]:
     """A session without a connection cap of its own: a cap would queue requests that an open loop must send."""

@@ -15,7 +15,6 @@ import click
 import msgspec
 
 from tokenworks.bench.arrivals import parse_length
-from tokenworks.bench.client import base_url_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ABOVE_ZERO = click.FloatRange(min=0.0, min_open=True)
@@ -51,6 +50,13 @@ def _parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Pa
             raise click.BadParameter(str(error)) from error
 
     return convert
+
+
+def base_url_of(url: str) -> str:
+    """The address without a trailing `/v1`; raises ValueError for anything but http(s)."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url!r} is not an address: give one such as http://127.0.0.1:8000")
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def parse_json_object(text: str) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from tokenworks.contract.config import Settings
 def check_before_start(settings: Settings) -> None:
     """Raises ConfigError where settings that are right one by one cannot be served together, or an address is none."""
     from tokenworks.kv.tiers.address import check_remote
-    from tokenworks.observe.alerting.receiver import receiver_of
+    from tokenworks.observe.alerting.receiver import receivers_of
     from tokenworks.observe.chains.otlp_target import target_of
 
     check_keys_have_a_place(settings.gateway, settings.ledger)
     if settings.kv.remote:
         check_remote(settings.kv.remote)
     target_of(settings.export, os.environ)
-    receiver_of(settings.alerts, os.environ)  # alerts that would reach nobody
+    receivers_of(settings.alerts, os.environ)  # alerts that would reach nobody

@@ -11,7 +11,7 @@ import click
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import NotFound
-from tokenworks.observe.chains.breakdown import MAX_TRACES
+from tokenworks.observe.chains.limits import MAX_TRACES
 from tokenworks.observe.when import parse_window
 
 if TYPE_CHECKING:

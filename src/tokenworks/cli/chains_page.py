@@ -10,10 +10,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokenworks.cli.figures import NOTHING, duration, figure, plain
-from tokenworks.cli.terminal_text import counted
+from tokenworks.cli.terminal_text import counted, printable
 from tokenworks.observe.chains.breakdown import Breakdown, Dependency
 from tokenworks.observe.chains.chain import Chain, Link
+from tokenworks.observe.units import NOTHING, duration, figure
 
 _LEAST_NAME: Final = 24  # characters of a dependency's name, where there is little room
 _GAP: Final = 3  # between two columns
@@ -42,10 +42,9 @@ def chain_page(chain: Chain) -> RenderableType:
     grid.add_column("service")
     for link in chain.links:
         grid.add_row(*_line(link, chain))
-    title = (
-        f"trace {plain(chain.trace_id, 32)}: {duration(chain.duration_ns / 1e9)}, {counted(len(chain.links), 'span')}"
-    )
-    requests = f"requests: {', '.join(plain(each, 40) for each in chain.request_ids) or 'none of ours'}"
+    took = duration(chain.duration_ns / 1e9)
+    title = f"trace {printable(chain.trace_id, 32)}: {took}, {counted(len(chain.links), 'span')}"
+    requests = f"requests: {', '.join(printable(each, 40) for each in chain.request_ids) or 'none of ours'}"
     parts: list[RenderableType] = [Text(title, style="bold"), Text(requests), grid]
     if chain.num_orphans:
         orphans = counted(chain.num_orphans, "span")
@@ -57,9 +56,9 @@ def _line(link: Link, chain: Chain) -> tuple[RenderableType, ...]:
     span = link.span
     share = link.critical_ns / (chain.duration_ns or 1)
     style = "bold" if share >= 0.1 else "" if link.critical_ns else "dim"
-    name = f"{'  ' * min(link.depth, _DEEPEST)}{plain(span.name, 60)}{' (error)' if span.is_error else ''}"
+    name = f"{'  ' * min(link.depth, _DEEPEST)}{printable(span.name, 60)}{' (error)' if span.is_error else ''}"
     times = (span.started_ns - chain.links[0].span.started_ns, span.duration_ns, link.critical_ns)
-    cells = [*(duration(time_ns / 1e9) for time_ns in times), figure(share, "share"), name, plain(span.service, 30)]
+    cells = [*(duration(time_ns / 1e9) for time_ns in times), figure(share, "share"), name, printable(span.service, 30)]
     return tuple(Text(cell, style=style) for cell in cells)
 
 
@@ -69,7 +68,7 @@ class _Column(NamedTuple):
     worth: int  # where there is no room for all, those with the least go
 
 
-_NAME: Final = _Column("dependency", lambda row: f"{plain(row.service, 24)} / {plain(row.name, 40)}", 9)
+_NAME: Final = _Column("dependency", lambda row: f"{printable(row.service, 24)} / {printable(row.name, 40)}", 9)
 _FIGURES: Final = (
     _Column("spans", lambda row: str(row.count), 4),
     _Column("P50", lambda row: _seconds(row.p50_s), 5),

@@ -6,15 +6,9 @@ import time
 from typing import Any
 
 import click
-import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.observe.drift.drift import MIN_VALUES, FeatureDrift
-from tokenworks.observe.drift.drift import drift as compare_windows
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.when import parse_duration, parse_window
 
@@ -43,6 +37,8 @@ def drift(since: str, until: str, reference: str, is_json: bool, **options: Any)
       tokenworks drift --since 1h --reference 2d..1d
       tokenworks drift --since "2026-03-01 09:00" --until "2026-03-01 12:00" --json
     """
+    from tokenworks.cli.drift_page import show_drift
+    from tokenworks.observe.drift.drift import drift as compare_windows
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)
@@ -51,12 +47,7 @@ def drift(since: str, until: str, reference: str, is_json: bool, **options: Any)
     before = reference_window(reference, window, now_ns)
     ledger = open_ledger(settings.ledger)
     found = compare_windows(ledger, window, before, threshold=settings.alerts.drift_psi)
-    if is_json:
-        click.echo(msgspec.json.encode({"features": found}))
-    elif not found:
-        click.echo(f"Nothing to compare: each window needs {MIN_VALUES} requests that have ended. Widen them.")
-    else:
-        Console(highlight=False).print(drift_table(found))
+    show_drift(found, is_json=is_json)
 
 
 def reference_window(reference: str, window: Window, now_ns: int) -> Window:
@@ -68,15 +59,3 @@ def reference_window(reference: str, window: Window, now_ns: int) -> Window:
     if not length_ns:
         raise InvalidRequest("`reference` is empty; give a duration such as 7d, or FROM..UNTIL", param="reference")
     return Window(window.start_ns - length_ns, window.start_ns)
-
-
-def drift_table(found: list[FeatureDrift]) -> Table:
-    """One line a feature, those that moved first."""
-    table = Table(title="drift", title_justify="left")
-    for heading in ("feature", "", "PSI", "chance", "before", "after"):
-        table.add_column(heading, justify="right" if heading in ("PSI", "chance") else "left", overflow="fold")
-    for each in found:
-        verdict = Text("moved", style="bold red") if each.moved else Text("steady", style="green")
-        told = [Text(part) for part in (each.before, each.after)]
-        table.add_row(Text(each.feature), verdict, f"{each.psi:.3f}", f"< {each.noise:.3f}", *told)
-    return table

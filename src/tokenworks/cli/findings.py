@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Final
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.text import Text
 from tokenworks.cli.terminal_text import printable
 from tokenworks.observe.diagnose.diagnosis import Diagnosis, Evidence, Finding
 from tokenworks.observe.ledger import Window
+from tokenworks.observe.units import moment
 
 _STYLES: Final = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}
 _MAX_CHARS: Final = 1000
@@ -64,11 +64,9 @@ def _looked_at(told: Diagnosis) -> str:
 
 def _baseline(told: Diagnosis) -> str:
     if told.is_own_baseline:
-        start, end = (datetime.fromtimestamp(at_ns / 1e9) for at_ns in told.baseline)
-        return f"nothing before: compared with {start:%H:%M:%S}..{end:%H:%M:%S} of the same run, its best stretch"
+        return f"nothing before: compared with {_span(told.baseline)} of the same run, its best stretch"
     return f"compared with {_span(told.baseline)}" if told.baseline.seconds > 0 else "with nothing before to compare"
 
 
 def _span(window: Window) -> str:
-    start, end = (datetime.fromtimestamp(at_ns / 1e9) for at_ns in window)
-    return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S}"
+    return f"{moment(window.start_ns)} to {moment(window.end_ns)}"

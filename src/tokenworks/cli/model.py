@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from tokenworks.cli.group import CommandGroup
 from tokenworks.contract.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from tokenworks.cli.inspection import Inspection
-    from tokenworks.engine.experts_config import ExpertsConfig
-    from tokenworks.engine.model_config import ModelConfig
 
 
 @click.group(cls=CommandGroup)
@@ -36,9 +27,10 @@ def inspect(folder: Path) -> None:
       tokenworks model inspect ~/models/Qwen3-0.6B
     """
     from tokenworks.cli.inspection import inspect_checkpoint
+    from tokenworks.cli.model_page import show_inspection
 
     found = inspect_checkpoint(folder.resolve())
-    Console(highlight=False).print(_table(found))
+    show_inspection(found)
     if found.problems:
         raise CheckpointError("this checkpoint cannot be served:\n" + "\n".join(f"- {text}" for text in found.problems))
 
@@ -57,55 +49,9 @@ def random(out: Path, like: str, seed: int) -> None:
       tokenworks model random /tmp/qwen3-0.6b --like qwen3-0.6b
       tokenworks serve /tmp/qwen3-0.6b
     """
+    from tokenworks.cli.model_page import writing
     from tokenworks.engine.random_checkpoint import write_random_checkpoint
 
-    columns = (TextColumn("writing {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(like, total=None, visible=False)  # until it is known to be possible
-        write_random_checkpoint(
-            out, like, seed, lambda done, total: progress.update(task, completed=done, total=total, visible=True)
-        )
+    with writing(like) as on_progress:
+        write_random_checkpoint(out, like, seed, on_progress)
     click.echo(f"wrote {out}; serve it with: tokenworks serve {out}")
-
-
-def _table(found: Inspection) -> Table:
-    table = Table(title=str(found.folder), show_header=False, title_justify="left")
-    for name, value in _rows(found):
-        table.add_row(name, "unknown" if value is None else value)
-    return table
-
-
-def _rows(found: Inspection) -> list[tuple[str, str | None]]:
-    return [
-        *(_shape_rows(found, found.config) if found.config else []),
-        ("parameters", _parameters(found)),
-        ("weights", None if found.weight_bytes is None else f"{found.weight_bytes:,} bytes"),
-        ("stored as", ", ".join(found.dtypes) or None),
-        ("tokenizer", "yes" if found.has_tokenizer else "missing"),
-        ("chat template", "yes" if found.has_chat_template else "none: completions only"),
-        ("can be served", "no" if found.problems else "yes"),
-    ]
-
-
-def _parameters(found: Inspection) -> str | None:
-    if found.num_parameters is None:
-        return None
-    active = found.num_active_parameters
-    return f"{found.num_parameters:,}" + (f", of which a token uses {active:,}" if active is not None else "")
-
-
-def _expert_rows(experts: ExpertsConfig) -> list[tuple[str, str | None]]:
-    layers = f"{sum(experts.is_sparse)} of {len(experts.is_sparse)} layers"
-    return [("experts", f"{experts.num_experts}, {experts.num_per_token} a token, in {layers}")]
-
-
-def _shape_rows(found: Inspection, shape: ModelConfig) -> list[tuple[str, str | None]]:
-    kv = [f"{found.kv_bytes_per_token(dtype):,} bytes in {dtype}" for dtype in ("bfloat16", "float32", "int8")]
-    return [
-        ("architecture", shape.architecture),
-        ("layers, hidden size", f"{shape.num_layers}, {shape.hidden_size}"),
-        *(_expert_rows(shape.experts) if shape.experts else []),
-        ("heads, KV heads, head size", f"{shape.num_heads}, {shape.num_kv_heads}, {shape.head_dim}"),
-        ("window", f"{shape.max_context_tokens:,} tokens"),
-        ("KV of one token", ", ".join(kv)),
-    ]

@@ -18,9 +18,18 @@ from tokenworks.cli.main import main
 from tokenworks.cli.options import SettingOption, metavar
 from tokenworks.cli.reference_diagnosis import diagnosis_lines
 from tokenworks.contract import errors
-from tokenworks.contract.config import WorkerGroup
+from tokenworks.contract.alert_receivers import SEVERITIES
+from tokenworks.contract.config import AlertReceiver, WorkerGroup
 from tokenworks.contract.errors import TokenworksError
-from tokenworks.contract.setting import GROUPS, Setting, all_settings, group_settings, section_types
+from tokenworks.contract.setting import (
+    GROUPS,
+    RECEIVERS,
+    Setting,
+    all_settings,
+    group_settings,
+    receiver_settings,
+    section_types,
+)
 from tokenworks.gateway.counts import DispatchCounts
 from tokenworks.gateway.metrics import Metrics
 from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
@@ -45,7 +54,7 @@ def flags_page() -> str:
         rows = [_setting_row(setting) for setting in all_settings() if setting.section == section]
         heading = ("flag", "key in `tokenworks.toml`", "environment", "default", "allowed", "what it is for")
         lines += ["", title, "", (struct.__doc__ or "").strip(), "", *_table(heading, rows)]
-    lines += ["", *_workers_section(), "", "## Commands"]
+    lines += ["", *_workers_section(), "", *_receivers_section(), "", "## Commands"]
     for path, command in _commands(main, "tokenworks"):
         lines += ["", f"### `{path}`", "", command.get_short_help_str(limit=200), "", *_own_options(command)]
     return "\n".join(lines) + "\n"
@@ -163,6 +172,20 @@ def _workers_section() -> list[str]:
         "And any key of `[engine]`: "
         + ", ".join(f"`{s.name}`" for s in group_settings() if s.section == "engine")
         + ".",
+    ]
+
+
+def _receivers_section() -> list[str]:
+    """The keys of an entry of `[[alerts.receivers]]`, of the file alone too."""
+    rows = [(f"`{s.name}`", _default(s), s.allowed, s.description) for s in receiver_settings()]
+    severities = ", ".join(SEVERITIES)
+    rows.append(("`severities`", f"`{severities}`", f"a list of some of {severities}", "What they are told of."))
+    return [
+        f"## `[[{RECEIVERS}]]`",
+        "",
+        (AlertReceiver.__doc__ or "").strip(),
+        "",
+        *_table(("key", "default", "allowed", "what it is for"), rows),
     ]
 
 

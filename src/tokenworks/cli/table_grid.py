@@ -11,12 +11,13 @@ from rich import box
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokenworks.cli.figures import duration, figure, moment, plain
+from tokenworks.cli.terminal_text import printable
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.tables.columns import Column
 from tokenworks.observe.tables.rows import EVERYTHING
 from tokenworks.observe.tables.series import Series, Step
 from tokenworks.observe.tables.table import Table
+from tokenworks.observe.units import duration, figure, moment
 
 _GUTTER = 3
 _DAY = len("2026-03-01")
@@ -80,7 +81,7 @@ def _step_figure(steps: Sequence[Step], column: Column) -> str:
 
 
 def _sheet(table: Table) -> _Sheet:
-    names = [plain(str(row.get(table.by, EVERYTHING)), 24) or "(none)" for row in table.rows]
+    names = [printable(str(row.get(table.by, EVERYTHING)), 24) or "(none)" for row in table.rows]
     rows = list(table.rows)
     has_total = len(rows) + table.num_hidden > 1
     if has_total:

@@ -10,14 +10,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokenworks.cli.figures import NOTHING, amount, duration, figure, moment, number, plain
 from tokenworks.cli.table_grid import series_grids, table_grids
+from tokenworks.cli.terminal_text import printable
 from tokenworks.contract.record import PICO
 from tokenworks.observe.tables.bill import Bill, BillLine
 from tokenworks.observe.tables.comparison import Compared, Comparison, Side
 from tokenworks.observe.tables.over_time import OverTime
 from tokenworks.observe.tables.rows import EVERYTHING
 from tokenworks.observe.tables.table import Table
+from tokenworks.observe.units import NOTHING, amount, duration, figure, moment, number
 
 _FIRST_STEPS: Final = (
     "Start `tokenworks serve`, send it a request, and ask again; `--ledger-path` names another ledger."
@@ -57,7 +58,7 @@ def series_page(answer: OverTime, width: int, place: str) -> RenderableType:
     totals = [table.total] if table.by == EVERYTHING else table.rows
     for (name, series), total in zip(answer.series.items(), totals, strict=True):
         if table.by != EVERYTHING:
-            parts.append(Text(f"\n{plain(table.by)} {plain(name) or '(none)'}", style="bold"))
+            parts.append(Text(f"\n{printable(table.by, 60)} {printable(name, 60) or '(none)'}", style="bold"))
         parts += series_grids(series, total, width)
     return Group(*parts, "", *_bill_and_notes(table))
 
@@ -66,13 +67,13 @@ def bill_page(bill: Bill) -> RenderableType:
     """Its lines, which sum to its last."""
     if not bill.total:
         return Text("Bill: nothing, since nothing in this window has a price.")
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Bill, {plain(bill.currency, 8)}", title_justify="left")
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Bill, {printable(bill.currency, 8)}", title_justify="left")
     grid.title_style = "bold"
     grid.add_column("")
     grid.add_column("amount", justify="right")
     grid.add_column("share", justify="right")
     for line in _lines_to_show(bill):
-        name = Text(" ".join(filter(None, (_LINES[line.kind], plain(line.name, 40)))))
+        name = Text(" ".join(filter(None, (_LINES[line.kind], printable(line.name, 40)))))
         grid.add_row(name, _amount(line.pico, bill), figure(line.pico / bill.total, "share"))
     grid.add_section()
     grid.add_row("in all", _amount(bill.total, bill), figure(1.0, "share"), style="bold")
@@ -106,8 +107,11 @@ def table_notes(table: Table) -> Iterator[str]:
     """What one must know to read the figures."""
     for gap in table.gaps:
         frames = f"{gap.frames:,} frames" if gap.frames else "an unknown number"
-        why = f": {plain(gap.reason)}" if gap.reason else ""
+        why = f": {printable(gap.reason, 60)}" if gap.reason else ""
         yield f"records are missing between {moment(gap.from_ns)} and {moment(gap.until_ns)} ({frames}){why}"
+    if table.low_peaks and {"mfu", "mbu"} & {column.key for column in table.columns}:
+        names = ", ".join(printable(name, 20) for name in table.low_peaks)
+        yield f"{names} did more than the peak that was measured on a busy machine: MFU and MBU are upper bounds there"
     if table.num_hidden:
         yield f"{table.num_hidden:,} more groups with fewer requests are not shown; --rows 0 shows all"
     if table.observed.seconds < 0.9 * table.window.seconds:
@@ -118,7 +122,7 @@ def table_notes(table: Table) -> Iterator[str]:
 def bill_notes(bill: Bill) -> Iterator[str]:
     """What the amounts leave out."""
     if bill.unpriced_workers:
-        names = ", ".join(plain(name, 20) for name in bill.unpriced_workers[:5])
+        names = ", ".join(printable(name, 20) for name in bill.unpriced_workers[:5])
         more = f" and {len(bill.unpriced_workers) - 5} more" if len(bill.unpriced_workers) > 5 else ""
         yield (
             f"no price is stated for {names}{more}; give `tokenworks serve --price-per-hour X`, or `price_per_hour` in "
@@ -128,8 +132,8 @@ def bill_notes(bill: Bill) -> Iterator[str]:
         yield "no worker told what its time went to in this window: what idle time cost is not known, nor any full cost"
     elif bill.overhead.excess * _NEGLIGIBLE > bill.overhead.worked:
         yield (
-            f"records tell of {number(bill.overhead.excess / PICO)} {plain(bill.currency, 8)} more work than workers "
-            "told of in this window (done before it, or their samples are missing): full cost is own cost"
+            f"records tell of {number(bill.overhead.excess / PICO)} {printable(bill.currency, 8)} more work than "
+            "workers told of in this window (done before it, or their samples are missing): full cost is own cost"
         )
     if bill.is_energy_modelled:
         yield "energy is modelled from the stated watts, where nothing measures it"
@@ -142,8 +146,8 @@ def _bill_and_notes(table: Table) -> Iterator[RenderableType]:
 
 def _title(table: Table, more: str = "") -> Text:
     start_ns, end_ns = table.observed
-    rows = "all requests" if table.by == EVERYTHING else f"by {plain(table.by)}"
-    only = "".join(f", {plain(name)} {plain(value)}" for name, value in table.where.items())
+    rows = "all requests" if table.by == EVERYTHING else f"by {printable(table.by, 60)}"
+    only = "".join(f", {printable(name, 60)} {printable(value, 60)}" for name, value in table.where.items())
     span = f"{moment(start_ns)} to {moment(end_ns)} ({duration(table.observed.seconds)})"
     return Text(f"{span}, {rows}{only}{more}", style="bold")
 
@@ -166,7 +170,7 @@ def _change(row: Compared) -> tuple[str, str]:
 
 
 def _side(name: str, side: Side) -> Text:
-    where = "".join(f", {plain(key)} {plain(value)}" for key, value in side.where.items())
+    where = "".join(f", {printable(key, 60)} {printable(value, 60)}" for key, value in side.where.items())
     return Text(f"{name:>7}: {moment(side.window.start_ns)} to {moment(side.window.end_ns)}{where}", style="bold")
 
 

@@ -8,9 +8,12 @@ MAX_CHARS: Final = 200
 
 
 def printable(text: str, most: int = MAX_CHARS) -> str:
-    """What can be shown as it is stays; control, formatting and direction characters are written out as escapes."""
-    cut = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+    """What can be shown stays as it is; control, formatting and direction characters are written out as escapes.
+
+    No more than `most` characters, escapes included.
+    """
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def counted(count: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tokenworks.cli.terminal_text import counted, printable
 from tokenworks.observe.diagnose.explain import CostLine, Explanation, LegLine, SpanLine
-from tokenworks.observe.units import duration, plain
+from tokenworks.observe.units import duration, number
 
 MAX_SPANS: Final = 60
 _MIN_BAR: Final = 10
@@ -154,10 +154,10 @@ def _costs(lines: Iterable[CostLine], told: Explanation, currency: str) -> Table
     table.add_column(justify="right")
     table.add_column(justify="right")
     for line in lines:
-        table.add_row(printable(line.name), f"{_money(line.amount)} {printable(currency, 12)}", f"{line.share:.0%}")
-    table.add_row("total", f"{_money(told.cost)} {printable(currency, 12)}", "", style="bold")
+        table.add_row(printable(line.name), f"{number(line.amount)} {printable(currency, 12)}", f"{line.share:.0%}")
+    table.add_row("total", f"{number(told.cost)} {printable(currency, 12)}", "", style="bold")
     if told.saved:
-        table.add_row("saved by cached tokens", f"{_money(told.saved)} {printable(currency, 12)}", "", style="dim")
+        table.add_row("saved by cached tokens", f"{number(told.saved)} {printable(currency, 12)}", "", style="dim")
     return table
 
 
@@ -198,7 +198,3 @@ def _mark(console: Console, at_ns: int, whole_ns: int) -> Text:
 
 def _ms(ns: float) -> str:
     return duration(ns / 1e9)
-
-
-def _money(amount: float) -> str:
-    return plain(amount) if amount >= 0.01 or amount == 0 else f"{amount:.3g}"

@@ -47,8 +47,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decode_per_context_token_s: float
     price_per_hour: float | None = None
     watts: float | None = None
-    peak_flops: float = 0.0  # per second, of matrix products as large as a prefill's, measured at start; 0: not
-    peak_bytes_per_s: float = 0.0  # read from memory by all its threads, measured at start; 0: not
+    peak_flops: float = 0.0  # per second, of matrix products as large as a prefill's, the best measured; 0: none
+    peak_bytes_per_s: float = 0.0  # read from memory by all its threads, the best measured; 0: none
 
     def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
         """Predicted seconds of one prefill step over `new_tokens` after `context_tokens`."""

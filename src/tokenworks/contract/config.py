@@ -198,6 +198,17 @@ class ExportSettings(_Section, frozen=True):
     ] = ""
 
 
+class AlertReceiver(_Section, frozen=True):
+    """Somebody who is told of alerts: an entry of `[[alerts.receivers]]`."""
+
+    kind: Annotated[
+        Literal["webhook", "dingtalk", "wecom", "pagerduty"], Meta(description="Who receives them: see `alerts.kind`.")
+    ] = "webhook"
+    url: Annotated[str, Meta(description="As `alerts.url`.")] = ""
+    secret_variable: Annotated[str, Meta(description="As `alerts.secret_variable`.")] = ""
+    severities: tuple[Literal["page", "ticket"], ...] = ("page", "ticket")  # what they are told of
+
+
 class AlertSettings(_Section, frozen=True):
     """Where alerts are sent, and how far traffic may drift; the observer looks after both."""
 
@@ -222,6 +233,7 @@ class AlertSettings(_Section, frozen=True):
     drift_reference_hours: Annotated[
         float, Meta(gt=0, description="Hours before those that they are compared with.")
     ] = 168.0
+    receivers: tuple[AlertReceiver, ...] = ()  # more of them than `kind` and `url` name
 
 
 class FleetSettings(_Section, frozen=True):

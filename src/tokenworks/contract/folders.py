@@ -32,6 +32,11 @@ def quantized_folder() -> Path:
     return _base("XDG_CACHE_HOME", ".cache") / "quantized"
 
 
+def peaks_file() -> Path:
+    """The best that this machine's devices have shown, below the user's cache folder."""
+    return _base("XDG_CACHE_HOME", ".cache") / "peaks.json"
+
+
 def state_folder(ledger: LedgerSettings) -> Path | None:
     """Journal, keys and database; None: there is no ledger."""
     if ledger.path == OFF:

@@ -2,7 +2,8 @@
 
 Every value is checked where it enters and an error names that place (file and key, environment name or option), the
 value, and what is allowed; an unknown name is an error that offers the nearest known one. The environment and the flags
-are handed in, so that this reads nothing but the one file. The entries of `[[workers]]` come last, over all of that.
+are handed in, so that this reads nothing but the one file. The entries of `[[workers]]` come last, over all of that;
+those of `[[alerts.receivers]]` stand for themselves.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.contract.config import Settings
+from tokenworks.contract.alert_receivers import read_receivers
+from tokenworks.contract.config import AlertReceiver, Settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.given import Given, find_setting
-from tokenworks.contract.setting import ENVIRONMENT_PREFIX, GROUPS, NOT_SETTINGS, all_settings, section_types
+from tokenworks.contract.setting import ENVIRONMENT_PREFIX, GROUPS, NOT_SETTINGS, RECEIVERS, all_settings, section_types
 from tokenworks.contract.worker_groups import read_groups
 
 CONFIG_FILE: Final = "tokenworks.toml"
@@ -33,13 +35,14 @@ def load_settings(
     """
     file = config or Path(CONFIG_FILE)
     table = _read_toml(file) if config is not None or file.exists() else {}
-    entries = table.pop(GROUPS, [])
+    entries, receivers = table.pop(GROUPS, []), _receivers(file, table)
     given = [*_from_table(file, table), *_from_environment(environment), *_from_flags(flags or {})]
     settings = _settings(given)
     groups = read_groups(file, entries, settings)
     if groups:
         _check_one_count(file, given)
-    return msgspec.structs.replace(settings, workers=groups)
+    alerts = msgspec.structs.replace(settings.alerts, receivers=receivers)
+    return msgspec.structs.replace(settings, workers=groups, alerts=alerts)
 
 
 def read_settings(file: Path) -> Settings:
@@ -53,6 +56,13 @@ def read_settings(file: Path) -> Settings:
 def write_settings(settings: Settings, file: Path) -> None:
     """Hand settings on to a child process: all of them, so that nothing is loaded twice."""
     file.write_bytes(msgspec.json.encode(settings))
+
+
+def _receivers(file: Path, table: dict[str, Any]) -> tuple[AlertReceiver, ...]:
+    """Taken out of the table, like the entries of `[[workers]]`: lists of tables are no settings of their own."""
+    section, _, key = RECEIVERS.partition(".")
+    alerts = table.get(section)
+    return read_receivers(file, alerts.pop(key, [])) if isinstance(alerts, dict) else ()
 
 
 def _settings(given: list[Given]) -> Settings:

@@ -18,10 +18,11 @@ from typing import Any, Final, get_args
 import msgspec
 from msgspec import inspect
 
-from tokenworks.contract.config import EngineSettings, Settings, WorkerGroup
+from tokenworks.contract.config import AlertReceiver, EngineSettings, Settings, WorkerGroup
 
 ENVIRONMENT_PREFIX: Final = "TOKENWORKS_"
 GROUPS: Final = "workers"  # the list of tables, [[workers]], and the section of what only its entries have
+RECEIVERS: Final = "alerts.receivers"  # the same of [[alerts.receivers]]
 NOT_SETTINGS: Final = frozenset({"TOKENWORKS_API_KEY", "TOKENWORKS_TRACES"})  # read by `tokenworks bench`, by tests
 _FLAG_PREFIXES: Final = {
     "kv": "kv_",
@@ -113,6 +114,11 @@ def _all_settings() -> tuple[Setting, ...]:
 def group_settings() -> list[Setting]:
     """Every key of an entry of `[[workers]]`: those of its own, then those of `[engine]`."""
     return [*_settings_of(GROUPS, WorkerGroup), *_settings_of("engine", EngineSettings)]
+
+
+def receiver_settings() -> list[Setting]:
+    """Every key of an entry of `[[alerts.receivers]]` that has one value."""
+    return list(_settings_of(RECEIVERS, AlertReceiver))
 
 
 def section_types() -> dict[str, type[msgspec.Struct]]:

@@ -15,9 +15,10 @@ const ORDERS = ["latest", "slowest"];
 
 const query = new URLSearchParams(location.search);
 const known = (name, values, otherwise) => (values.includes(query.get(name)) ? query.get(name) : otherwise);
+const isTag = (by) => by.startsWith("tag:") && by !== "tag:";
 const state = {
   since: known("since", WINDOWS, "15m"),
-  by: known("by", DIMENSIONS, "scenario"),
+  by: isTag(query.get("by") ?? "") ? query.get("by") : known("by", DIMENSIONS, "scenario"),
   preset: known("preset", PRESETS, "overview"),
   order: known("order", ORDERS, "latest"),
   where: query.getAll("where").filter((condition) => condition.includes("=")),
@@ -115,37 +116,44 @@ const legend = (kinds) => kinds.map(([kind, label]) => h("span", { "data-kind": 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const NONE = "–";
 
-function digits(value, most = 3) {
-  const size = Math.abs(value);
-  const places = size === 0 ? 0 : Math.max(0, Math.min(6, most - 1 - Math.floor(Math.log10(size))));
-  return value.toLocaleString("en", { maximumFractionDigits: places });
+/** Three digits that count; whole numbers in full. These functions say what `observe.units` says; a test compares them. */
+function digits(value) {
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Math.abs(value) < 1e-4) return value.toExponential(2);
+  const rounded = Math.abs(value) < 1000 ? Number(value.toPrecision(3)) : Math.round(value);
+  const places = Number.isInteger(rounded) ? 0 : Math.max(0, 2 - Math.floor(Math.log10(Math.abs(rounded))));
+  return rounded.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
 }
+
+const DURATIONS = [[1e-3, 1e-6, "µs"], [1, 1e-3, "ms"], [120, 1, "s"], [7200, 60, "min"], [172800, 3600, "h"], [Infinity, 86400, "d"]];
 
 function seconds(value) {
   if (!isNumber(value)) return NONE;
-  const size = Math.abs(value);
-  if (size === 0) return "0 s";
-  if (size < 1e-3) return `${digits(value * 1e6)} µs`;
-  if (size < 1) return `${digits(value * 1e3)} ms`;
-  if (size < 120) return `${digits(value)} s`;
-  if (size < 7200) return `${digits(value / 60)} min`;
-  return size < 172800 ? `${digits(value / 3600)} h` : `${digits(value / 86400)} d`;
+  if (value === 0) return "0 s";
+  const [, size, unit] = DURATIONS.find(([below]) => Math.abs(value) < below);
+  return `${digits(value / size)} ${unit}`;
 }
 
-function scaled(value, unit, base, names) {
+const BINARY = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+function bytes(value) {
   if (!isNumber(value)) return NONE;
   let at = 0;
-  while (Math.abs(value) >= base && at < names.length - 1) {
-    value /= base;
-    at += 1;
-  }
-  return `${digits(value)} ${names[at]}${unit}`.trim();
+  for (; Math.abs(value) >= 1024 && at < BINARY.length - 1; at += 1) value /= 1024;
+  return `${digits(value)} ${BINARY[at]}`;
 }
 
-const bytes = (value) => scaled(value, "B", 1024, ["", "Ki", "Mi", "Gi", "Ti"]);
+/** Never 100 % or 0 % for what is not. */
+function percent(value) {
+  if (!isNumber(value)) return NONE;
+  for (const places of [1, 2, 3]) {
+    const text = (100 * value).toFixed(places);
+    if (value === 0 || value === 1 || ![0, 100].includes(Math.abs(Number(text)))) return `${text}%`;
+  }
+  return value < 0.5 ? "~0%" : "~100%";
+}
+
 const count = (value) => (isNumber(value) ? value.toLocaleString("en", { maximumFractionDigits: 0 }) : NONE);
-const percent = (value) => (isNumber(value) ? `${digits(value * 100)} %` : NONE);
-const share = (value) => (isNumber(value) && value > 0 && value < 0.001 ? "<0.1 %" : percent(isNumber(value) ? Math.round(value * 1000) / 1000 : value));
 const number = (value) => (isNumber(value) ? digits(value) : NONE);
 
 function money(value) {
@@ -154,7 +162,7 @@ function money(value) {
     const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 3 });
     return format.format(value);
   } catch {
-    return `${digits(value, 4)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
+    return `${digits(value)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
   }
 }
 
@@ -170,13 +178,13 @@ const isLongWindow = () => ["24h", "7d"].includes(state.since);
 
 /** A line chart: `lines` are {key, label, kind}; the caption shows the latest values, or those under the pointer. */
 class Chart {
-  constructor(title, format, lines, isArea = false) {
+  constructor(title, format, lines, { isArea = false, help } = {}) {
     Object.assign(this, { title, format, lines, isArea, points: [], at: null });
     this.keys = lines.map((line) => h("b"));
     this.when = h("span", { class: "when" });
     this.plot = svg("svg", { role: "img", tabindex: "0" });
     this.figure = h("figure", { class: "panel chart" },
-      h("figcaption", {}, h("div", { class: "title" }, h("h3", {}, title), this.when),
+      h("figcaption", {}, h("div", { class: "title" }, h("h3", { title: help }, title), this.when),
         h("div", {}, lines.map((line, index) => h("span", { class: `key ${line.kind}` }, `${line.label} `, this.keys[index])))),
       this.plot);
     this.plot.addEventListener("pointermove", (event) => this.point(event.offsetX));
@@ -212,7 +220,8 @@ class Chart {
     const [width, height, bottom] = [this.plot.clientWidth, this.plot.clientHeight || 150, 18];
     if (!width) return;
     const values = this.points.flatMap((point) => this.lines.map((line) => point[line.key])).filter(isNumber);
-    const top = niceTop(Math.max(0, ...values));
+    const most = Math.max(0, ...values);
+    const top = this.format === percent && most > 0.5 && most <= 1 ? 1 : niceTop(most);
     const ticks = [0, top / 2, top].map((value) => [value, this.format(value)]);
     this.left = 12 + 6.4 * Math.max(...ticks.map(([, text]) => text.length));
     this.width = width;
@@ -277,7 +286,7 @@ class Chart {
     const point = this.points[this.at ?? -1];
     const texts = this.lines.map((line) => this.format(point ? point[line.key] : latest(line.key)));
     this.lines.forEach((line, index) => { this.keys[index].textContent = texts[index]; });
-    this.when.textContent = point ? when(point.at_s) : "";
+    this.when.textContent = point ? [when(point.at_s), point.note].filter(Boolean).join(", ") : "";
     const words = this.lines.map((line, index) => `${line.label} ${texts[index]}`).join(", ");
     this.plot.setAttribute("aria-label", `${this.title}: ${words}. Left and right arrows walk through time.`);
   }
@@ -294,14 +303,14 @@ function niceTop(value) {
 const CHARTS = [
   new Chart("Time to first token", seconds, [{ key: "ttft_p50", label: "P50", kind: "a" }, { key: "ttft_p99", label: "P99", kind: "b" }]),
   new Chart("Between tokens", seconds, [{ key: "itl_p50", label: "P50", kind: "a" }, { key: "itl_p99", label: "P99", kind: "b" }]),
-  new Chart("Tokens per second", number, [{ key: "output_tokens_per_s", label: "out", kind: "c" }, { key: "input_tokens_per_s", label: "in", kind: "a" }], true),
-  new Chart("Requests per second", number, [{ key: "ended_per_s", label: "all", kind: "a" }, { key: "not_ok_per_s", label: "not ok", kind: "d" }], true),
+  new Chart("Tokens per second", number, [{ key: "output_tokens_per_s", label: "out", kind: "c" }, { key: "input_tokens_per_s", label: "in", kind: "a" }], { isArea: true }),
+  new Chart("Requests per second", number, [{ key: "ended_per_s", label: "all", kind: "a" }, { key: "not_ok_per_s", label: "not ok", kind: "d" }], { isArea: true }),
 ];
 
 // ------------------------------------------------------------------------------------------------------ table and tiles
 
-const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": bytes, currency: money, requests: count, tokens: count };
-const UNITS_IN_HEAD = ["1/s", "tokens/s", "bytes/s", "J", "cores"]; // of the others each figure says its own
+const FORMATS = { s: seconds, share: percent, bytes, "bytes/s": (value) => (isNumber(value) ? `${bytes(value)}/s` : NONE), currency: money, requests: count, tokens: count };
+const UNITS_IN_HEAD = ["1/s", "tokens/s", "J", "cores"]; // of the others each figure says its own
 
 /** A figure of the table as people read it, with the figure as it came beside it. */
 function figure(value, unit, key) {
@@ -337,7 +346,7 @@ function drawTable(answer) {
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
     h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
   const body = h("tbody", {}, rows.map((row) => h("tr", {},
-    h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
+    h("th", { scope: "row", title: row[answer.by] }, isTag(answer.by) ? row[answer.by] || NONE : filterButton(row[answer.by])),
     answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   fill(byId("rows"), h("table", {}, head, body), hidden);
@@ -351,6 +360,23 @@ function filterButton(value) {
 function filterBy(condition) {
   const dimension = condition.split("=", 1)[0];
   state.where = [...state.where.filter((each) => !each.startsWith(`${dimension}=`)), condition];
+  onAsked();
+}
+
+/** Tags are what clients sent; filters know dimensions only, so that a tag's values are no buttons. */
+function drawTags(keys) {
+  const select = byId("tags");
+  const all = [...new Set([...keys, ...(isTag(state.by) ? [state.by.slice(4)] : [])])];
+  select.hidden = !all.length;
+  if (document.activeElement === select) return; // somebody is choosing
+  fill(select, h("option", { value: "" }, "by tag"), all.map((key) => h("option", { value: `tag:${key}` }, key)));
+  select.value = isTag(state.by) ? state.by : "";
+}
+
+function chooseTag() {
+  state.by = byId("tags").value || "scenario";
+  byId("tags").blur();
+  choice(byId("by"), DIMENSIONS, "by", onAsked);
   onAsked();
 }
 
@@ -369,6 +395,20 @@ function nothingYet() {
 
 function drawSeries(answer) {
   for (const chart of CHARTS) chart.update(answer);
+  const trends = answer.columns.map(trendOf);
+  const shownNow = byId("trends").childElementCount === trends.length && trends.every((chart) => byId("trends").contains(chart.figure));
+  if (!shownNow) fill(byId("trends"), trends.map((chart) => chart.figure)); // else who points at one would lose it
+  for (const chart of trends) chart.update(answer);
+}
+
+const TRENDS = new Map(); // a small chart for each column that was ever shown, by its key
+
+function trendOf({ key, heading, unit, help }) {
+  if (!TRENDS.has(key)) {
+    const label = UNITS_IN_HEAD.includes(unit) && !heading.includes(unit) ? unit : "";
+    TRENDS.set(key, new Chart(heading, FORMATS[unit] ?? number, [{ key, label, kind: "a" }], { isArea: true, help }));
+  }
+  return TRENDS.get(key);
 }
 
 // ------------------------------------------------------------------------------------------------------------- requests
@@ -443,17 +483,20 @@ function drawWorkers(answer) {
 const GONE_S = 30; // workers tell of themselves every five seconds
 const isGone = (worker, window) => worker.until_s < window.end_s - GONE_S;
 
+/** A peak that was beaten had been measured on a busy machine: what is over it is an upper bound. */
+const ofPeak = (value, worker) => (worker.is_peak_low && isNumber(value) ? `< ${percent(value)}` : percent(value));
+
 function workerCard(worker, window) {
   const shares = [...Object.entries(worker.step_share), ["between", worker.between_share], ["idle", worker.idle_share]];
   return h("article", { class: "panel card", "aria-label": `Worker ${worker.worker}` },
     h("header", {}, h("h3", {}, worker.worker), h("span", { class: "soft" }, worker.model), isGone(worker, window) && chip("gone", "warn")),
     h("p", { class: "where" }, [worker.device, worker.version && `version ${worker.version}`, `${when(worker.from_s)} to ${when(worker.until_s)}`].filter(Boolean).join(" · ")),
-    stacked(shares, shares.map(([kind, part]) => `${kind} ${share(part)}`).join(", ")),
-    h("div", { class: "legend" }, legend(shares.filter(([, part]) => part > 0).map(([kind, part]) => [kind, `${kind} ${share(part)}`]))),
-    meter("KV in use, mean", share(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
+    stacked(shares, shares.map(([kind, part]) => `${kind} ${percent(part)}`).join(", ")),
+    h("div", { class: "legend" }, legend(shares.filter(([, part]) => part > 0).map(([kind, part]) => [kind, `${kind} ${percent(part)}`]))),
+    meter("KV in use, mean", percent(worker.used_blocks_share), worker.used_blocks_share, "fetch"),
     h("dl", { class: "facts" },
       fact("running", number(worker.running), "Sequences, mean"), fact("waiting", number(worker.waiting), "Sequences, mean"),
-      fact("MFU", percent(worker.mfu), "Achieved over peak FLOP/s, while in steps"), fact("MBU", percent(worker.mbu), "Achieved over peak bytes/s, while in steps"),
+      fact("MFU", ofPeak(worker.mfu, worker), "Achieved over peak FLOP/s, while in steps"), fact("MBU", ofPeak(worker.mbu, worker), "Achieved over peak bytes/s, while in steps"),
       fact("CPU cores", number(worker.cpu_cores)), fact("memory", bytes(worker.rss_bytes)),
       fact("price", isNumber(worker.price_per_hour) ? `${money(worker.price_per_hour)}/h` : "not stated", "Set with --price-per-hour"),
       fact("power", isNumber(worker.watts) ? `${number(worker.watts)} W` : "not stated", worker.is_power_measured ? "Measured" : "Of the card")));
@@ -504,7 +547,7 @@ const billLine = (label, line, most, total) => [
   h("span", { class: "track", "aria-hidden": "true" },
     h("i", { "data-kind": line.kind, style: { width: `${(100 * Math.abs(line.amount)) / most}%` } })),
   h("span", { class: "amount" }, h("data", { value: line.amount }, money(line.amount))),
-  h("span", { class: "soft amount part" }, share(total ? line.amount / total : 0)),
+  h("span", { class: "soft amount part" }, percent(total ? line.amount / total : 0)),
 ];
 
 const billTotal = (label, amount) => [
@@ -519,6 +562,7 @@ function billNotes(bill) {
     bill.saved > 0 && `${money(bill.saved)} saved by KV that was found instead of computed`,
     unpriced.length > 0 && `no price stated for ${unpriced.join(", ")}`,
     bill.is_energy_modelled && "energy modelled from stated watts",
+    !bill.is_full_cost_known && "no worker told what its time went to: full costs are not known",
   ].filter(Boolean);
 }
 
@@ -572,14 +616,15 @@ function drawChains({ breakdown }) {
     h("thead", {}, h("tr", {}, headings.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
     h("tbody", {}, breakdown.rows.map((row) => h("tr", {},
       h("th", { scope: "row", title: row.service }, row.service), h("td", { class: "text name", title: row.name }, row.name),
-      h("td", {}, count(row.count)), h("td", { class: row.error_rate > 0 ? "bad" : "" }, share(row.error_rate)),
-      h("td", {}, seconds(row.p50_s)), h("td", {}, seconds(row.p99_s)), h("td", {}, share(row.tail_share)),
+      h("td", {}, count(row.count)), h("td", { class: row.error_rate > 0 ? "bad" : "" }, percent(row.error_rate)),
+      h("td", {}, seconds(row.p50_s)), h("td", {}, seconds(row.p99_s)), h("td", {}, percent(row.tail_share)),
       h("td", {}, optional(row.hit_rate)), h("td", {}, seconds(row.origin_p50_s)), h("td", {}, optional(row.cross_zone_share)))))));
 }
 
 function drawStatus(status) {
   [state.currency, state.incidents] = [status.currency, status.incidents];
   byId("model").textContent = status.models.join(", ");
+  drawTags(status.tags);
   fill(byId("notices"), status.gaps.map((gap) =>
     h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
       h("span", {}, `between ${moment(gap.from_s)} and ${moment(gap.until_s)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
@@ -650,7 +695,7 @@ function waterfall(bars, whole) {
     h("span", { class: bar.isOnPath ? "label on-path" : "label", title: bar.title }, bar.label),
     h("span", { class: "lane", title: bar.title }, h("i", { "data-kind": bar.kind, style: { left: `${(100 * bar.start) / whole}%`, width: `${(100 * bar.span) / whole}%` } })),
     h("span", { class: "number" }, ns(bar.span)),
-    h("span", { class: "soft share number" }, isNumber(bar.share) ? share(bar.share) : "")]));
+    h("span", { class: "soft share number" }, isNumber(bar.share) ? percent(bar.share) : "")]));
 }
 
 const spanKind = (span) => (span.is_error ? "lost" : span.is_this ? "prefill" : span.is_critical ? "decode" : "gateway");
@@ -685,7 +730,7 @@ async function ask(path, signal) {
 const SECTIONS = [
   { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
   { path: () => asking("table", { by: "all", columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
-  { path: () => asking("series"), draw: drawSeries, into: null },
+  { path: () => asking("series", { preset: state.preset }), draw: drawSeries, into: null },
   { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
   { path: () => asking("requests", { order: state.order, limit: state.limit }), draw: drawRequests, into: "request-rows" },
   { path: () => asking("workers", {}, false), draw: drawWorkers, into: "worker-cards" },
@@ -743,6 +788,7 @@ function showLiveness(what) {
 function onAsked() {
   remember();
   drawFilters();
+  if (!isTag(state.by)) byId("tags").value = "";
   live.aborter.abort();
   live.aborter = new AbortController();
   poll();
@@ -780,6 +826,7 @@ function begin() {
   fill(byId("charts"), CHARTS.map((chart) => chart.figure));
   drawFilters();
   followReader();
+  byId("tags").addEventListener("change", chooseTag);
   byId("theme").addEventListener("click", switchTheme);
   byId("explain-close").addEventListener("click", () => byId("explain").close());
   byId("explain").addEventListener("click", (event) => { if (event.target === byId("explain")) byId("explain").close(); });

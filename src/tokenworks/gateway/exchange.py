@@ -35,6 +35,7 @@ from tokenworks.gateway.traces import Trace, trace_of
 DRAIN_FACTOR: Final = (
     8  # an oversized body is read and dropped up to this many times the limit, so that it gets an answer
 )
+HELD_BYTES: Final = 1 << 16  # uvicorn's high water
 RETRY_AFTER_S: Final = 2
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _JSON: Final = b"application/json"
@@ -161,16 +162,16 @@ class Exchange:
         return asyncio.get_running_loop().create_task(self._wait_for_disconnect(on_gone))
 
     async def respond(self, body: bytes, status: int = 200, content_type: bytes = _JSON, *extra: _Header) -> None:
-        """Send a whole answer."""
+        """Send a whole answer; returns once the client has taken all of it but what a connection holds anyway."""
         length = (b"content-length", str(len(body)).encode())
         await self._start(status, [(b"content-type", content_type), length, *extra])
-        await self._send({"type": "http.response.body", "body": body})
+        await self._write(body, is_last=True)
 
     async def write_events(self, events: bytes, *, is_last: bool = False) -> None:
         """Send server-sent events, after the head of the answer where these are the first."""
         if not self.status:
             await self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), *_NO_BUFFERING])
-        await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
+        await self._write(events, is_last=is_last)
 
     async def fail(self, error: TokenworksError) -> None:
         """Answer with an error, in whichever way is still open."""
@@ -182,6 +183,13 @@ class Exchange:
     async def refuse(self, error: TokenworksError, body: bytes, content_type: bytes = _JSON) -> None:
         """Answer with an error in a form of the endpoint's own; nothing has been sent."""
         await self.respond(body, error.status, content_type, *_advice(error))
+
+    async def _write(self, body: bytes, *, is_last: bool) -> None:
+        """The server waits for the client before it sends something, never after: so what is large is not sent last."""
+        has_more = is_last and len(body) > HELD_BYTES
+        await self._send({"type": "http.response.body", "body": body, "more_body": has_more or not is_last})
+        if has_more:
+            await self._send({"type": "http.response.body", "body": b""})
 
     async def _start(self, status: int, headers: list[_Header]) -> None:
         self.status = status

@@ -43,6 +43,9 @@ from tokenworks.text.tokenizer import load_tokenizer
 _log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS: Final = 2
+UNSENT_BYTES: Final = 1 << 16
+"""Of a connection that the system holds before we wait: beyond what is under way to the client, more would only hide
+from the waterfall that it reads slowly. Megabytes else, a whole answer or two."""
 SWITCH_INTERVAL_S: Final = 0.001  # a thread that renders a template may hold up the event loop's streams for this long
 KEEP_ALIVE_S: Final = 75  # longer than common clients and proxies keep a connection, so that they close it, not we
 COLLECTED_AT_ONCE: Final = 10_000
@@ -178,12 +181,15 @@ def run_gateway(settings: Settings, on_ready: Callable[[str, int], None] | None 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises StartupError that says what to do."""
     try:
-        return socket.create_server((host, port), family=_family(host), backlog=2048)
+        listener = socket.create_server((host, port), family=_family(host), backlog=2048)
     except OSError as error:
         raise StartupError(
             f"cannot listen on {host}:{port}: {error.strerror}; stop what uses the port or choose another with --port "
             "(0 takes a free one)"
         ) from error
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS; connections have it from their listener
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    return listener
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
 from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Gap, Incident, Record, WorkerUse
-from tokenworks.observe.cell import Cell
+
+if TYPE_CHECKING:
+    from tokenworks.observe.cell import Cell  # and NumPy with it, which whoever writes down a window need not have
 
 
 class Window(NamedTuple):
@@ -98,6 +100,9 @@ class Ledger(Protocol):
         `where` maps dimensions to the value wanted. Exact to the second where single records are still kept, to the
         minute, then to the hour, where they are not.
         """
+
+    def tags(self, window: Window) -> list[str]:
+        """Keys of tags that requests of a window had, in order; of very many some."""
 
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
         """Cells one after the other, by their start."""

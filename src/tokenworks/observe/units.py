@@ -1,52 +1,104 @@
-"""A figure with its unit, as a person reads it."""
+"""Figures as people read them, wherever they do: three digits that count, with their unit.
+
+The one home of these words: table, explanation, diagnosis and chains all print by them, and the page's script says the
+same (a test compares them).
+"""
 
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from typing import Final, Literal, get_args
 
+NOTHING: Final = "–"
 Unit = Literal["s", "share", "count", "per_s", "tokens", "bytes", "money", "times", ""]
 UNITS: Final = get_args(Unit)
-_BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+"""Of the figures that rules of diagnosis name; the table's columns have units of their own."""
+_BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_DURATIONS: Final = (  # below so many seconds, that unit
+    (1e-3, 1e-6, "µs"),
+    (1.0, 1e-3, "ms"),
+    (120.0, 1.0, "s"),
+    (7200.0, 60.0, "min"),
+    (172_800.0, 3600.0, "h"),
+    (math.inf, 86_400.0, "d"),
+)
+
+
+def figure(value: float | None, unit: str) -> str:
+    """A figure in one of the units of `tables.columns`."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if unit == "share":
+        return percent(value)
+    if unit == "s":
+        return duration(value)
+    if unit in ("bytes", "bytes/s"):
+        return size(value) + unit.removeprefix("bytes")
+    return number(value)
 
 
 def shown(value: float, unit: str, currency: str = "") -> str:
-    """`value` in `unit` (one of `UNITS`); "unknown" where there is none."""
+    """A figure in one of `UNITS`, which it says; "unknown" where there is none."""
     if not math.isfinite(value):
         return "unknown"
-    if unit == "s":
-        return duration(value)
-    if unit == "share":
-        return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
-    if unit == "bytes":
-        return size(value)
+    if unit in ("s", "share", "bytes"):
+        return figure(value, unit)
     suffix = {"per_s": "/s", "tokens": " tokens", "money": f" {currency}", "times": "x"}.get(unit, "")
-    return f"{plain(value)}{suffix}"
+    return f"{number(value)}{suffix}"
+
+
+def number(value: float) -> str:
+    """12,345 or 1.23 or 0.0123; whole numbers in full."""
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    if abs(value) < 1e-4:
+        return f"{value:.2e}".replace("e-0", "e-")
+    value = _rounded(value)
+    return f"{int(value):,}" if value.is_integer() else f"{value:.{_decimals(value)}f}"
+
+
+def amount(value: float, whole: float) -> str:
+    """Of money, with as many decimals as let four digits of `whole` be read, and two at least."""
+    decimals = max(2, _decimals(whole) + 1) if whole else 2
+    return f"{value:,.{decimals}f}"
 
 
 def duration(seconds: float) -> str:
-    """Three digits, in µs, ms or s."""
-    size_s = abs(seconds)
-    if size_s == 0:
+    """Microseconds to days, in the unit that suits."""
+    if not seconds:
         return "0 s"
-    if size_s < 1e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    if size_s < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds:.3g} s" if size_s < 1000 else f"{seconds:,.0f} s"
+    unit_s, unit = next((unit_s, unit) for below_s, unit_s, unit in _DURATIONS if abs(seconds) < below_s)
+    return f"{number(seconds / unit_s)} {unit}"
 
 
 def size(num_bytes: float) -> str:
-    """In powers of 1024."""
+    """Bytes, in powers of 1024."""
     power = 0
     while abs(num_bytes) >= 1024 and power < len(_BINARY) - 1:
-        num_bytes /= 1024
-        power += 1
-    return f"{num_bytes:.3g} {_BINARY[power]}"
+        num_bytes, power = num_bytes / 1024, power + 1
+    return f"{number(num_bytes)} {_BINARY[power]}"
 
 
-def plain(value: float) -> str:
-    """A number without a unit: whole where it is, else three digits."""
-    if value == round(value) and abs(value) < 1e15:
-        return f"{value:,.0f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def percent(share: float) -> str:
+    """Never 100 % or 0 % for what is not."""
+    for digits in (1, 2, 3):
+        text = f"{share:.{digits}%}"
+        if share in (0, 1) or text.lstrip("-") not in (f"{1:.{digits}%}", f"{0:.{digits}%}"):
+            return text
+    return "~0%" if share < 0.5 else "~100%"
+
+
+def moment(at_ns: int) -> str:
+    """This machine's date and time."""
+    return datetime.fromtimestamp(at_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _rounded(value: float) -> float:
+    """To three digits that count; 9.999 is 10."""
+    return float(f"{value:.3g}") if abs(value) < 1000 else float(round(value))
+
+
+def _decimals(value: float) -> int:
+    """Behind the point, so that three digits count."""
+    return max(0, 2 - math.floor(math.log10(abs(value))))

@@ -21,6 +21,7 @@ import zmq
 from msgspec.structs import replace
 
 from tokenworks.contract.config import EngineSettings, Settings
+from tokenworks.contract.folders import peaks_file
 from tokenworks.contract.wire import PROTOCOL, Hello, Load, Role
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.engine.engine import Engine
@@ -33,6 +34,7 @@ from tokenworks.worker.loop import StepLoop
 from tokenworks.worker.machine import Machine
 from tokenworks.worker.measure import measure_card
 from tokenworks.worker.meter import Meter
+from tokenworks.worker.peak_book import with_best_peaks
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
     set_threads(threads)
     engine = load_engine(directory, settings)
     started = time.monotonic()
-    card = measure_card(engine, settings.engine, threads)
+    card = with_best_peaks(measure_card(engine, settings.engine, threads), peaks_file())
     log.info(
         "card measured in %.1f s: a step takes %.1f ms for 1 sequence, %.1f ms for 8, %.0f ms for %d prompt tokens",
         time.monotonic() - started,

@@ -17,12 +17,12 @@ import pytest
 from aiohttp import web
 
 from tests.observe.made import NOON_NS, SECOND_NS
-from tokenworks.contract.config import AlertSettings
+from tokenworks.contract.config import AlertReceiver, AlertSettings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.observe.alerting.alert_book import Notice
 from tokenworks.observe.alerting.alert_rules import PAGE, TICKET, Alert
 from tokenworks.observe.alerting.delivery import Delivery, NoticeRefused
-from tokenworks.observe.alerting.receiver import Kind, Receiver, receiver_of
+from tokenworks.observe.alerting.receiver import Kind, Receiver, receivers_of
 
 SECRET = "SEC-not-to-be-told"
 ALERT = Alert("ErrorBudgetBurn", "online", PAGE, "20 of 100 online requests failed")
@@ -233,18 +233,38 @@ async def test_a_notice_that_was_refused_is_logged_and_the_next_is_sent(caplog: 
         (AlertSettings(kind="webhook", url="ftp://host/x"), {}, "not an address"),
         (AlertSettings(kind="pagerduty"), {}, "routing key"),
         (AlertSettings(kind="webhook", url="https://x", secret_variable="HOOK"), {}, "HOOK, which is not set"),
+        (
+            AlertSettings(receivers=(AlertReceiver(url="https://x"), AlertReceiver(kind="wecom"))),
+            {},
+            r"alerts.receivers\[1\].url is empty",
+        ),
     ],
 )
 def test_settings_that_reach_nobody_are_refused_at_the_start(
     alerts: AlertSettings, environment: dict[str, str], complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint) as refusal:
-        receiver_of(alerts, environment)
+        receivers_of(alerts, environment)
     assert "hidden" not in refusal.value.message
 
 
-def test_settings_name_the_receiver() -> None:
-    assert receiver_of(AlertSettings(), {}) is None
-    named = receiver_of(AlertSettings(kind="pagerduty", secret_variable="KEY"), {"KEY": "routing"})
-    assert named is not None
-    assert (urlsplit(named.url).hostname, named.secret) == ("events.pagerduty.com", "routing")
+def test_settings_name_the_receivers() -> None:
+    assert receivers_of(AlertSettings(), {}) == []
+    more = (AlertReceiver(url="https://x", severities=("page",)), AlertReceiver(kind="wecom", url="https://y"))
+    alerts = AlertSettings(kind="pagerduty", secret_variable="KEY", receivers=more)
+    first, *others = receivers_of(alerts, {"KEY": "routing"})
+    assert (urlsplit(first.url).hostname, first.secret) == ("events.pagerduty.com", "routing")
+    assert first.severities == ("page", "ticket")
+    assert [(each.kind, each.url, each.severities) for each in others] == [
+        ("webhook", "https://x", ("page",)),
+        ("wecom", "https://y", ("page", "ticket")),
+    ]
+
+
+async def test_a_receiver_is_told_of_its_severities_alone() -> None:
+    ticket = Notice(Alert("Drift", "tenant", TICKET, "others"), False, NOON_NS, NOON_NS)
+    async with open_desk() as desk:
+        async with Delivery(Receiver("webhook", desk.url, severities=(TICKET,)), first_wait_s=0.01) as sending:
+            sending.tell([FIRING, ticket])
+            await desk.has(1)
+        assert [body["alert"] for body in desk.bodies] == ["Drift"]

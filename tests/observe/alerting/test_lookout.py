@@ -16,7 +16,7 @@ from aiohttp import web
 from tests.observe.drift.test_drift import traffic
 from tests.observe.made import HOUR_NS, MINUTE_NS, NOON_NS, record
 from tests.observe.memory_ledger import MemoryLedger
-from tokenworks.contract.config import AlertSettings, LedgerSettings, Settings
+from tokenworks.contract.config import AlertReceiver, AlertSettings, LedgerSettings, Settings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Gap
 from tokenworks.observe.alerting.alert_book import REPEAT_S
@@ -111,36 +111,40 @@ def test_a_ledger_that_fails_is_opened_anew(kept: SqlLedger, tmp_path: Path) -> 
     assert len(opened) == 2
 
 
-async def test_the_task_tells_a_receiver_of_what_is_in_the_ledger(
+async def test_the_task_tells_each_receiver_what_it_is_to_know_of(
     kept: SqlLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    got: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    """Three of them, of which one is down: it keeps nobody waiting."""
+    got: dict[str, asyncio.Queue[str]] = {"/all": asyncio.Queue(), "/pages": asyncio.Queue()}
 
     async def take(request: web.Request) -> web.Response:
-        got.put_nowait(json.loads(await request.read()))
+        notice = json.loads(await request.read())
+        got[request.path].put_nowait(f"{notice['alert']} {notice['severity']}")
         return web.Response()
 
     app = web.Application()
-    app.router.add_post("/", take)
+    app.router.add_post("/{name}", take)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     monkeypatch.setenv("HOOK_SECRET", "s3cret")
-    url = "http://{}:{}/".format(*runner.addresses[0][:2])
-    alerts = AlertSettings(kind="webhook", url=url, secret_variable="HOOK_SECRET", interval_s=1)
+    url = "http://{}:{}".format(*runner.addresses[0][:2])
+    others = (AlertReceiver(url="http://127.0.0.1:9/down"), AlertReceiver(url=f"{url}/pages", severities=("page",)))
+    alerts = AlertSettings(
+        kind="webhook", url=f"{url}/all", secret_variable="HOOK_SECRET", interval_s=1, receivers=others
+    )
     ledger_settings = LedgerSettings(path=str(tmp_path))
     kept.take_in(broken(time.time_ns() - 10**9))  # type: ignore[arg-type]
     settings = Settings(alerts=alerts, ledger=ledger_settings)
     context = ObserverContext(settings, tmp_path, partial(open_ledger, ledger_settings), lambda _: 0, [])
     task = asyncio.create_task(look_out(context))  # type: ignore[arg-type]
     async with asyncio.timeout(PATIENCE_S):
-        told = [await got.get(), await got.get()]
+        told = {await got["/all"].get(), await got["/all"].get()}
+        assert await got["/pages"].get() == "ErrorBudgetBurn page"
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
     await runner.cleanup()
-    assert {(each["alert"], each["severity"]) for each in told} == {
-        ("ErrorBudgetBurn", "page"),
-        ("ErrorBudgetBurn", "ticket"),
-    }
+    assert told == {"ErrorBudgetBurn page", "ErrorBudgetBurn ticket"}
+    assert got["/pages"].empty()
     assert look_out in TASKS

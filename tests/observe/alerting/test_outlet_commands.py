@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -132,3 +135,46 @@ def test_a_test_alert_that_nobody_can_sign_for_names_the_variable(monkeypatch: p
     result = run("alerts", "test", *arguments)
     assert result.exit_code == 2
     assert "NO_SUCH_SECRET, which is not set" in result.output
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """An address, and what came there: the path and the status told; at /gone nobody wants it."""
+    told: list[tuple[str, str]] = []
+
+    class Take(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            notice = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            told.append((self.path, notice["status"]))
+            self.send_response(404 if self.path == "/gone" else 204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Not to stderr."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Take) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", told
+        server.shutdown()
+
+
+def test_a_test_alert_goes_to_every_receiver_and_says_which_did_not_take_it(
+    receiver: tuple[str, list[tuple[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, told = receiver
+    monkeypatch.chdir(tmp_path)
+    entries = "".join(f'[[alerts.receivers]]\nurl = "{url}/{name}"\n' for name in ("gone", "pages"))
+    Path("tokenworks.toml").write_text(
+        f'[alerts]\nkind = "webhook"\nurl = "{url}/all"\n{entries}severities = ["page"]\n'
+    )
+    result = run("alerts", "test")
+    assert told == [
+        ("/all", "firing"),
+        ("/all", "resolved"),
+        ("/gone", "firing"),
+        ("/pages", "firing"),
+        ("/pages", "resolved"),
+    ]
+    assert result.exit_code == 1
+    assert "not delivered: webhook at 127.0.0.1 answered 404" in result.output
+    assert result.output.count("and taken there") == 2

@@ -16,13 +16,14 @@ import pytest
 
 from tests.observe.made import DAY_NS, NOON_NS, record
 from tests.observe.store.conftest import PostgresServer
-from tokenworks.contract.config import LedgerSettings, Settings
+from tokenworks.contract.config import CostSettings, LedgerSettings, Settings
 from tokenworks.contract.errors import ConfigError, LedgerBusy, LedgerDamaged, LedgerError, LedgerMissing, LedgerTooNew
 from tokenworks.contract.record import Frame, Gap
 from tokenworks.observe.journal.writer import Journal
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.observer.intake import Intake
 from tokenworks.observe.store import SqlLedger, database, migrate, open_ledger, take_in
+from tokenworks.observe.store.open import open_writing
 from tokenworks.observe.store.schema import VERSIONS, tables
 
 ALL = Window(0, 2 * NOON_NS)
@@ -102,6 +103,41 @@ def test_a_ledger_of_an_older_version_is_brought_up_by_its_writer_alone(
     monkeypatch.setattr(migrate, "VERSIONS", (*VERSIONS, "next"))
     with pytest.raises(LedgerError, match="of an older version"):
         open_ledger(settings)
+
+
+def test_a_ledger_of_the_first_version_keeps_what_is_in_it(settings: LedgerSettings, opened: Opened) -> None:
+    """As it was before prices were noted, with a record in it."""
+    old = opened(settings)
+    old.take_in([record()])
+    with old._database.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE prices")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    old.close()
+    with pytest.raises(LedgerError, match="`tokenworks serve` brings it up"):
+        open_ledger(settings)
+    ledger = opened(settings)
+    assert (ledger.cells(ALL)[""].requests, ledger.prices(ALL)) == (1, [])
+
+
+def test_prices_are_noted_when_they_change_and_hold_from_then_on(settings: LedgerSettings, opened: Opened) -> None:
+    ledger = opened(settings)
+    first, second = CostSettings(energy_per_kwh=0.1), CostSettings(energy_per_kwh=0.2, currency="EUR")
+    for at_ns, cost in ((NOON_NS, first), (NOON_NS + 5, first), (NOON_NS + 10, second), (NOON_NS + 3, first)):
+        ledger.note_prices(cost, at_ns)
+    back = NOON_NS + 11  # the clock had stepped back: what was noted stays in order
+    assert ledger.prices(ALL) == [(NOON_NS, first), (NOON_NS + 10, second), (back, first)]
+    assert ledger.prices(Window(NOON_NS + 7, NOON_NS + 11)) == [(NOON_NS, first), (NOON_NS + 10, second)]
+    assert ledger.prices(Window(NOON_NS + 12, NOON_NS + 20)) == [(back, first)]
+    assert ledger.prices(Window(0, NOON_NS)) == []
+
+
+def test_whoever_keeps_a_ledger_notes_its_prices(here: LedgerSettings) -> None:
+    stated = Settings(ledger=here, cost=CostSettings(host_per_gb_hour=0.01))
+    for _ in range(2):
+        open_writing(stated).close()
+    ledger = open_ledger(here)
+    assert [cost for _, cost in ledger.prices(Window(0, time.time_ns()))] == [stated.cost]
+    ledger.close()
 
 
 def test_a_reader_changes_nothing(here: LedgerSettings, opened: Opened) -> None:

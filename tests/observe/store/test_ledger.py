@@ -111,6 +111,17 @@ def test_a_series_is_cell_after_cell(ledger: SqlLedger) -> None:
             assert_same(ours, theirs)
 
 
+def test_tags_of_a_window_are_known_by_their_keys(ledger: SqlLedger) -> None:
+    frames = traffic(Random(2), 60, NOON_NS, NOON_NS + HOUR_NS)
+    ledger.take_in([*frames, record(99, NOON_NS + 5 * HOUR_NS + 1, tags={"late": "1"})])
+    for _ in range(2):
+        assert ledger.tags(Window(NOON_NS, NOON_NS + HOUR_NS)) == ["stage", "team"]
+        assert ledger.tags(Window(NOON_NS + 2 * HOUR_NS, NOON_NS + 6 * HOUR_NS)) == ["late"]
+        assert ledger.tags(Window(NOON_NS + 2 * HOUR_NS, NOON_NS + 3 * HOUR_NS)) == []
+        while ledger.keep_up(NOON_NS + 20 * DAY_NS):  # minutes go, hours stay
+            pass
+
+
 def test_two_writers_take_turns(settings: LedgerSettings, opened: Callable[..., SqlLedger]) -> None:
     """As observers of two machines do, with one PostgreSQL; they meet in the same cells."""
     ledgers = [opened(settings) for _ in range(2)]

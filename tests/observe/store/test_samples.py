@@ -8,7 +8,7 @@ from tests.observe.made import DAY_NS, HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, w
 from tests.observe.memory_ledger import MemoryLedger
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import StoreSample, Work, WorkerSample
-from tokenworks.observe.ledger import Window
+from tokenworks.observe.ledger import Window, WorkerStretch
 from tokenworks.observe.store import SqlLedger
 
 ALL = Window(0, 2 * NOON_NS)
@@ -44,6 +44,19 @@ def test_stretches_are_what_the_samples_in_a_window_say(ledger: SqlLedger) -> No
                 assert getattr(ours, name) == (pytest.approx(value) if isinstance(value, float) else value), name
 
 
+@pytest.mark.parametrize("step_s", [20, 60])
+def test_a_series_of_workers_is_window_after_window(ledger: SqlLedger, step_s: int) -> None:
+    ledger.take_in(life(NOON_NS, 300) + life(NOON_NS + 500 * SECOND_NS, 200))
+    window = Window(NOON_NS + 10 * SECOND_NS, NOON_NS + 650 * SECOND_NS)
+    series = ledger.worker_series(window, step_s * SECOND_NS)
+    assert [start_ns for start_ns, _ in series] == list(range(NOON_NS, window.end_ns, step_s * SECOND_NS))
+    for start_ns, told in series:
+        step = Window(max(start_ns, window.start_ns), min(start_ns + step_s * SECOND_NS, window.end_ns))
+        alone = ledger.workers(step)
+        assert [as_dict(each) for each in told] == [pytest.approx(as_dict(each)) for each in alone]
+    assert {len(told) for _, told in series} == {0, 1}
+
+
 def test_windows_that_touch_add_up_to_the_whole(ledger: SqlLedger) -> None:
     ledger.take_in(life(NOON_NS, 600))
     edges = [NOON_NS + seconds * SECOND_NS for seconds in (0, 7, 60, 61, 333, 700)]
@@ -64,8 +77,8 @@ def test_a_clock_that_steps_back_makes_no_time_negative_and_loses_none(ledger: S
     assert sum(part.use.wall_ns for part in parts) == 600 * SECOND_NS
 
 
-def as_dict(sample: WorkerSample) -> dict[str, object]:
-    return {name: getattr(sample, name) for name in sample.__struct_fields__}
+def as_dict(told: WorkerSample | WorkerStretch) -> dict[str, object]:
+    return {name: getattr(told, name) for name in told.__struct_fields__}
 
 
 def test_two_gateways_that_tell_of_one_worker_count_it_once(ledger: SqlLedger) -> None:

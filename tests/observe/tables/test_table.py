@@ -195,6 +195,15 @@ def test_machines_are_told_where_they_belong_to_the_row_as_a_whole(ledger: Ledge
     assert found.total["cpu_cores"] == pytest.approx(4.0)
 
 
+def test_a_peak_that_was_beaten_is_told_of_as_too_low(make_ledger: MakeLedger, ledger: Ledger) -> None:
+    assert table_of(ledger).as_json()["low_peaks"] == []
+    quick = WorkerUse(WINDOW.start_ns, 10**9, {Work.DECODE: 10**9}, read_bytes=3e10)
+    sample = WorkerSample(WINDOW.end_ns - 1, "quick", "m", quick, peak_flops=1e12, peak_bytes_per_s=2e10)
+    found = table_of(make_ledger([*mixed_frames(), sample], SETTINGS), by="worker")
+    assert found.low_peaks == ["quick"]
+    assert {row["worker"]: row["mbu"] for row in found.rows}["quick"] == pytest.approx(1.5)
+
+
 def test_a_worker_that_only_idles_has_its_row(make_ledger: MakeLedger) -> None:
     frames = mixed_frames()
     idle = WorkerUse(WINDOW.start_ns, 600 * SECOND_NS, idle_ns=600 * SECOND_NS)

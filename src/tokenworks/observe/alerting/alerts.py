@@ -11,7 +11,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from tokenworks.contract.errors import ConfigError, LedgerError, LedgerMissing, 
 from tokenworks.observe.alerting.alert_book import AlertBook, Notice
 from tokenworks.observe.alerting.alert_rules import GAP_WINDOW_S, CellsByLength, firing
 from tokenworks.observe.alerting.delivery import Delivery
-from tokenworks.observe.alerting.receiver import Receiver, receiver_of
+from tokenworks.observe.alerting.receiver import Receiver, receivers_of
 from tokenworks.observe.drift.drift import drift
 from tokenworks.observe.ledger import Ledger, Window
 from tokenworks.observe.observer.context import ObserverContext
@@ -84,24 +85,22 @@ async def look_out(context: ObserverContext) -> None:
     """The observer's task, until cancelled."""
     lookout = Lookout(context.open_ledger, context.settings, context.folder, context.spans)
     interval_s = context.settings.alerts.interval_s
-    receiver = _receiver(context.settings.alerts)
-    if receiver is None:
-        await _every(lookout, interval_s, None)
-        return
-    async with Delivery(receiver) as delivery:
-        await _every(lookout, interval_s, delivery)
+    async with AsyncExitStack() as sending:
+        receivers = _receivers(context.settings.alerts)
+        deliveries = [await sending.enter_async_context(Delivery(receiver)) for receiver in receivers]
+        await _every(lookout, interval_s, deliveries)
 
 
-def _receiver(alerts: AlertSettings) -> Receiver | None:
+def _receivers(alerts: AlertSettings) -> list[Receiver]:
     """`serve` has refused to start with settings that reach nobody; an observer by hand says so and looks on."""
     try:
-        return receiver_of(alerts, os.environ)
+        return receivers_of(alerts, os.environ)
     except ConfigError as error:
         log.error("alerts are sent to nobody: %s", error)
-        return None
+        return []
 
 
-async def _every(lookout: Lookout, interval_s: float, delivery: Delivery | None) -> None:
+async def _every(lookout: Lookout, interval_s: float, deliveries: Sequence[Delivery]) -> None:
     trouble = ""  # told once, while it stays the same
     await asyncio.sleep(min(interval_s, FIRST_LOOK_S))
     while True:
@@ -117,6 +116,6 @@ async def _every(lookout: Lookout, interval_s: float, delivery: Delivery | None)
             trouble = str(error)
         for notice in notices:
             log.warning("alert %s (%s): %s", notice.alert.key, notice.status, notice.alert.summary)
-        if delivery is not None:
+        for delivery in deliveries:
             delivery.tell(notices)
         await asyncio.sleep(interval_s)

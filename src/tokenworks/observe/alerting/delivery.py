@@ -65,10 +65,11 @@ class Delivery:
         await self._session.close()
 
     def tell(self, notices: Iterable[Notice]) -> None:
-        """Send these, soon."""
+        """Send those of these that the receiver is told of, soon."""
         for notice in notices:
-            self._outbox[notice.alert.key] = notice
-            self._is_filled.set()
+            if notice.alert.severity in self._receiver.severities:
+                self._outbox[notice.alert.key] = notice
+                self._is_filled.set()
 
     async def send(self, notice: Notice) -> None:
         """Send one, now; raises NoticeRefused, also where the receiver could not be reached in all that time."""
@@ -76,7 +77,7 @@ class Delivery:
             await self._retrying(self._try, notice)
         except RetryError as error:
             reason = error.last_attempt.exception()
-            raise NoticeRefused(f"{self._where} did not take it in time: {reason}") from reason
+            raise NoticeRefused(f"{self.where} did not take it in time: {reason}") from reason
 
     async def _send_all(self) -> None:
         while True:
@@ -108,14 +109,14 @@ class Delivery:
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise NoticeRefused(f"alerts.url is not an HTTP URL: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _TryAgain(f"{self._where}: {type(error).__name__}: {error}") from error
-        told = f"{self._where} answered {answer.status}: {body[:200].decode(errors='replace')}"
+            raise _TryAgain(f"{self.where}: {type(error).__name__}: {error}") from error
+        told = f"{self.where} answered {answer.status}: {body[:200].decode(errors='replace')}"
         if found is Verdict.AGAIN:
             raise _TryAgain(told)
         if found is Verdict.REFUSED:
             raise NoticeRefused(told)
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
         """The receiver without what is secret in its URL."""
         return f"{self._receiver.kind} at {urlsplit(self._receiver.url).hostname or 'its own address'}"

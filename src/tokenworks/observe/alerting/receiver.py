@@ -6,11 +6,11 @@ Imports nothing heavy: `tokenworks serve` asks it before it starts anything.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from tokenworks.contract.config import AlertSettings
+from tokenworks.contract.config import AlertReceiver, AlertSettings
 from tokenworks.contract.errors import ConfigError
 
 Kind = Literal["webhook", "dingtalk", "wecom", "pagerduty"]
@@ -24,30 +24,42 @@ class Receiver(NamedTuple):
     url: str
     secret: str = ""
     source: str = "tokenworks"  # which system it is about: a host's name
+    severities: tuple[str, ...] = AlertReceiver().severities  # what is told
 
 
-def receiver_of(alerts: AlertSettings, environment: Mapping[str, str]) -> Receiver | None:
-    """Who is told; None: nobody. Raises ConfigError."""
-    if alerts.kind == "off":
-        if alerts.url:
-            raise ConfigError("alerts.url is set and alerts.kind is off; say what kind of receiver it is")
-        return None
-    secret = _secret(alerts, environment)
-    url = alerts.url or (PAGERDUTY_URL if alerts.kind == "pagerduty" else "")
+def receivers_of(alerts: AlertSettings, environment: Mapping[str, str]) -> list[Receiver]:
+    """All who are told; none: nobody. Raises ConfigError."""
+    return [_receiver(where, stated, environment) for where, stated in _stated(alerts)]
+
+
+def _stated(alerts: AlertSettings) -> Iterator[tuple[str, AlertReceiver]]:
+    """Each receiver, and what messages call its place: `[alerts]` itself, then the entries of its list."""
+    if alerts.kind != "off":
+        yield "alerts", AlertReceiver(kind=alerts.kind, url=alerts.url, secret_variable=alerts.secret_variable)
+    elif alerts.url:
+        raise ConfigError("alerts.url is set and alerts.kind is off; say what kind of receiver it is")
+    for index, receiver in enumerate(alerts.receivers):
+        yield f"alerts.receivers[{index}]", receiver
+
+
+def _receiver(where: str, stated: AlertReceiver, environment: Mapping[str, str]) -> Receiver:
+    secret = _secret(where, stated.secret_variable, environment)
+    url = stated.url or (PAGERDUTY_URL if stated.kind == "pagerduty" else "")
     if not url:
-        raise ConfigError(f"alerts.kind is {alerts.kind} and alerts.url is empty; give the address to send to")
+        raise ConfigError(f"{where}.kind is {stated.kind} and {where}.url is empty; give the address to send to")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("alerts.url is not an address such as https://HOST/PATH")  # not shown: it may hold a token
-    if alerts.kind == "pagerduty" and not secret:
-        raise ConfigError("PagerDuty needs a routing key; name the environment variable with it in secret_variable")
-    return Receiver(alerts.kind, url, secret, socket.gethostname())
+        raise ConfigError(f"{where}.url is not an address such as https://HOST/PATH")  # not shown: it may hold a token
+    if stated.kind == "pagerduty" and not secret:
+        raise ConfigError(
+            f"PagerDuty needs a routing key; name the environment variable with it in {where}.secret_variable"
+        )
+    return Receiver(stated.kind, url, secret, socket.gethostname(), stated.severities)
 
 
-def _secret(alerts: AlertSettings, environment: Mapping[str, str]) -> str:
-    name = alerts.secret_variable
+def _secret(where: str, name: str, environment: Mapping[str, str]) -> str:
     if not name:
         return ""
     if not environment.get(name):
-        raise ConfigError(f"alerts.secret_variable names {name}, which is not set in the environment")
+        raise ConfigError(f"{where}.secret_variable names {name}, which is not set in the environment")
     return environment[name]

@@ -17,13 +17,13 @@ import msgspec
 from tokenworks.contract.record import Record
 from tokenworks.observe.chains.chain import held_ns
 from tokenworks.observe.chains.critical_path import Tree, critical_path, end_ns, tree_of
+from tokenworks.observe.chains.limits import MAX_TRACES
 from tokenworks.observe.chains.own_spans import spans_of
 from tokenworks.observe.ledger import Attribute, Ledger, Span, Window
 from tokenworks.observe.sketch import Sketch
 
 TAIL: Final = 0.01
 """The slowest share of traces, whose mean path is shown beside P99."""
-MAX_TRACES: Final = 2000
 MAX_ROWS: Final = 200  # names of spans are a stranger's: beyond the weightiest ones they share a row
 OTHERS: Final = "(others)"
 _HITS: Final = ("tokenworks.cache.hit", "cache.hit")

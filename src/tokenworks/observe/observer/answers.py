@@ -19,8 +19,8 @@ from tokenworks.observe.drift.drift import drift
 from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.observer.question import Question
 from tokenworks.observe.tables.bill import bill
-from tokenworks.observe.tables.columns import Column, preset_columns
-from tokenworks.observe.tables.facts import machines_of
+from tokenworks.observe.tables.columns import COLUMNS, Column, preset_columns
+from tokenworks.observe.tables.facts import has_beaten_its_peak, machines_of
 from tokenworks.observe.tables.series import Step, build_series
 from tokenworks.observe.tables.steps import handy_step_ns
 from tokenworks.observe.tables.table import build_table
@@ -59,6 +59,7 @@ def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
         "extent": None if extent is None else _window(extent),
         "currency": settings.cost.currency,
         "models": sorted(name for name in ledger.cells(question.window, "model") if name),
+        "tags": ledger.tags(question.window),
         "gaps": [
             {"from_s": gap.from_ns / 1e9, "until_s": gap.until_ns / 1e9, "frames": gap.frames, "reason": gap.reason}
             for gap in ledger.gaps(question.window)
@@ -82,7 +83,7 @@ def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
     return {
         "window": _window(window),
         "step_s": step_ns / 1e9,
-        "columns": [_meaning(column) for column in found.columns if column.key in asked],
+        "columns": [_meaning(COLUMNS[key]) for key in asked],
         "points": [_point(step) for step in found.steps],
     }
 
@@ -189,6 +190,7 @@ def _worker(stretch: WorkerStretch) -> dict[str, Any]:
         "preemptions": stretch.preemptions,
         "mfu": _ratio(machine.flops, machine.possible_flops),
         "mbu": _ratio(machine.read_bytes, machine.possible_bytes),
+        "is_peak_low": has_beaten_its_peak(stretch),
         "cpu_cores": _ratio(machine.cpu_s, machine.wall_s),
         "rss_bytes": use.rss_bytes,
         "watts": _ratio(use.energy_j, machine.wall_s) if use.energy_j is not None else stretch.watts,

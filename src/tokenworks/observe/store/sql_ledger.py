@@ -26,6 +26,7 @@ from tokenworks.observe.store.periods import floor
 from tokenworks.observe.store.reading import Reading
 from tokenworks.observe.store.samples import store_stretches, worker_series, worker_stretches
 from tokenworks.observe.store.schema import events, positions, spans
+from tokenworks.observe.store.tag_keys import tag_keys
 from tokenworks.observe.store.take_in import TakeIn
 from tokenworks.observe.store.upkeep import Upkeep
 
@@ -97,6 +98,11 @@ class SqlLedger:
         """Cells of the requests that ended in a window: see `observe.ledger.Ledger`."""
         with self._reading() as reading:
             return reading.cells(window, by, where)
+
+    def tags(self, window: Window) -> list[str]:
+        """Keys of tags that requests of a window had."""
+        with self._database.reading() as connection:
+            return tag_keys(connection, window)
 
     def series(self, window: Window, step_ns: int, where: Mapping[str, str] | None = None) -> list[tuple[int, Cell]]:
         """Cells one after the other, by their start."""

@@ -69,6 +69,13 @@ def machines_of(stretches: Iterable[WorkerStretch]) -> Machines:
     )
 
 
+def has_beaten_its_peak(stretch: WorkerStretch) -> bool:
+    """Whether its steps did more than its device can do at most: then that was measured too low, on a busy machine."""
+    step_s = sum(stretch.use.step_ns.values()) / 1e9
+    flops, read_bytes = stretch.peak_flops * step_s, stretch.peak_bytes_per_s * step_s
+    return 0 < flops < stretch.use.flops or 0 < read_bytes < stretch.use.read_bytes
+
+
 def _energy_j(stretches: Iterable[WorkerStretch]) -> float | None:
     """Measured where it is, else by the watts of the card."""
     total = 0.0

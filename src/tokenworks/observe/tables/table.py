@@ -20,6 +20,7 @@ from tokenworks.observe.cell import Cell, merged
 from tokenworks.observe.ledger import DIMENSIONS, Ledger, Window, WorkerStretch
 from tokenworks.observe.tables.bill import Bill, bill_of
 from tokenworks.observe.tables.columns import Column, columns_named, preset_columns
+from tokenworks.observe.tables.facts import has_beaten_its_peak
 from tokenworks.observe.tables.prices import PriceList
 from tokenworks.observe.tables.rows import EVERYTHING, Rows
 
@@ -38,6 +39,7 @@ class Table(msgspec.Struct, frozen=True):
     num_hidden: int  # groups that `limit` cut off
     bill: Bill
     gaps: list[Gap]
+    low_peaks: list[str]  # workers whose peaks were measured too low, so that their MFU or MBU is an upper bound
 
     def as_json(self) -> dict[str, Any]:
         """For printing."""
@@ -51,6 +53,7 @@ class Table(msgspec.Struct, frozen=True):
             "from_ns": self.observed.start_ns,
             "until_ns": self.observed.end_ns,
             "gaps": msgspec.to_builtins(self.gaps),
+            "low_peaks": self.low_peaks,
         }
 
 
@@ -96,6 +99,7 @@ def build_table(
         num_hidden=len(names) - len(shown) if by != EVERYTHING else 0,
         bill=owed,
         gaps=ledger.gaps(window),
+        low_peaks=sorted({stretch.worker for stretch in workers if has_beaten_its_peak(stretch)}),
     )
 
 

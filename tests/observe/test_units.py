@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from tokenworks.cli.figures import amount, duration, figure, number, plain, size
+from tokenworks.cli.terminal_text import printable
+from tokenworks.observe.units import UNITS, amount, duration, figure, number, shown, size
 
 
 @pytest.mark.parametrize(
@@ -16,11 +17,11 @@ from tokenworks.cli.figures import amount, duration, figure, number, plain, size
         (12345, "12,345"),
         (12345.6, "12,346"),
         (1234.5, "1,234"),
-        (9.999, "10.0"),
+        (9.999, "10"),
         (1.234, "1.23"),
         (0.01234, "0.0123"),
         (-0.5, "-0.500"),
-        (0.0000123, "1.23e-05"),
+        (0.0000123, "1.23e-5"),
         (3.0, "3"),
     ],
 )
@@ -31,8 +32,9 @@ def test_numbers_have_three_digits_that_count(value: float, shown: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
-        (0, "0 µs"),
+        (0, "0 s"),
         (5e-9, "0.00500 µs"),
+        (9.999, "10 s"),
         (4.2e-4, "420 µs"),
         (0.0123, "12.3 ms"),
         (0.9999, "1,000 ms"),
@@ -83,6 +85,15 @@ def test_amounts_of_one_bill_have_the_same_decimals() -> None:
     assert amount(0.0, 0.0) == "0.00"
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_figure_of_a_rule_says_its_unit(unit: str) -> None:
+    wanted = {"s": "1.50 s", "share": "150.0%", "per_s": "1.50/s", "tokens": "1.50 tokens", "bytes": "1.50 B"}
+    wanted |= {"money": "1.50 EUR", "times": "1.50x"}
+    assert shown(1.5, unit, "EUR") == wanted.get(unit, "1.50")
+    assert shown(math.inf, unit) == "unknown"
+
+
 def test_text_of_others_moves_no_cursor_and_stays_short() -> None:
-    assert plain("a\x1b[2Jb\nc\u202ed") == "a·[2Jb·c·d"
-    assert plain("x" * 100, 10) == "x" * 9 + "…"
+    assert printable("a\x1b[2Jb\nc\u202ed") == r"a\x1b[2Jb\nc\u202ed"
+    assert printable("x" * 100, 10) == "x" * 9 + "…"
+    assert len(printable("\x1b" * 100, 10)) == 10
