@@ -27,9 +27,9 @@ LIVES = 3
 DAMAGE_BYTES = 64
 
 
-def of_a_page(system: System, number: int) -> int:
+def of_a_page(system: System, number: int, max_tokens: int = 24) -> int:
     """A short question about one of the pages; the answer's status."""
-    return system.complete(f"page {number % NUM_PAGES}: {PAGE} question {number}?", max_tokens=8)
+    return system.complete(f"page {number % NUM_PAGES}: {PAGE} question {number}?", max_tokens)
 
 
 def damaged_journal(system: System) -> Window:

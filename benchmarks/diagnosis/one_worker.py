@@ -9,8 +9,8 @@ from benchmarks.diagnosis.short_memory import crowd, many_pages, rare_crowd
 from benchmarks.diagnosis.system import System, running
 from tokenworks.observe.ledger import Window
 
-OPTIONS = (*STEADY, "--threads", "2", "--kv-bytes", "10MiB")
-"""4,096 tokens: all usual pages, with 110 each, and a few requests that run."""
+OPTIONS = (*STEADY, "--threads", "2", "--block-tokens", "8", "--kv-bytes", "10MiB")
+"""512 blocks: room for all usual pages, with 14 each, and for a few requests that run."""
 
 
 def settle(system: System) -> None:

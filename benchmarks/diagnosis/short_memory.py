@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from benchmarks.diagnosis.faults import beside
+import httpx
+
 from benchmarks.diagnosis.losses import AT_A_TIME, PAGE, of_a_page
-from benchmarks.diagnosis.system import System
+from benchmarks.diagnosis.system import PATIENCE_S, System
 from tokenworks.observe.ledger import Window
 
 NUM_TOO_MANY = 200
-NUM_TOGETHER = 15
-"""With 8 blocks each at their end, and 4 of each usual request beside, a few more than the 128 that there are."""
-REST_S = 0.4
+NUM_GROWING = 4
+"""With 170 blocks each at their end, of 512. Who makes way for them waits until one has ended."""
+NEARLY_FULL_TOKENS = 150
+"""Of each answer: then 424 blocks are taken."""
 
 
 def many_pages(system: System) -> Window:
@@ -35,16 +39,19 @@ def crowd(system: System) -> Window:
 
 
 def rare_crowd(system: System) -> Window:
-    """Now and then many answers grow until the last of their blocks do not fit; who came last makes way, and waits."""
-    is_over = threading.Event()
+    """Four long answers outgrow the memory once; who comes shortly before makes way, and waits until one has ended."""
+    is_nearly_full = threading.Event()
 
-    def ask(system: System, number: int) -> None:
-        with ThreadPoolExecutor(NUM_TOGETHER) as pool:
-            for each in range(NUM_TOGETHER):
-                pool.submit(system.complete, f"{number} {each} The", max_tokens=250)
-        is_over.wait(REST_S)
+    def grow(number: int) -> None:
+        body = {"prompt": f"{number} " + "of " * 700, "max_tokens": 660, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{system.url}/v1/completions", json=body, timeout=PATIENCE_S) as answer:
+            for tokens, _ in enumerate(answer.iter_lines()):
+                if tokens > 2 * NEARLY_FULL_TOKENS:  # each is a line and an empty one
+                    is_nearly_full.set()
 
-    with beside(system, ask, at_a_time=1):
-        window = system.traffic(of_a_page, 2.5, AT_A_TIME, at_least=120)
-        is_over.set()
-    return window
+    start_ns = time.time_ns()
+    with ThreadPoolExecutor(NUM_GROWING) as pool:
+        growing = [pool.submit(grow, number) for number in range(NUM_GROWING)]
+        is_nearly_full.wait(PATIENCE_S)
+        system.traffic(partial(of_a_page, max_tokens=110), 0.0, AT_A_TIME, at_least=30)
+    return system.window_of(start_ns, len(growing))
