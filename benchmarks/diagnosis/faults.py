@@ -21,8 +21,8 @@ NUM_DOCUMENTS = 8
 
 def usual(system: System, number: int, max_tokens: int = 24) -> None:
     """A short chat about one of a few documents, of one of two tenants."""
-    document = f"document {number % NUM_DOCUMENTS}: {DOCUMENT}"
-    key = TENANTS[number // NUM_DOCUMENTS % len(TENANTS)]
+    key = TENANTS[number % len(TENANTS)]
+    document = f"document {number // len(TENANTS) % NUM_DOCUMENTS}: {DOCUMENT}"
     system.complete(f"{document} question {number}?", max_tokens, key)
 
 

@@ -117,7 +117,7 @@ def hot_tenant(system: System) -> Window:
         time.sleep(0.02)
 
     with beside(system, greedy, at_a_time=1):
-        return system.traffic(modest, SECONDS, 1)
+        return system.traffic(modest, SECONDS, 1, at_least=60)
 
 
 def one_document(system: System) -> Window:

@@ -98,7 +98,7 @@ def test_a_fault_of_a_run_without_a_past_is_found_and_tells_whom_it_hurts(system
     assert told["is_own_baseline"]
     in_fault_ns = told["baseline"][1] - faulty.start_ns
     assert in_fault_ns < (faulty.end_ns - faulty.start_ns) / 3
-    assert {"slowed_down", "jitter", "late_by_queue"} & {finding["rule"] for finding in told["findings"]}
+    assert SPEED & {finding["rule"] for finding in told["findings"]}
     assert any(each["value"] > each["before"] for finding in told["findings"] for each in finding["hurt"])
 
 
