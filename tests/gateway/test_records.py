@@ -26,7 +26,8 @@ from tokenworks.contract.record import Record, SequenceReport, Stage, Work
 from tokenworks.contract.request import Request, Scenario
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
 from tokenworks.gateway.flights import MAX_RESENDS
-from tokenworks.gateway.tenants import caller_of
+from tokenworks.gateway.record import Recording
+from tokenworks.gateway.tenants import Caller, caller_of
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, WaitUntil
@@ -478,3 +479,34 @@ def test_a_bug_in_one_record_loses_no_other(
         recording_rig.http.post("/v1/completions", json=BODY, headers={"x-request-id": name})
     assert only(recording_rig).id == "good"
     assert "this is a bug" in caplog.text
+
+
+def test_every_field_of_a_record_is_what_its_name_says() -> None:
+    """It is made in the order of its fields, which a new one must not disturb."""
+    recording = Recording("id", "/v1/completions", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01", 1_000)
+    noted = {
+        "scenario": Scenario.REALTIME,
+        "answer_id": "answer",
+        "is_stream": True,
+        "tags": {"a": "b"},
+        "num_sequences": 2,
+        "prompt_tokens": 3,
+        "cached_tokens": {Tier.HOST: 4},
+        "output_tokens": 5,
+        "finish_reasons": ["stop"],
+        "mean_logprob": -0.5,
+        "ttft_ns": 6,
+        "num_alike": 7,
+    }
+    for name, value in noted.items():
+        setattr(recording, name, value)
+    recording.caller = Caller("tenant", "key")
+    recording.gaps_us.extend([8, 9])
+    record = recording.record("gateway", "model", "outcome", 418, 2_000)
+    assert {name: getattr(record, name) for name in noted} == noted
+    assert (record.id, record.endpoint, record.e2e_ns) == ("id", "/v1/completions", 1_000)
+    assert (record.tenant, record.key, record.gateway, record.model) == ("tenant", "key", "gateway", "model")
+    assert (record.outcome, record.status, record.version, record.legs) == ("outcome", 418, "", [])
+    assert (record.trace_id, record.parent_span_id, len(record.span_id)) == ("a" * 32, "b" * 16, 16)
+    assert (record.stages_ns, list(array("I", record.gaps_us))) == ({Stage.RECEIVE: 1_000}, [8, 9])
+    assert record.started_ns == recording.started_at_ns

@@ -115,20 +115,20 @@ class Sending:
     def leg(self, origin_ns: int) -> Leg:
         """For the record, which starts at `origin_ns`."""
         card = self.worker.hello.card
-        return Leg(
-            worker=self.worker.id,
-            sequence=self.sequence,
-            kind=self.kind,
-            reason=self.reason,
-            start_ns=self.sent_ns - origin_ns,
-            span_ns=self.ended_ns - self.sent_ns,
-            outcome=self.outcome,
-            cached_tokens=self.cached_tokens,
-            predicted_ns=self.predicted_ns,
-            saved_ns=self._saved_ns(),
-            report=self.report,
-            price_per_hour=card.price_per_hour,
-            watts=card.watts,
+        return Leg(  # in the order of its fields, as in `record`
+            self.worker.id,
+            self.sequence,
+            self.kind,
+            self.reason,
+            self.sent_ns - origin_ns,
+            self.ended_ns - self.sent_ns,
+            self.outcome,
+            self.cached_tokens,
+            self.predicted_ns,
+            self._saved_ns(),
+            self.report,
+            card.price_per_hour,
+            card.watts,
         )
 
 

@@ -15,7 +15,7 @@ _FIELDS: Final = rb"-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}
 _TRACE_PARENT: Final = re.compile(rb"(?:00%b|(?!00|ff)[0-9a-f]{2}%b(?:-.*)?)" % (_FIELDS, _FIELDS))
 _TRACE_DIGITS: Final = 32
 _SPAN_BITS: Final = 64
-_BOTH_BITS: Final = 192
+_BOTH_BYTES: Final = 24
 
 
 class Trace(NamedTuple):
@@ -30,7 +30,7 @@ def trace_of(header: bytes | None) -> Trace:
     """The trace that a `traceparent` header names, or a new one."""
     match = None if header is None else _TRACE_PARENT.fullmatch(header)
     if match is None:
-        drawn = f"{random.getrandbits(_BOTH_BITS):048x}"  # nobody's secret: it must be unlike others, not unguessable
+        drawn = random.randbytes(_BOTH_BYTES).hex()  # nobody's secret: it must be unlike others, not unguessable
         return Trace(drawn[:_TRACE_DIGITS], drawn[_TRACE_DIGITS:])
     trace_id, parent_span_id = (part.decode() for part in match.groups() if part is not None)
     return Trace(trace_id, f"{random.getrandbits(_SPAN_BITS):016x}", parent_span_id)
