@@ -75,10 +75,11 @@ class _Properties(msgspec.Struct, frozen=True):
 class Upstream:
     """One server; `last_heard_s` is the monotonic time of the last sign of life."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, streams: aiohttp.ClientSession, url: str) -> None:
         self.url = url.rstrip("/")
         self.last_heard_s = 0.0
         self._session = session
+        self._streams = streams  # uses no connection twice
 
     async def models(self) -> list[ListedModel]:
         """The models that it lists; raises UpstreamError."""
@@ -110,8 +111,7 @@ class Upstream:
         So does its end: llama.cpp's server closes the connection behind a stream without saying so, and the next
         request on it would break. A new one costs a round trip.
         """
-        once = {"Connection": "close"}
-        async with self._request("POST", f"{self.url}/completions", body, headers=once) as response:
+        async with self._request("POST", f"{self.url}/completions", body, self._streams) as response:
             if response.content_type != "text/event-stream":
                 raise UpstreamFault(f"{self.url} answered {response.content_type} where a stream was asked for")
             async for chunk in response.content.iter_any():
@@ -129,11 +129,17 @@ class Upstream:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, url: str, body: dict[str, Any] | None = None, **options: Any
+        self,
+        method: str,
+        url: str,
+        body: dict[str, Any] | None = None,
+        session: aiohttp.ClientSession | None = None,
+        **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer's head, with a good status; what fails until the end of the block is an UpstreamError too."""
+        session = self._session if session is None else session
         try:
-            async with self._session.request(method, url, json=body, allow_redirects=False, **options) as response:
+            async with session.request(method, url, json=body, allow_redirects=False, **options) as response:
                 if response.status != 200:
                     raise refusal(url, response.status, await response.content.read(MAX_ERROR_BYTES))
                 self.last_heard_s = time.monotonic()
@@ -148,10 +154,14 @@ class Upstream:
 async def open_upstream(url: str, api_key: str = "") -> AsyncIterator[Upstream]:
     """A server at this base URL, such as http://10.0.0.7:8000/v1."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)  # the server does the queueing
+    kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)  # the server does the queueing
+    new = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
-    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
-        yield Upstream(session, url)
+    async with (
+        aiohttp.ClientSession(connector=kept, headers=headers, timeout=timeout) as session,
+        aiohttp.ClientSession(connector=new, headers=headers, timeout=timeout) as streams,
+    ):
+        yield Upstream(session, streams, url)
 
 
 def refusal(url: str, status: int, body: bytes) -> UpstreamError:
