@@ -173,7 +173,7 @@ def running_server() -> Iterator[ScriptedServer]:
     uvicorn_server = QuietServer(config)
     thread = threading.Thread(target=uvicorn_server.run, daemon=True)
     thread.start()
-    assert uvicorn_server.is_listening.wait(10)
+    assert uvicorn_server.is_listening.wait(60)
     port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
     scripted.url = f"http://127.0.0.1:{port}"
     yield scripted

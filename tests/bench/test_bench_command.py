@@ -169,7 +169,7 @@ def test_ctrl_c_prints_what_has_been_measured(server: Any) -> None:
     with process:
         wait_until_stalled(server, process)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=15)
+        stdout, stderr = process.communicate(timeout=60)
     fields = json.loads(stdout)
     assert process.returncode == 130
     assert (fields["interrupted"], fields["abandoned"]) == (True, 2)

@@ -224,7 +224,7 @@ def test_watch_shows_what_has_come_in_until_it_is_interrupted(tmp_path: Path) ->
         wait_for(main_fd, b"latecomer")
         process.send_signal(signal.SIGINT)
         wait_for(main_fd, b"\x1b[?1049l")  # the screen that was there before
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.wait()

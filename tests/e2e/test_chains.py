@@ -80,7 +80,7 @@ def rag(gateway: str, wait_for: Any, tmp_path_factory: pytest.TempPathFactory) -
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
 
 
 def answers(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:

@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 60.0
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 CONTRASTS: Final = (Path(__file__).parent / "contrasts.js").read_text(encoding="utf-8")
 

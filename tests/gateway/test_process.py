@@ -42,14 +42,14 @@ def test_the_process_serves_until_a_signal_and_exits_with_0(checkpoint: Path, nu
         port = int(process.stdout.readline())
         assert httpx.get(f"http://127.0.0.1:{port}/health/live").json()["pid"] == process.pid
         os.kill(process.pid, number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
 
 
 def test_a_busy_port_says_what_to_do(checkpoint: Path, rig: Rig) -> None:
     busy = int(rig.gateway.url.rsplit(":", 1)[1])
     with start(checkpoint, busy) as process:
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"cannot listen on 127.0.0.1:{busy}" in errors
     assert "--port" in errors
@@ -57,6 +57,6 @@ def test_a_busy_port_says_what_to_do(checkpoint: Path, rig: Rig) -> None:
 
 def test_a_busy_worker_address_says_what_to_do(checkpoint: Path, rig: Rig) -> None:
     with start(checkpoint, 0, rig.gateway.address) as process:
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "gateway.worker_address" in errors

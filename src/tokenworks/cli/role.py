@@ -10,7 +10,7 @@ import click
 from tokenworks.contract.config import GatewaySettings
 from tokenworks.contract.loader import load_settings
 from tokenworks.contract.wire import Role
-from tokenworks.fleet.health import base_url
+from tokenworks.fleet.address import base_url
 
 
 @click.command()

@@ -15,7 +15,7 @@ from rich.status import Status
 from tokenworks.contract.auth import needs_key
 from tokenworks.contract.config import Settings
 from tokenworks.contract.folders import may_write, state_folder
-from tokenworks.fleet.health import base_url
+from tokenworks.fleet.address import base_url
 from tokenworks.fleet.json_lines import is_json_line, json_line
 
 

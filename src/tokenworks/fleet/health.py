@@ -6,6 +6,7 @@ import http.client
 import json
 from typing import Any, Final
 
+from tokenworks.fleet.address import reachable_host
 from tokenworks.fleet.events import GATEWAY
 
 _TIMEOUT_S: Final = 0.5  # the supervisor waits this long at most while it could be restarting something
@@ -29,14 +30,3 @@ def _ids(body: Any, key: str) -> list[str]:
     """The ids in `{"workers": ["w0", ...], "stores": ["kv0"], ...}`; none in anything else."""
     found = body.get(key) if isinstance(body, dict) else None
     return [entry for entry in found if isinstance(entry, str)] if isinstance(found, list) else []
-
-
-def base_url(host: str, port: int) -> str:
-    """Where this machine reaches, over HTTP, a server that listens on `host`."""
-    reachable = reachable_host(host)
-    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
-
-
-def reachable_host(host: str) -> str:
-    """Where this machine reaches a server that listens on `host`; a wildcard is no address to call."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)

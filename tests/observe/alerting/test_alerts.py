@@ -32,7 +32,7 @@ async def look_several_times(folder: Path, error: LedgerError) -> None:
             loop.call_soon_threadsafe(looked.set)
         raise error
 
-    task = loop.create_task(_every(Lookout(cannot_open, Settings(), folder), 0.001, None))
+    task = loop.create_task(_every(Lookout(cannot_open, Settings(), folder), 0.001, ()))
     async with asyncio.timeout(PATIENCE_S):
         await looked.wait()
     task.cancel()

@@ -28,7 +28,7 @@ SECRET = "SEC-not-to-be-told"
 ALERT = Alert("ErrorBudgetBurn", "online", PAGE, "20 of 100 online requests failed")
 FIRING = Notice(ALERT, False, NOON_NS, NOON_NS + SECOND_NS)
 RESOLVED = Notice(ALERT, True, NOON_NS, NOON_NS + 60 * SECOND_NS)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0  # a bound for a busy machine, not an expectation
 
 Answer = tuple[int, str]
 

@@ -30,7 +30,7 @@ from tokenworks.observe.observer.tasks import TASKS
 from tokenworks.observe.store import SqlLedger, open_ledger
 
 SETTINGS = Settings(alerts=AlertSettings(drift_hours=1, drift_reference_hours=1))
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0  # a bound for a busy machine, not an expectation
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tokenworks.engine.engine import Engine
 from tokenworks.kv.client import KVClient, StoreEvent
 from tokenworks.worker.kv_exchange import KVExchange
 
-TURNS_S = 30.0
+TURNS_S = 60.0
 """How long a test waits for what must happen: never reached but by a test that fails."""
 
 
