@@ -13,8 +13,8 @@ a store, and the time of the whole replay. Then the disk system is killed whole,
 asked for one more turn of each conversation, beside the same on a system that starts empty.
 
 With `--speed` they are sent as they came, so many trace seconds a second (see `pacing`), of every `--every`-th
-conversation and for `--seconds`: answers are computed together, and a response time has the waiting in it. How busy the
-system without a store was is the load that was offered.
+conversation and for `--seconds`: answers are computed together, and a response time has the waiting in it. The load
+that was offered is what the system without a store had to compute, over the time in which the turns came.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks.kv.client import Answer, complete
 from benchmarks.kv.conversations import Turn, turns_of, words
 from benchmarks.kv.fleet import Fleet, running
 from benchmarks.kv.pacing import paced
-from benchmarks.kv.replay_tables import BASE, Replay, as_they_came, one_by_one
+from benchmarks.kv.replay_tables import BASE, Replay, as_they_came, offered, one_by_one
 from tokenworks.contract.setting import parse_bytes
 from tokenworks.plan.traces import read_trace
 
@@ -172,6 +172,8 @@ def main() -> None:
         table = as_they_came if options.speed else one_by_one
         if BASE in runs or options.speed:
             print("", *table(runs), sep="\n")
+        if BASE in runs and options.speed:
+            print("", offered(runs[BASE], (turns[-1].arrival_s - turns[0].arrival_s) / options.speed), sep="\n")
         if not options.speed and (wanted is None or RESTART in wanted):
             shutil.rmtree(folder, ignore_errors=True)
             runs |= after_restart(turns, every["disk"][0], folder)

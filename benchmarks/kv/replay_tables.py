@@ -90,6 +90,14 @@ def as_they_came(runs: Mapping[str, Replay]) -> Iterator[str]:
         )
 
 
+def offered(base: Replay, arrivals_s: float) -> str:
+    """The load, where turns came within `arrivals_s`; how busy it was says less, for a backlog is worked off later."""
+    return (
+        f"offered: {base.step_s / arrivals_s:.0%} of what the system without a store can do "
+        f"({base.step_s:.0f} s of its steps for turns that came within {arrivals_s:.0f} s)"
+    )
+
+
 def found(answers: Sequence[Answer]) -> str:
     """Two cells: the share of prompt tokens that were found, and in which tier."""
     prompt = sum(answer.prompt_tokens for answer in answers)

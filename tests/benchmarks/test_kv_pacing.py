@@ -12,7 +12,7 @@ import pytest
 from benchmarks.kv.client import Answer
 from benchmarks.kv.conversations import Turn
 from benchmarks.kv.pacing import paced
-from benchmarks.kv.replay_tables import Replay, as_they_came, spread
+from benchmarks.kv.replay_tables import Replay, as_they_came, offered, spread
 
 
 class VirtualTime(selectors.DefaultSelector):
@@ -88,6 +88,7 @@ def test_the_table_says_how_busy_it_was_and_what_became_of_the_response_times() 
         "| host | 30.0% | 5.0% / 25.0% / 0.0% | 50% | 1.0 | 6 | 6 / 3.00 / 3.00 / 3.90 | "
         "2 / 1.00 / 1.00 / 1.00 | -50% | -75% |"
     )
+    assert offered(base, 6.0).startswith("offered: 150% of")
     *_, alone = as_they_came({"host": ours})
     assert alone.endswith("| - | - |")
     assert spread([1.0, 3.0]) == "4 / 2.00 / 2.00 / 2.90"
