@@ -131,6 +131,8 @@ def test_errors_have_exit_codes(error: ConfigError, code: int) -> None:
         (["worker", str(EMBEDDED), "--id", "w"], "Missing option '--gateway'"),
         (["worker", str(EMBEDDED), "--id", "w", "--gateway", "tcp://x:1", "--group", "1"], "leave --group out"),
         (["serve", "--kv-host-bytes", "1MiB", "--kv-store-address", "tcp://*:1", "--port", "0"], "is no store address"),
+        (["kvstore", "--id", "s", "--gateway", "tcp://x:1", "--kv-store-address", "tcp://*:1"], "is no store address"),
+        (["kvstore", "--id", "s", "--gateway", "tcp://x:1"], "--kv-store-address tcp://127.0.0.1:"),
     ],
 )
 def test_wrong_usage_is_told_and_exits_with_2(arguments: list[str], said: str) -> None:

@@ -8,7 +8,7 @@ import click
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
 from tokenworks.cli.parts import start_part
-from tokenworks.fleet.launch import check_address
+from tokenworks.fleet.launch import check_address, check_store_address
 
 
 @click.command(cls=SettingsCommand)
@@ -37,6 +37,8 @@ def kvstore(store_id: str, gateways: tuple[str, ...], parent: int | None, **opti
     settings = start_part(parent, settings_from(options), store_id)
     for address in gateways:
         check_address(address)
+    if settings.kv.store_address:
+        check_store_address(settings.kv.store_address)
     from tokenworks.kv.process import run_store
 
     run_store(settings, store_id, list(gateways))

@@ -154,7 +154,7 @@ def run_store(settings: Settings, store_id: str, gateways: Sequence[str], lease_
     """Keep KV blocks for the workers that dial `settings.kv.store_address`, until drained; raises StartupError."""
     if not settings.kv.store_address:
         raise ConfigError(
-            "give the address where workers reach the store, such as --kv-store-address tcp://0.0.0.0:7100"
+            "give the address where workers reach the store, such as --kv-store-address tcp://127.0.0.1:7100"
         )
     wake = Wake()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
