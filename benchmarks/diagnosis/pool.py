@@ -72,6 +72,8 @@ COLD: Final = frozenset({"cache_collapse", "cost_by_cache"})
 """Who asks what nobody has asked before finds nothing in a cache, and pays for it."""
 GAINLESS: Final = frozenset({"cost_by_price", "workers_wait_for_gateway", "no_gain_from_workers", "idle_devices"})
 """What may be seen where a dear worker comes and is of no use."""
+DROPPED: Final = COLD | {"cache_evicted"}
+"""Prompts that fill the window push what others ask about out of the workers' memory."""
 BEHIND: Final = Place(
     "behind a gateway that has no time",
     one_worker,
@@ -108,8 +110,8 @@ POOL: Final = Place(
         Fault("late_by_queue", load.flood, COLD | {"noisy_neighbour"}),
         Fault("cache_collapse", load.unlike_prompts, COLD),
         Fault("cost_by_cache", load.unlike_prompts, COLD),
-        Fault("late_by_prompt", load.long_prompts, COLD | {"noisy_neighbour", "hot_tenant"}),
-        Fault("prefill_interference", load.offline_prompts, COLD | {"noisy_neighbour", "hot_tenant"}),
+        Fault("late_by_prompt", load.long_prompts, DROPPED | {"noisy_neighbour", "hot_tenant"}),
+        Fault("prefill_interference", load.offline_prompts, DROPPED | {"noisy_neighbour", "hot_tenant"}),
         Fault("slow_client", load.slow_clients, COLD),
         Fault("wrong_requests", load.bad_requests),
         Fault("cost_by_waste", load.leaving_clients, COLD | {"hot_tenant", "noisy_neighbour"}),
