@@ -7,20 +7,13 @@ from typing import Any
 import click
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
-from tokenworks.cli.parts import start_part
+from tokenworks.cli.parts import gateways_option, start_part
 from tokenworks.fleet.launch import check_address, check_store_address
 
 
 @click.command(cls=SettingsCommand)
 @click.option("--id", "store_id", required=True, metavar="NAME", help="This store's name, one for each host.")
-@click.option(
-    "--gateway",
-    "gateways",
-    required=True,
-    multiple=True,
-    metavar="ADDRESS",
-    help="A gateway's worker address to report to, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
-)
+@gateways_option("report to")
 @takes_settings("kv", "fleet.log_level", "fleet.log_format", takes_model=False)
 @click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
 def kvstore(store_id: str, gateways: tuple[str, ...], parent: int | None, **options: Any) -> None:

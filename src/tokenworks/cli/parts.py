@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -18,6 +19,15 @@ from tokenworks.fleet.launch import check_address, resolve_model
 from tokenworks.fleet.lifeline import die_with
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def gateways_option(purpose: str) -> Callable[[Decorated], Decorated]:
+    """The gateways that a part belongs to, and what it does with their addresses."""
+    help = f"A gateway's worker address to {purpose}, such as tcp://10.0.0.5:7000; repeat it for several gateways."
+    return click.option("--gateway", "gateways", required=True, multiple=True, metavar="ADDRESS", help=help)
+
 
 _parent = click.option("--parent", type=int, hidden=True, help="End when this process, the parent, ends.")
 
@@ -55,14 +65,7 @@ def gateway(parent: int | None, **options: Any) -> None:
 
 @click.command(cls=SettingsCommand)
 @click.option("--id", "worker_id", required=True, metavar="NAME", help="This worker's name, unique in its pool.")
-@click.option(
-    "--gateway",
-    "gateways",
-    required=True,
-    multiple=True,
-    metavar="ADDRESS",
-    help="A gateway's worker address to dial, such as tcp://10.0.0.5:7000; repeat it for several gateways.",
-)
+@gateways_option("dial")
 @click.option("--group", type=int, metavar="INDEX", help="Which entry of [[workers]] it is of, counted from 0.")
 @takes_settings("engine", "kv.store_address", "kv.exchange", "fleet.drain_s", "fleet.log_level", "fleet.log_format")
 @_parent
