@@ -14,7 +14,7 @@ from tokenworks.cli.options import SettingsCommand, settings_from, takes_setting
 from tokenworks.contract.errors import ConfigError, TokenworksError
 from tokenworks.observe.alerting.alert_book import Notice
 from tokenworks.observe.alerting.alert_rules import TICKET, Alert
-from tokenworks.observe.alerting.notices import Receiver
+from tokenworks.observe.alerting.receiver import Receiver
 
 _PATIENCE_S: Final = 15.0
 
