@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import zmq
@@ -110,19 +111,20 @@ def test_what_is_sent_without_a_store_is_dropped(stage: Stage) -> None:
 
 
 def test_it_attaches_as_soon_as_there_is_a_line() -> None:
+    now_s = 100.0
     with zmq.Context() as context, tempfile.TemporaryDirectory(prefix="kv") as folder:
         address = f"ipc://{folder}/store"
-        clock = [100.0]
-        client = KVClient(context, address, "w0", spec_of(8192), clock=lambda: clock[0])
-        assert client.receive() == []  # nobody listens yet
-        with context.socket(zmq.ROUTER) as store:
+        with (
+            closing(KVClient(context, address, "w0", spec_of(8192), clock=lambda: now_s)) as client,
+            context.socket(zmq.ROUTER) as store,
+        ):
+            assert client.receive() == []  # nobody listens yet
             store.bind(address)
             assert client.socket.poll(PATIENCE_MS, zmq.POLLOUT)
-            clock[0] += DIAL_EVERY_S
+            now_s += DIAL_EVERY_S
             assert client.receive() == []
             assert store.poll(PATIENCE_MS)
             assert isinstance(decode_to_store(store.recv_multipart()[1]), Attach)
-        client.close()
 
 
 def test_an_attached_client_says_every_second_that_it_is_there(stage: Stage) -> None:
