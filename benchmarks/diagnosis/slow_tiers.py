@@ -21,17 +21,18 @@ from tokenworks.observe.ledger import Window
 
 AT_A_TIME = 2
 AT_LEAST = 24
-NUM_DOCUMENTS = 16
-ROUNDS = 6
+NUM_DOCUMENTS = 12
+TEXT = 3 * DOCUMENT
+ROUNDS = 10
 """Through all documents, until they are fetched: a tier that was slow once is left alone for a while."""
 FETCHED_SHARE = 0.3
 OPTIONS = (*STEADY, "--threads", "2", "--block-tokens", "128", "--kv-bytes", "2MiB", "--kv-host-bytes", "1MiB")
-"""21 blocks in the worker and 10 in the memory of the store; a document has 3 that are full."""
+"""21 blocks in the worker and 10 in the memory of the store; a document has 4 that are full."""
 
 
 def of_a_document(system: System, number: int) -> None:
     """A short question about one of them, one after the other."""
-    system.complete(f"document {number % NUM_DOCUMENTS}: {DOCUMENT} {DOCUMENT} question {number}?", max_tokens=4)
+    system.complete(f"document {number % NUM_DOCUMENTS}: {TEXT} question {number}?", max_tokens=4)
 
 
 def settle(system: System) -> None:
