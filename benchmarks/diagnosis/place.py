@@ -60,6 +60,9 @@ class Visit:
         """What is found of a fault; one of several rules is provoked once, and again where its rule misses it."""
         found: Findings = {}
         for attempt in range(tries):
+            if attempt:  # what was usual at first may have passed: a tier that nobody fetches from any more
+                self.place.settle(self.system)
+                self.usual = self.place.usual(self.system)
             if attempt or fault.provoke not in self._windows:
                 self._windows[fault.provoke] = fault.provoke(self.system)
             found = self.findings(self._windows[fault.provoke])
