@@ -102,7 +102,7 @@ POOL: Final = Place(
     (
         Fault("starved_worker", host.busy_machine),
         Fault("cost_by_speed", host.busy_machine),
-        Fault("slowed_down", host.short_breath),
+        Fault("slowed_down", host.little_slower, also=COLD),
         Fault("slow_worker", host.slow_worker, COLD),
         Fault("jitter", host.unsteady_workers),
         Fault("hot_tenant", load.hot_tenant, COLD),

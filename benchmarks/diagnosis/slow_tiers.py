@@ -6,6 +6,7 @@ and for all that are usual below them: so it is the lower tier that usual reques
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,8 @@ AT_A_TIME = 2
 AT_LEAST = 24
 NUM_DOCUMENTS = 12
 TEXT = 3 * DOCUMENT
-ROUNDS = 10
-"""Through all documents, until they are fetched: a tier that was slow once is left alone for a while."""
+PATIENCE_S = 90.0
+"""Until documents are fetched: a tier that was slow once is left alone for a minute."""
 FETCHED_SHARE = 0.3
 OPTIONS = (*STEADY, "--threads", "2", "--block-tokens", "128", "--kv-bytes", "2MiB", "--kv-host-bytes", "1MiB")
 """21 blocks in the worker and 10 in the memory of the store; a document has 4 that are full."""
@@ -37,7 +38,8 @@ def of_a_document(system: System, number: int) -> None:
 
 def settle(system: System) -> None:
     """Every document has been computed, is in the lower tier, and is fetched from there."""
-    for _ in range(ROUNDS):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
         window = system.traffic(of_a_document, 0.0, AT_A_TIME, NUM_DOCUMENTS)
         if fetched_share(system, window) > FETCHED_SHARE:
             return

@@ -216,7 +216,7 @@ def test_watch_shows_what_has_come_in_until_it_is_interrupted(tmp_path: Path) ->
     main_fd, terminal = pty.openpty()
     command = [sys.executable, "-m", "tokenworks", "table", "--by", "tenant", "--watch", "--ledger-path", str(tmp_path)]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "50"}
-    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
+    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment, preexec_fn=heed_interrupts)
     os.close(terminal)
     try:
         wait_for(main_fd, b"early-bird")
@@ -229,6 +229,11 @@ def test_watch_shows_what_has_come_in_until_it_is_interrupted(tmp_path: Path) ->
         process.kill()
         process.wait()
         os.close(main_fd)
+
+
+def heed_interrupts() -> None:
+    """A shell that starts the tests in the background has them, and their children, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(fd: int, text: bytes, timeout_s: float = 60.0) -> None:

@@ -74,7 +74,10 @@ const shown = (children) => children.flat(Infinity).filter((child) => child !== 
 function fill(container, ...children) {
   const key = container.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   container.replaceChildren(...shown(children));
-  if (key === undefined) return;
+  if (key !== undefined) focusOn(container, key);
+}
+
+function focusOn(container, key) {
   [...container.querySelectorAll("[data-key]")].find((element) => element.dataset.key === key)?.focus({ preventScroll: true });
 }
 
@@ -641,6 +644,7 @@ const ns = (value) => seconds(isNumber(value) ? value / 1e9 : value);
 
 async function openExplain(id) {
   const dialog = byId("explain");
+  if (!dialog.open) refocus(dialog, document.activeElement.dataset.key);
   byId("explain-title").textContent = id;
   fill(byId("explain-chips"));
   fill(byId("explain-body"), h("p", { class: "soft" }, "…"));
@@ -650,6 +654,12 @@ async function openExplain(id) {
   } catch (error) {
     fill(byId("explain-body"), h("p", { class: "bad" }, error.message));
   }
+}
+
+/** Give the focus back once the dialog is closed: the browser gives it to what had it, which may have been drawn again. */
+function refocus(dialog, key) {
+  if (key === undefined) return;
+  dialog.addEventListener("close", () => { if (document.activeElement === document.body) focusOn(document, key); }, { once: true });
 }
 
 function drawExplanation(told) {
