@@ -59,11 +59,11 @@ def _clean(visit: Visit, number: int) -> int:
 def _provoke(visit: Visit, fault: Fault) -> bool:
     """Whether its rule found it."""
     found = visit.provoked(fault)
-    verdict = "found" if fault.rule in found else "NOT FOUND"
-    others = ", ".join(sorted(found.keys() - {fault.rule}))
-    signal = found.get(fault.rule, {}).get("signal", "")
-    click.echo(f"  {fault.rule:24} {verdict:10} {signal}  [also: {others or 'none'}]")
-    return fault.rule in found
+    finding = fault.finding(found)
+    verdict, signal = ("NOT FOUND", "") if finding is None else ("found", f"{finding['rule']}: {finding['signal']}")
+    others = ", ".join(sorted(found.keys() - {fault.rule} - fault.also - fault.instead))
+    click.echo(f"  {fault.rule:24} {verdict:10} {signal}  [unasked: {others or 'none'}]")
+    return finding is not None
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def starved_gateway(system: System) -> Iterator[None]:
 
 
 def gateway_without_time(system: System) -> Window:
-    """Many tiny questions come to a gateway that hardly gets a processor."""
-    with starved_gateway(system):
+    """Many tiny questions come to a gateway that hardly gets a processor, beside others or at all."""
+    with starved_gateway(system), stopping(system.pids("gateway"), stopped_s=0.15, running_s=0.05):
         return system.traffic(tiny_question, SECONDS, 4 * AT_A_TIME)
 
 

@@ -68,6 +68,7 @@ def _insistent(system: System, number: int) -> None:
 
 def deadly_requests(system: System) -> Window:
     """Whoever computes these requests dies of them, as of too little memory, until they fail."""
+    system.wait_for(system.workers, "a worker to die")
     with kept_from_living(system):
         return system.traffic(_long, 0.0, at_a_time=24, at_least=24)
 

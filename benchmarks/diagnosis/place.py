@@ -18,8 +18,8 @@ from tokenworks.observe.ledger import Window
 
 Findings = Mapping[str, dict[str, Any]]
 """By rule; of several with one rule the last."""
-TRIES = 2
-"""A machine that does other work beside may hide a fault of two seconds; not twice."""
+TRIES = 3
+"""A machine that does other work beside may hide a fault of two seconds, or make a usual run unusual; not each time."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Fault:
     rule: str  # that finds it
     provoke: Callable[[System], Window]  # and the time in which it could be seen
     also: frozenset[str] = frozenset()  # rules that may speak up too, since the fault is theirs as well
+    instead: frozenset[str] = frozenset()  # rules that explain it better, where they see it: its own then keeps silent
+
+    def finding(self, found: Findings) -> dict[str, Any] | None:
+        """What tells of it; None: nothing does."""
+        return next((found[rule] for rule in (self.rule, *sorted(self.instead)) if rule in found), None)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Place:
     usual: Callable[[System], Window]  # a run that nothing is wrong with
     faults: tuple[Fault, ...]
     settle: Callable[[System], object] = lambda system: None  # until caches are filled and kernels compiled
+    known: frozenset[str] = frozenset()  # rules that are right about its usual run
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -66,13 +72,14 @@ class Visit:
             if attempt or fault.provoke not in self._windows:
                 self._windows[fault.provoke] = fault.provoke(self.system)
             found = self.findings(self._windows[fault.provoke])
-            if fault.rule in found:
+            if fault.finding(found) is not None:
                 break
         return found
 
     def clean(self) -> Findings:
-        """What is found in another usual run."""
-        return self.findings(self.place.usual(self.system))
+        """What is found in another usual run, and is not so."""
+        found = self.findings(self.place.usual(self.system))
+        return {rule: finding for rule, finding in found.items() if rule not in self.place.known}
 
     def findings(self, window: Window) -> Findings:
         """What is found in a window, compared with the usual run."""

@@ -72,6 +72,8 @@ COLD: Final = frozenset({"cache_collapse", "cost_by_cache"})
 """Who asks what nobody has asked before finds nothing in a cache, and pays for it."""
 GAINLESS: Final = frozenset({"cost_by_price", "workers_wait_for_gateway", "no_gain_from_workers", "idle_devices"})
 """What may be seen where a dear worker comes and is of no use."""
+EXPLAINED: Final = frozenset({"jitter", "late_by_prompt", "late_by_queue", "prefill_interference"})
+"""What a slow machine makes of a slowdown: more than one that nothing explains."""
 DROPPED: Final = COLD | {"cache_evicted"}
 """Prompts that fill the window push what others ask about out of the workers' memory."""
 BEHIND: Final = Place(
@@ -82,6 +84,7 @@ BEHIND: Final = Place(
         Fault("workers_wait_for_gateway", host.join_where_gateway_halts, GAINLESS),
         Fault("cost_by_price", host.join_where_gateway_halts, GAINLESS),
     ),
+    known=frozenset({"gateway_bound"}),
 )
 APART: Final = Place(
     "one of two workers is elsewhere",
@@ -102,7 +105,7 @@ POOL: Final = Place(
     (
         Fault("starved_worker", host.busy_machine),
         Fault("cost_by_speed", host.busy_machine),
-        Fault("slowed_down", host.little_slower, also=COLD),
+        Fault("slowed_down", host.little_slower, also=COLD, instead=EXPLAINED),
         Fault("slow_worker", host.slow_worker, COLD),
         Fault("jitter", host.unsteady_workers),
         Fault("hot_tenant", load.hot_tenant, COLD),

@@ -21,11 +21,12 @@ NEARLY_FULL_TOKENS = 150
 
 
 def many_pages(system: System) -> Window:
-    """More pages than the worker holds, one after the other."""
+    """More pages than the worker holds, one after the other, again and again."""
 
     def ask(system: System, number: int) -> None:
         system.complete(f"sheet {number % NUM_TOO_MANY}: {PAGE}", max_tokens=4)
 
+    system.traffic(ask, 0.0, AT_A_TIME, at_least=NUM_TOO_MANY)
     return system.traffic(ask, 1.5, AT_A_TIME, at_least=80)
 
 

@@ -1,7 +1,8 @@
 """What came of the latest change in the number of workers: whether twice the workers did twice the work.
 
-The latest moment at which a worker came is looked for, in the window or in the baseline before it, and the time before
-that moment is compared with the time after. Workers that come within `SAME_START_S` of each other came together.
+The latest moment at which a worker came is looked for, in the window or in the baseline before it, and the time after
+that moment is compared with as long a time right before it: traffic of long ago, or none, says little. Where too little
+happened in that, with more of the time before. Workers that come within `SAME_START_S` of each other came together.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SCALE_SIGNALS: Final = {
 class _Part(NamedTuple):
     """One side of the change; tokens are those that were computed."""
 
-    workers: float
+    workers: int
     tokens_per_s: float
     pace: float  # tokens per second with work to do
     busy_share: float
@@ -43,7 +44,7 @@ def scale_figures(ledger: Ledger, window: Window) -> dict[str, float]:
     change_ns = _latest_coming(ledger.workers(window), window)
     if change_ns is None:
         return unknown
-    before = _part(ledger, Window(window.start_ns, change_ns))
+    before = _before(ledger, window, change_ns)
     after = _part(ledger, Window(change_ns, window.end_ns))
     if min(before.requests, after.requests) < MIN_REQUESTS or after.workers <= before.workers:
         return unknown
@@ -67,6 +68,16 @@ def _latest_coming(stretches: list[WorkerStretch], window: Window) -> int | None
     return next(at_ns for at_ns in comings if at_ns > comings[-1] - SAME_START_S * 1e9)
 
 
+def _before(ledger: Ledger, window: Window, change_ns: int) -> _Part:
+    span_ns = window.end_ns - change_ns
+    while True:
+        start_ns = max(window.start_ns, change_ns - span_ns)
+        part = _part(ledger, Window(start_ns, change_ns))
+        if part.requests >= MIN_REQUESTS or start_ns == window.start_ns:
+            return part
+        span_ns *= 2
+
+
 def _part(ledger: Ledger, window: Window) -> _Part:
     cell = merged(ledger.cells(window).values())
     stretches = ledger.workers(window)
@@ -75,7 +86,7 @@ def _part(ledger: Ledger, window: Window) -> _Part:
     busy_ns = wall_ns - sum(stretch.use.idle_ns for stretch in stretches)
     lives_s = sum(stretch.until_ns - stretch.from_ns for stretch in stretches) / 1e9
     return _Part(
-        workers=lives_s / max(window.seconds, 1e-9),
+        workers=round(lives_s / max(window.seconds, 1e-9)),  # each is known from its first sample to its last
         tokens_per_s=computed / max(window.seconds, 1e-9) or math.nan,
         pace=computed / (busy_ns / 1e9) if computed and busy_ns else math.nan,
         busy_share=busy_ns / wall_ns if wall_ns else math.nan,
