@@ -12,6 +12,8 @@ PORT =
 QUANTIZE =
 ARGS =
 COVERED := tests/policy tests/contract
+# They measure running systems, so nothing else runs beside them.
+ALONE := $(wildcard tests/e2e/test_diagnosis*.py)
 # Byte code is made as modules are imported: most of what is installed never is. Then it must be kept, whatever the
 # environment says: without it each process compiles PyTorch anew, which takes longer than all else that it does at start.
 export PYTHONDONTWRITEBYTECODE =
@@ -36,7 +38,9 @@ serve: .venv/.runtime ## serve the embedded model, or MODEL=..., at PORT=... (80
 # first. A fixed hash seed: its processes must name the tests alike.
 test: .venv/.dev ## everything that CI runs: style, types, all tests, full branch coverage of decisions and wire formats
 	@$(MAKE) --no-print-directory -j 2 check covered
-	PYTHONHASHSEED=0 .venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(COVERED:%=--ignore=%) $(ARGS)
+	PYTHONHASHSEED=0 .venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder \
+		$(addprefix --ignore=,$(COVERED) $(ALONE)) $(ARGS)
+	.venv/bin/pytest -q $(ALONE) $(ARGS)
 
 covered: .venv/.dev
 	.venv/bin/coverage run --branch --include='src/tokenworks/policy/*,src/tokenworks/contract/*' \

@@ -12,8 +12,6 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from tokenworks.worker.environment import prepare_environment
 
@@ -23,19 +21,6 @@ _state = tempfile.mkdtemp(prefix="tokenworks-tests-")
 os.environ["TOKENWORKS_LEDGER_PATH"] = _state  # before any test, and for every process that one starts
 os.environ["XDG_CACHE_HOME"] = f"{_state}/cache"
 atexit.register(shutil.rmtree, _state, ignore_errors=True)
-
-
-class _Scheduling(LoadFileScheduling):
-    """A file is one process's; so are together those that measure a system, which would disturb each other."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "diagnosis" if "/test_diagnosis" in nodeid else str(super()._split_scope(nodeid))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling:
-    """As `--dist loadfile` does it, but for these."""
-    return _Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
