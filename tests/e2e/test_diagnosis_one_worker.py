@@ -24,7 +24,7 @@ def test_nothing_of_it_is_found_in_a_usual_run(visit: Visit) -> None:
 
 
 FAULTS = [fault for fault in ONE_WORKER.faults if fault.rule != "restart_loop"]
-"""Not that one: a worker that dies thrice is restarted later each time, which may take minutes. The benchmark has it."""
+"""Not that one: a worker that dies thrice is restarted later each time, so a second try takes minutes."""
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.rule)
