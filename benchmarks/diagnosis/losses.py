@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.diagnosis.faults import DOCUMENT, beside
+from benchmarks.diagnosis.meanwhile import meanwhile
 from benchmarks.diagnosis.system import System
 from tokenworks.observe.ledger import Window
 
@@ -80,22 +81,16 @@ def _long(system: System, number: int) -> None:
 @contextmanager
 def kept_from_living(system: System) -> Iterator[None]:
     """As long as the block lasts, the worker is killed whenever it is ready and at work."""
-    is_over = threading.Event()
 
-    def watch() -> None:
+    def watch(is_over: threading.Event) -> None:
         while not is_over.wait(0.3):
             if system.workers():
                 is_over.wait(0.3)  # it has taken what waited for it
                 _kill(system)
                 system.wait_for(lambda: not system.workers() or is_over.is_set(), "its death to be known")
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with meanwhile(watch):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 @contextmanager

@@ -17,7 +17,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+
+from benchmarks.diagnosis.meanwhile import meanwhile
 
 LOOK_EVERY_S = 0.002
 RENEW_EVERY = 50  # looks: files that came meanwhile are leased too
@@ -54,14 +57,8 @@ class _Leases:
 @contextmanager
 def slow_disk(folder: Path, seconds_a_file: float) -> Iterator[None]:
     """While the block lasts, files of the folder are opened one after the other, `seconds_a_file` each."""
-    is_over = threading.Event()
-    thread = threading.Thread(target=_hold_up, args=(folder, seconds_a_file, is_over), name="slow-disk")
-    thread.start()
-    try:
+    with meanwhile(partial(_hold_up, folder, seconds_a_file)):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def _hold_up(folder: Path, seconds_a_file: float, is_over: threading.Event) -> None:

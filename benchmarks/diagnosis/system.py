@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from benchmarks.diagnosis.meanwhile import meanwhile
 from tests.kv.throttle import ThrottledProxy
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.errors import LedgerError
@@ -203,9 +204,8 @@ def running(folder: Path, *options: str, workers: int = 1) -> Iterator[System]:
 @contextmanager
 def stopping(pids: Sequence[int], stopped_s: float, running_s: float) -> Iterator[None]:
     """Processes that get the processor only now and then, as beside a greedy neighbour."""
-    is_over = threading.Event()
 
-    def turns() -> None:
+    def turns(is_over: threading.Event) -> None:
         while not is_over.is_set():
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
@@ -214,13 +214,8 @@ def stopping(pids: Sequence[int], stopped_s: float, running_s: float) -> Iterato
                 os.kill(pid, signal.SIGCONT)
             is_over.wait(running_s)
 
-    thread = threading.Thread(target=turns)
-    thread.start()
-    try:
+    with meanwhile(turns):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def _environment(folder: Path) -> dict[str, str]:
