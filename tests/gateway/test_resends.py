@@ -12,6 +12,7 @@ from tests.gateway.test_lifetimes import PROMPT, events, open_stream
 from tokenworks.contract import wire
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
+from tokenworks.gateway import patience
 from tokenworks.gateway.flights import MAX_RESENDS
 
 if TYPE_CHECKING:
@@ -113,6 +114,48 @@ def test_a_stream_goes_on_when_the_only_worker_comes_back(
         assert rig.worker.submitted[-1].num_generated == 1
         assert rig.gateway.num_in_flight == 0
         close()
+
+
+@pytest.mark.parametrize("how", ["died", "left"])
+def test_who_comes_while_nobody_is_there_waits_for_the_worker_to_come_back(
+    bare_rig: Rig, wait_until: WaitUntil, how: str
+) -> None:
+    worker = bare_rig.add_worker("w0")
+    expected = undisturbed(bare_rig)
+    if how == "died":
+        bare_rig.kill(worker)
+    else:
+        worker.send(wire.Goodbye("w0"))
+    flights = bare_rig.gateway.gateway.dispatcher._flights
+    asking, found = start(bare_rig, n=2)
+    wait_until(lambda: len(flights) == 2)
+    assert all(flight.worker is None for flight in flights.values())
+    bare_rig.add_worker("w0")
+    asking.join()
+    assert found[0].json()["choices"][0] == expected
+    assert bare_rig.gateway.num_in_flight == 0
+
+
+def test_who_waits_for_a_worker_that_does_not_come_back_is_told(running_rig: MakeRig) -> None:
+    with running_rig(lease_s=0.5) as rig:
+        rig.kill(rig.add_worker("w0"))
+        answers = [rig.post("/v1/completions", **BODY) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [503, 503]
+        assert {answer.json()["error"]["code"] for answer in answers} == {"no_worker"}
+        assert rig.gateway.num_in_flight == 0
+
+
+def test_who_is_one_too_many_to_wait_is_told_at_once(
+    bare_rig: Rig, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "MAX_NEW", 1)
+    bare_rig.kill(bare_rig.add_worker("w0"))
+    asking, found = start(bare_rig)
+    wait_until(lambda: bare_rig.gateway.num_in_flight == 1)
+    assert bare_rig.post("/v1/completions", **BODY).status_code == 503
+    bare_rig.add_worker("w0")
+    asking.join()
+    assert found[0].status_code == 200
 
 
 def test_log_probabilities_stop_strings_and_choices_go_on_across_the_seam(bare_rig: Rig, wait_until: WaitUntil) -> None:

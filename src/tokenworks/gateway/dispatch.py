@@ -5,8 +5,8 @@ ended, was cancelled or failed; after that, late outputs for it are ignored, as 
 
 A sequence may be split: a worker computes and publishes its prompt's blocks, and when that has ended, however it ended,
 the plain request goes to another worker, which fetches them, or computes what it does not find. A sequence whose worker
-is lost, or refuses it, goes to another one, or waits for one to come (back) for `WAIT_LEASES` leases: as it was where
-nothing of it has been seen, and otherwise as a continuation, so that the client misses no token and sees none twice.
+is lost, or refuses it, goes to another one, or waits for one to come (back), see `patience`: as it was where nothing
+of it has been seen, and otherwise as a continuation, so that the client misses no token and sees none twice.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from tokenworks.contract import wire
-from tokenworks.contract.errors import InvalidRequest, TokenworksError, Unavailable, WorkerLost
+from tokenworks.contract.errors import TokenworksError, Unavailable, WorkerLost
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import EndReason, Role
 from tokenworks.gateway.counts import DispatchCounts
 from tokenworks.gateway.farewells import Farewells
-from tokenworks.gateway.flights import Flight, PromptNames, flight_id
+from tokenworks.gateway.flights import RETURNED, Flight, PromptNames, flight_id, refusal
 from tokenworks.gateway.legs import LOST, OUTCOMES, Trail
 from tokenworks.gateway.members import Members
+from tokenworks.gateway.patience import Patience
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.registry import StoreRegistry, Worker, WorkerRegistry
 from tokenworks.gateway.samples import Samples
@@ -35,11 +36,6 @@ from tokenworks.gateway.worker_socket import WorkerSocket
 _log = logging.getLogger(__name__)
 
 CHECKS_PER_LEASE: Final = 4
-WAIT_LEASES: Final = 6
-"""A lost worker's place is taken again within this many leases, or not soon: a process starts, loads the weights and
-measures itself, perhaps on a machine that has other work. A client that does not want to wait so long goes away."""
-REFUSED_LEASES: Final = 0.3
-"""Where everybody who is there has refused: time to be asked once more, not more, for the client could do that too."""
 
 
 class Dispatcher:
@@ -51,6 +47,7 @@ class Dispatcher:
         self._samples = samples
         self._members = Members(lease_s, self.counts, samples, self._send, self._resend_waiting, self._on_lost)
         self._farewells = Farewells(lease_s)
+        self._patience = Patience(lease_s)
         self._placing = Placing(self.workers, self.stores)
         self._flights: dict[str, Flight] = {}
         self._socket = WorkerSocket(address, self._on_frame)
@@ -76,8 +73,13 @@ class Dispatcher:
         """Sequences that have not ended."""
         return len(self._flights)
 
+    @property
+    def takes_work(self) -> bool:
+        """Whether a worker is ready, or one is expected to be back soon."""
+        return bool(self.workers.ready()) or self._patience.for_new(time.monotonic(), len(self._waiting())) is not None
+
     def submit(self, requests: Sequence[Request], trail: Trail) -> Stream:
-        """Send each request to a worker, noted in `trail`; raises Unavailable, and then none of them runs."""
+        """Send each to a worker, noted in `trail`, or keep it until one is back; raises Unavailable, and runs none."""
         stream = Stream((request.id for request in requests), trail)
         prompts: dict[int, PromptNames] = {}  # by identity of the token ids, which the n choices of one prompt share
         may_split = len({id(request.token_ids) for request in requests}) == len(requests)
@@ -130,7 +132,7 @@ class Dispatcher:
         self._farewells.give_up()
 
     def _begin(self, flight: Flight) -> None:
-        """Place a new request; raises Unavailable."""
+        """Place a new request, or let it wait; raises Unavailable."""
         flight.sent_s = time.monotonic()
         while (decision := self._placing.first(flight)) is not None:
             first = self.workers.get(decision.prefill_id or decision.worker_id)
@@ -142,8 +144,12 @@ class Dispatcher:
                 self.counts.decided(decision)
                 self._flights[flight.id] = flight
                 return
-        flight.ended(time.monotonic_ns())
-        raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
+        flight.deadline_s = self._patience.for_new(flight.sent_s, len(self._waiting()))
+        if flight.deadline_s is None:
+            flight.ended(time.monotonic_ns())
+            raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
+        flight.reason = RETURNED
+        self._flights[flight.id] = flight
 
     def _send_to(self, worker: Worker, flight: Flight) -> bool:
         """Hand a flight to a worker; False where it cannot be reached, which is then lost."""
@@ -162,7 +168,7 @@ class Dispatcher:
             if self._send_to(worker, flight):
                 return
         if flight.deadline_s is None:
-            flight.deadline_s = time.monotonic() + WAIT_LEASES * self._lease_s
+            flight.deadline_s = self._patience.for_lost(time.monotonic())
 
     def _send(self, identity: bytes, frame: bytes) -> bool:
         return self._socket.send(identity, frame)
@@ -222,19 +228,20 @@ class Dispatcher:
         """Somebody else may take it; where nobody is there at all, it waits for one who comes."""
         self.counts.resends["refused"] += 1
         flight.refused_by.add(worker)
-        flight.error = _refusal(worker, end)
+        flight.error = refusal(worker, end)
         flight.reason = OUTCOMES[EndReason.REFUSED]
         flight.let_go(now_ns, flight.reason, end.report)
         self._send_on(flight)
         if flight.worker is None and end.param is not None:
             self._fail(flight)  # it is the request that does not fit: waiting will not help
         elif flight.worker is None and self.workers.ready():
-            soon_s = time.monotonic() + REFUSED_LEASES * self._lease_s
+            soon_s = self._patience.for_refused(time.monotonic())
             flight.deadline_s = min(soon_s, flight.deadline_s or soon_s)
 
     def _on_lost(self, worker: Worker) -> None:
         """Send on what a worker had that is no longer registered."""
         now_ns = time.monotonic_ns()
+        self._patience.worker_lost(now_ns / 1e9)
         self._farewells.lose(worker)
         for wire_id in list(worker.open_ids):
             flight = self._flights[flight_id(wire_id)]
@@ -269,15 +276,19 @@ class Dispatcher:
 
     def _resend_waiting(self) -> None:
         """Who waits for a worker looks again; those that refused may be asked again."""
-        for flight in [flight for flight in self._flights.values() if flight.worker is None]:
+        for flight in self._waiting():
             flight.refused_by.clear()
             self._send_on(flight)
 
     def _fail_overdue(self) -> None:
         now_s = time.monotonic()
-        for flight in list(self._flights.values()):
-            if flight.worker is None and flight.deadline_s is not None and flight.deadline_s <= now_s:
+        for flight in self._waiting():
+            if flight.deadline_s is not None and flight.deadline_s <= now_s:
                 self._fail(flight)
+
+    def _waiting(self) -> list[Flight]:
+        """Those that no worker has."""
+        return [flight for flight in self._flights.values() if flight.worker is None]
 
     async def _tick(self) -> None:
         while True:
@@ -286,11 +297,3 @@ class Dispatcher:
             self._farewells.expire(time.monotonic_ns())
             self._fail_overdue()
             self._resend_waiting()
-
-
-def _refusal(worker: Worker, end: wire.End) -> TokenworksError:
-    """What the client is told if nobody else takes the request."""
-    reason = end.error or "it gives no reason"
-    if end.param is not None:
-        return InvalidRequest(reason, param=end.param)
-    return Unavailable(f"worker {worker.id} refused the request ({reason}) and no other took it, please retry")

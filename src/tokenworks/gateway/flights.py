@@ -12,11 +12,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from tokenworks.contract.errors import TokenworksError, Unavailable
+from tokenworks.contract.errors import InvalidRequest, TokenworksError, Unavailable
 from tokenworks.contract.kv import BlockName, KVSpec, block_names, root_name
 from tokenworks.contract.record import SequenceReport
 from tokenworks.contract.request import Request, Sampling
-from tokenworks.contract.wire import SequenceOutput, Submit
+from tokenworks.contract.wire import End, SequenceOutput, Submit
 from tokenworks.gateway.legs import LOST, OUTCOMES, Sending
 from tokenworks.gateway.registry import Worker
 from tokenworks.gateway.streams import Stream
@@ -27,6 +27,8 @@ MAX_RESENDS: Final = 2
 """Workers that may be lost under one request before it fails: by then it is itself the suspect."""
 PREFILLED: Final = "prefilled"
 """Why a flight goes to a second worker, where a first one has computed its prompt."""
+RETURNED: Final = "returned"
+"""Why a flight goes where it goes, where it had come while no worker was there."""
 _FIRST_HALF: Final = ".prefill"
 _PREFILL_SAMPLING: Final = Sampling(max_tokens=1, temperature=0.0)
 
@@ -178,3 +180,11 @@ class Flight:
 def flight_id(wire_id: str) -> str:
     """The id of the flight that a worker knows under this id."""
     return wire_id.removesuffix(_FIRST_HALF)
+
+
+def refusal(worker: Worker, end: End) -> TokenworksError:
+    """What the client is told if nobody else takes a request that a worker refused."""
+    reason = end.error or "it gives no reason"
+    if end.param is not None:
+        return InvalidRequest(reason, param=end.param)
+    return Unavailable(f"worker {worker.id} refused the request ({reason}) and no other took it, please retry")

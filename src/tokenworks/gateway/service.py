@@ -57,7 +57,7 @@ class Service:
         """Raises Draining or Unavailable where a request cannot be run now."""
         if self.is_draining:
             raise Draining("the server is shutting down and takes no new requests; please retry")
-        if not self.dispatcher.workers.ready():
+        if not self.dispatcher.takes_work:
             raise Unavailable("no worker is ready; the system is starting or recovering, please retry")
 
     def check_model(self, name: str | None) -> None:

@@ -14,7 +14,7 @@ MEANINGS: Final = {
     Stage.RECEIVE: "the request came in",
     Stage.TOKENISE: "template and tokenizer",
     Stage.ADMIT: "checked and let in",
-    Stage.ROUTE: "a worker was chosen",
+    Stage.ROUTE: "a worker was chosen, or waited for",
     Stage.WIRE: "between gateway and worker",
     Stage.QUEUE: "waited in the worker",
     Stage.FETCH_HOST: "KV came from host memory",
@@ -51,6 +51,7 @@ _ADVICE: Final = {
 _REASONS: Final = {
     "only worker": "it was the only worker",
     "shared prompt": "choices of one prompt stay together",
+    "returned": "it had come while no worker was there, and waited for one to come back",
     "short prompt": "the prompt is short: the least busy worker with the longest cached prefix",
     "no partner": "no other worker shares its KV store",
     "no gain": "computing the prompt elsewhere was predicted to gain nothing",
