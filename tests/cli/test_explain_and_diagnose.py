@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from tests.observe.scenes import BEFORE, NOW, Scene
 from tokenworks.cli.main import main
 from tokenworks.contract.config import CostSettings, LedgerSettings, ObjectiveSettings
-from tokenworks.contract.record import Leg, Record, Stage
-from tokenworks.observe.ledger import Span
+from tokenworks.contract.record import Incident, Leg, Record, Stage
+from tokenworks.observe.ledger import Span, Window
 from tokenworks.observe.store import open_ledger
 
 EVIL = "\x1b[31mred[bold]\u202e\r\n"
@@ -121,6 +121,16 @@ def test_a_baseline_can_be_chosen() -> None:
     baseline = f"{NOW.start_ns // 10**9}..{NOW.end_ns // 10**9}"
     told = json.loads(invoke("diagnose", *WINDOW, "--baseline", baseline, "--json").output)
     assert told["baseline"] == [NOW.start_ns, NOW.end_ns]
+
+
+def test_what_happened_is_drawn(tmp_path: Path) -> None:
+    scene = Scene().usual(BEFORE, 60).usual(NOW, 80).incident("worker_joined", "w1", 30)
+    scene.frames.append(Incident(NOW.end_ns - 1, "worker_lost", EVIL, "exited (was killed by signal 9)"))
+    scene.usual(Window(NOW.start_ns + 240 * 10**9, NOW.start_ns + 300 * 10**9), 40, outcome="no_worker", worker="")
+    shown = invoke("diagnose", *WINDOW, "--ledger-path", str(kept(scene, tmp_path))).output
+    assert "what happened, the latest 20 of 31" in shown
+    assert f"worker_lost {EVIL_SHOWN}: exited (was killed by signal 9)" in re.sub(r"\s+", " ", shown)
+    assert re.search(r"when +worst from ", shown)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tokenworks.observe.units import moment
 
 _STYLES: Final = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}
 _MAX_CHARS: Final = 1000
+_MAX_INCIDENTS: Final = 20
 
 
 def draw(console: Console, told: Diagnosis) -> None:
@@ -29,13 +30,34 @@ def draw(console: Console, told: Diagnosis) -> None:
         console.print()
     if not told.findings:
         console.print(Text("Nothing found.", style="bold green"))
+    _draw_incidents(console, told)
     console.print(Text(_looked_at(told), style="dim"))
 
 
-def _table(finding: Finding) -> Table:
+def _draw_incidents(console: Console, told: Diagnosis) -> None:
+    """What happened to the system: the latest, in order."""
+    if not told.incidents:
+        return
+    shown = told.incidents[-_MAX_INCIDENTS:]
+    more = told.num_incidents - len(shown)
+    console.print(Text(f"what happened{f', the latest {len(shown)} of {told.num_incidents:,}' if more else ''}"))
+    table = _grid()
+    for each in shown:
+        what = f"{each.kind} {printable(each.subject)}{': ' if each.text else ''}{printable(each.text, _MAX_CHARS)}"
+        table.add_row(f"  {moment(each.at_ns)}", Text(what))
+    console.print(table)
+    console.print()
+
+
+def _grid() -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
+    return table
+
+
+def _table(finding: Finding) -> Table:
+    table = _grid()
     for name, text in _rows(finding):
         table.add_row(f"  {name}", Text(printable(text, _MAX_CHARS)))
     return table
@@ -45,6 +67,8 @@ def _rows(finding: Finding) -> Iterator[tuple[str, str]]:
     yield "seen", finding.signal
     yield "cause", finding.cause
     yield "do", finding.action
+    if finding.worst is not None:
+        yield "when", f"worst from {_span(finding.worst)}"
     for number, each in enumerate(finding.hurt):
         yield "" if number else "hurts", f"{each.tenant}, {each.requests:,} requests: {each.text}"
     if finding.gain:

@@ -147,6 +147,16 @@ class Ledger(Protocol):
         """From the first to the last record; None: there is none."""
 
 
+def observed_window(window: Window, extent: Window | None, workers: Sequence[WorkerStretch]) -> Window:
+    """The part of a window in which there was a system; the window itself where nothing is known of any."""
+    starts = [stretch.from_ns for stretch in workers] + ([extent.start_ns] if extent else [])
+    ends = [stretch.until_ns for stretch in workers] + ([extent.end_ns] if extent else [])
+    if not starts:
+        return window
+    start_ns, end_ns = max(window.start_ns, min(starts)), min(window.end_ns, max(ends))
+    return Window(start_ns, end_ns) if start_ns < end_ns else window
+
+
 class OpenLedger(Ledger, Protocol):
     """One of somebody's own, to be closed when it is no longer asked."""
 

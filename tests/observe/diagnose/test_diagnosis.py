@@ -194,6 +194,36 @@ def test_findings_are_worst_first_and_say_what_they_rest_on() -> None:
     assert findings[0].baseline.end_ns == NOW.start_ns
 
 
+def test_what_happened_is_told_with_the_findings() -> None:
+    told = diagnosis(with_loss(3).ledger(), NOW, Settings())
+    assert [(each.kind, each.subject) for each in told.incidents] == [("worker_lost", "w9")] * 3
+    assert told.num_incidents == 3
+
+
+def test_an_outage_hurts_those_who_were_turned_away() -> None:
+    scene = with_loss(3).usual(NOW, 50, outcome="no_worker", worker="")
+    findings = {finding.rule: finding for finding in found(scene)}
+    for rule in ("restart_loop", "turned_away"):
+        assert findings[rule].severity == "critical"
+        assert findings[rule].hurt[0].name == "rejected_share"
+
+
+def test_time_without_a_system_dilutes_nothing() -> None:
+    hour = Window(NOW.end_ns - 60 * MINUTE_NS, NOW.end_ns)
+    scene = Scene().usual(NOW, 100, outcome="no_worker", worker="").worker(NOW)
+    findings = {finding.rule: finding for finding in diagnose(scene.ledger(), hour, Settings())}
+    [workers] = [each for each in findings["turned_away"].evidence if each.name == "workers"]
+    assert workers.value == pytest.approx(1.0, abs=0.11)
+
+
+def test_growth_after_a_time_without_workers_is_none() -> None:
+    """The only worker had died, and comes back: `before` has requests, and nobody for them."""
+    down, up = _half(0), _half(1)
+    scene = Scene().usual(down, 40, outcome="no_worker", worker="").usual(up, 40).worker(up, "w0")
+    scene.worker(Window(down.start_ns + MINUTE_NS, down.start_ns + 2 * MINUTE_NS + 1), "w0")  # its life before
+    assert "no_gain_from_workers" not in names(diagnose(scene.ledger(), NOW, Settings()))
+
+
 def test_a_gain_is_told_with_its_arithmetic() -> None:
     [finding] = found(FAULTS["slow_client"]())
     assert finding.gain_value == pytest.approx(0.4, rel=0.1)

@@ -81,6 +81,7 @@ def test_a_definition_of_the_same_name_replaces_it_everywhere(tmp_path: Path) ->
         ("requests >= 3", "requests.__class__", "Attribute is not allowed"),
         ('gain = "prompt_tokens_mean - 150"', "", "give both `gain` and `gain_text`"),
         ("min_requests = 3", 'unless = ["nobody"]', "`unless` names rules further up; unknown name `nobody`"),
+        ("min_requests = 3", 'peak = "cores_per_busy_s"', "`peak` is of requests; unknown name `cores_per_busy_s`"),
         ("is_long =", "requests =", "[define] requests: give it a name that is not taken"),
         ("prompt_tokens_mean > 150", "is_long > 150", "[define] is_long; unknown name `is_long`"),
         ('cause = "It', 'cuase = "It', "cuase"),

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from tokenworks.contract.config import ObjectiveSettings, Settings
+from tokenworks.contract.record import Incident
 from tokenworks.observe.diagnose.expression import Expression
 from tokenworks.observe.diagnose.hurt import Hurt, hurt
 from tokenworks.observe.diagnose.peak import PEAK_SIGNALS, peak_busy_workers
@@ -21,10 +22,12 @@ from tokenworks.observe.diagnose.rules import PLACE, Rule, Rules, all_names, own
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS, scale_figures
 from tokenworks.observe.diagnose.sides import Side, Sides, Subject
 from tokenworks.observe.diagnose.signals import SIGNALS
+from tokenworks.observe.diagnose.worst_time import worst_time
 from tokenworks.observe.ledger import Ledger, Window
 from tokenworks.observe.units import shown
 
 SEVERITIES: Final = ("critical", "warning", "notice")
+MAX_INCIDENTS: Final = 100
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -53,6 +56,7 @@ class Finding(msgspec.Struct, frozen=True):
     gain_value: float | None
     arithmetic: str  # of the gain
     requests: int  # of its subject, in the window
+    worst: Window | None  # when it was at its worst; None: all the time, or not known
     window: Window
     baseline: Window
 
@@ -66,6 +70,8 @@ class Diagnosis(msgspec.Struct, frozen=True):
     requests: int
     num_rules: int
     findings: list[Finding]
+    incidents: list[Incident]  # what happened to the system in the window, in order; the latest `MAX_INCIDENTS`
+    num_incidents: int  # all
 
 
 def diagnose(ledger: Ledger, window: Window, settings: Settings, rules: Rules | None = None) -> list[Finding]:
@@ -93,6 +99,7 @@ def diagnosis(
                 findings.append(_finding(rule, subject, look_up, figures))
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     sides = figures.sides
+    incidents = sides.whole.now.incidents
     return Diagnosis(
         window,
         sides.before_window,
@@ -100,6 +107,8 @@ def diagnosis(
         sides.whole.now.cell.requests,
         len(rules.rules),
         findings,
+        incidents[-MAX_INCIDENTS:],
+        len(incidents),
     )
 
 
@@ -113,7 +122,7 @@ class Figures:
         self._definitions = {name: Expression(text) for name, text in rules.define.items()}
         self._scaling: dict[str, float] | None = None
         self._peak: float | None = None
-        self._ledger = ledger
+        self.ledger = ledger
 
     def of(self, subject: Subject) -> Callable[[str], float]:
         """The figures of one subject, each computed once."""
@@ -142,12 +151,12 @@ class Figures:
         if self._scaling is None:
             now, before = self.sides.window, self.sides.before_window
             whole = Window(min(now.start_ns, before.start_ns), now.end_ns)
-            self._scaling = scale_figures(self._ledger, whole)
+            self._scaling = scale_figures(self.ledger, whole)
         return self._scaling
 
     def _busiest(self) -> float:
         if self._peak is None:
-            self._peak = peak_busy_workers(self._ledger, self.sides.window)
+            self._peak = peak_busy_workers(self.ledger, self.sides.window)
         return self._peak
 
 
@@ -191,6 +200,7 @@ def _finding(rule: Rule, subject: Subject, look_up: Callable[[str], float], figu
         gain_value=value if is_known else None,
         arithmetic=f"{rule.gain} = {gain.filled(show)} = {told}" if gain is not None and is_known else "",
         requests=subject.now.cell.requests,
+        worst=worst_time(figures.ledger, subject, rule.peak) if rule.peak else None,
         window=figures.sides.window,
         baseline=figures.sides.before_window,
     )

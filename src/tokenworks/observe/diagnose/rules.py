@@ -25,6 +25,7 @@ from tokenworks.observe.diagnose.peak import PEAK_SIGNALS
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS
 from tokenworks.observe.diagnose.sides import WHOLE
 from tokenworks.observe.diagnose.signals import SIGNALS, Signal
+from tokenworks.observe.diagnose.use_signals import USE_SIGNALS
 from tokenworks.observe.ledger import DIMENSIONS
 from tokenworks.observe.units import Unit
 
@@ -51,6 +52,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gain_text: str = ""  # with {gain}
     min_requests: int = 20  # of its subject, below which it stays silent
     hurts: tuple[str, ...] = ("ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s")  # worse the higher: see `hurt`
+    peak: str = ""  # a figure of requests, worse the higher: when it stood out is told, see `worst_time`
     unless: list[str] = []  # rules further up that explain it better: silent where one of them fired
 
 
@@ -134,6 +136,7 @@ def _check_rule(
             _check_names(_names_in(text, where), {*known, *defined}, where)
     _check_names(rule.evidence, {*known}, where)
     _check_names(rule.hurts, {*SIGNALS}, f"{where}: `hurts` has figures of now")
+    _check_names([rule.peak] if rule.peak else [], {*SIGNALS} - {*USE_SIGNALS}, f"{where}: `peak` is of requests")
     for text, more in ((rule.signal, ()), (rule.cause, ()), (rule.action, ()), (rule.gain_text, ("gain",))):
         _check_names(PLACE.findall(text), {*known, "subject", *more}, where)
     if bool(rule.gain) != bool(rule.gain_text):

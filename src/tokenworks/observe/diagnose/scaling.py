@@ -46,8 +46,8 @@ def scale_figures(ledger: Ledger, window: Window) -> dict[str, float]:
         return unknown
     before = _before(ledger, window, change_ns)
     after = _part(ledger, Window(change_ns, window.end_ns))
-    if min(before.requests, after.requests) < MIN_REQUESTS or after.workers <= before.workers:
-        return unknown
+    if min(before.requests, after.requests) < MIN_REQUESTS or not 0 < before.workers < after.workers:
+        return unknown  # where there was none before, because it had died, nothing grew
     return {
         "scale_workers_before": before.workers,
         "scale_workers_after": after.workers,

@@ -16,7 +16,7 @@ from typing import Final
 from tokenworks.contract.record import Gap, Incident, Record
 from tokenworks.observe.cell import Cell, merged
 from tokenworks.observe.diagnose.best_stretch import MIN_REQUESTS, best_stretch
-from tokenworks.observe.ledger import Ledger, StoreStretch, Window, WorkerStretch
+from tokenworks.observe.ledger import Ledger, StoreStretch, Window, WorkerStretch, observed_window
 
 BASELINE_WINDOWS: Final = 4
 """Windows of the same length before the one that is looked at, which say what is usual."""
@@ -33,7 +33,7 @@ Where = tuple[tuple[str, str], ...]
 class Side:
     """What figures are computed from."""
 
-    window: Window
+    window: Window  # without the time in which there was no system
     cell: Cell
     stretches: list[WorkerStretch] = field(default_factory=list)
     stores: list[StoreStretch] = field(default_factory=list)
@@ -67,6 +67,7 @@ class Sides:
         self._cells: dict[tuple[str, Window, Where], dict[str, Cell]] = {}
         self._stretches: dict[Window, list[WorkerStretch]] = {}
         self._subjects: dict[str, list[Subject]] = {}
+        self._observed = observed_window(window, ledger.extent(), self._stretches_in(window))
         self.before_window, self.is_own_baseline = (baseline, False) if baseline else self._usual()
 
     def subjects(self, kind: str) -> list[Subject]:
@@ -90,7 +91,7 @@ class Sides:
         old = self._cells_by("tenant", self.before_window, where if subject.kind in ("scenario", "model") else ())
         for name in _busiest(cells):
             if name and (subject.kind, subject.name) != ("tenant", name):
-                yield name, Side(self.window, cells[name]), Side(self.before_window, old.get(name, Cell()))
+                yield name, Side(self._observed, cells[name]), Side(self.before_window, old.get(name, Cell()))
 
     def _usual(self) -> tuple[Window, bool]:
         """The time before, or, where hardly anything was then, the best stretch of the window itself."""
@@ -102,7 +103,7 @@ class Sides:
 
     def _whole(self) -> Subject:
         now, before = (self._whole_side(window) for window in (self.window, self.before_window))
-        return Subject(WHOLE, "", now, before, Side(self.window, Cell()))
+        return Subject(WHOLE, "", now, before, Side(self._observed, Cell()))
 
     def _whole_side(self, window: Window) -> Side:
         if window.end_ns <= window.start_ns:
@@ -112,7 +113,7 @@ class Sides:
         cells = self._cells_by("", window)
         stretches = self._stretches_in(window)
         return Side(
-            window,
+            self._observed if window == self.window else window,
             merged(cells.values()),
             stretches,
             ledger.stores(window),
@@ -131,16 +132,16 @@ class Sides:
         records = self._records({kind: name}) if kind == "scenario" else []
         if kind != "worker":
             rest = merged(cell for other, cell in cells.items() if other != name)
-            sides = (Side(self.window, cells[name], records=records), Side(self.before_window, old))
-            return Subject(kind, name, *sides, Side(self.window, rest))
+            sides = (Side(self._observed, cells[name], records=records), Side(self.before_window, old))
+            return Subject(kind, name, *sides, Side(self._observed, rest))
         peers = _peers([*before, *now], name)
         rest = merged(cell for other, cell in cells.items() if other in peers)
         return Subject(
             kind,
             name,
-            Side(self.window, cells[name], _named(now, {name})),
+            Side(self._observed, cells[name], _named(now, {name})),
             Side(self.before_window, old, _named(before, {name})),
-            Side(self.window, rest, _named(now, peers)),
+            Side(self._observed, rest, _named(now, peers)),
         )
 
     def _cells_by(self, kind: str, window: Window, where: Where = ()) -> dict[str, Cell]:

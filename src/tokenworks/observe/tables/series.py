@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from tokenworks.contract.config import Settings
 from tokenworks.observe.cell import Cell
-from tokenworks.observe.ledger import Ledger, Window
+from tokenworks.observe.ledger import Ledger, Window, observed_window
 from tokenworks.observe.tables.bill import overhead_of
 from tokenworks.observe.tables.columns import Column, columns_named, preset_columns
 from tokenworks.observe.tables.prices import PriceList
 from tokenworks.observe.tables.rows import EVERYTHING, Rows
-from tokenworks.observe.tables.table import check_where, observed_window
+from tokenworks.observe.tables.table import check_where
 
 NO_REQUESTS = "no requests"
 

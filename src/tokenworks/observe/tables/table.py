@@ -17,7 +17,7 @@ from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.record import Gap
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell, merged
-from tokenworks.observe.ledger import DIMENSIONS, Ledger, Window, WorkerStretch
+from tokenworks.observe.ledger import DIMENSIONS, Ledger, Window, observed_window
 from tokenworks.observe.tables.bill import Bill, bill_of
 from tokenworks.observe.tables.columns import Column, columns_named, preset_columns
 from tokenworks.observe.tables.facts import has_beaten_its_peak
@@ -117,16 +117,6 @@ def check_where(where: Mapping[str, str]) -> dict[str, str]:
             names = ", ".join(DIMENSIONS)
             raise InvalidRequest(f"`where` knows {names}, and not {name!r}", param="where")
     return dict(where)
-
-
-def observed_window(window: Window, extent: Window | None, workers: Sequence[WorkerStretch]) -> Window:
-    """The part of a window in which there was a system; the window itself where nothing is known of any."""
-    starts = [stretch.from_ns for stretch in workers] + ([extent.start_ns] if extent else [])
-    ends = [stretch.until_ns for stretch in workers] + ([extent.end_ns] if extent else [])
-    if not starts:
-        return window
-    start_ns, end_ns = max(window.start_ns, min(starts)), min(window.end_ns, max(ends))
-    return Window(start_ns, end_ns) if start_ns < end_ns else window
 
 
 def _ordered(by: str, cells: Mapping[str, Cell]) -> list[str]:
