@@ -13,23 +13,25 @@ from __future__ import annotations
 
 import argparse
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-import msgspec
 import xxhash
 
 from benchmarks.gateway import REPORT
 from tokenworks.cli.reference import _NothingYet
 from tokenworks.contract import wire
 from tokenworks.contract.card import Card
+from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import KVSpec
-from tokenworks.contract.record import Record, SequenceReport, Stage, Work
+from tokenworks.contract.record import Record, SequenceReport, Stage
 from tokenworks.contract.request import Scenario
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
 from tokenworks.gateway.legs import Sending, Trail
 from tokenworks.gateway.metrics import COUNTED_AT_ONCE, Metrics
 from tokenworks.gateway.record import Recording
+from tokenworks.gateway.recorder import Recorder
 from tokenworks.gateway.registry import Worker
 from tokenworks.gateway.tenants import Caller
 from tokenworks.observe.journal.frames import encode_frame
@@ -37,7 +39,7 @@ from tokenworks.observe.journal.frames import encode_frame
 BATCH: Final = COUNTED_AT_ONCE
 SWEPT_BYTES: Final = 8 << 20
 CALLER: Final = Caller("acme")
-GAP_NS: Final = 8_000_000
+GAP_US: Final = 8_000
 Found = TypeVar("Found")
 
 
@@ -71,7 +73,9 @@ def measured(tokens: int, price: float | None, rounds: int, sweep: Callable[[], 
     """Microseconds a request of each part, the least of all rounds."""
     bench = Bench(tokens, price)
     turns = [bench.turn(sweep) for _ in range(rounds)]
-    return {part: min(turn[part] for turn in turns) / BATCH / 1e3 for part in turns[0]}
+    least = {part: min(turn[part] for turn in turns) / BATCH / 1e3 for part in turns[0]}
+    least["report"] -= least.pop("bare")
+    return least
 
 
 class Bench:
@@ -81,32 +85,29 @@ class Bench:
         self._tokens = tokens
         self._worker = worker(price)
         self._metrics = Metrics(_NothingYet())
-        self._with_report = last_frame(report(tokens))
+        self._with_report = last_frame(REPORT)
         self._without = last_frame(None)
 
     def turn(self, sweep: Callable[[], object]) -> dict[str, int]:
         """Nanoseconds of each part for a batch."""
-        spent, reports = clocked(lambda: told(self._with_report), sweep)
+        told_ns, reports = clocked(lambda: told(self._with_report), sweep)
         bare, _ = clocked(lambda: told(self._without), sweep)
         reported = reports[0]
         noting_ns, recordings = clocked(lambda: noted(self._worker, reported, self._tokens), sweep)
         each = iter(recordings)
         tokens_ns, _ = clocked(lambda: note_gaps(next(each), self._tokens), sweep)
-        making_ns, records = together(lambda: [made(recording) for recording in recordings], sweep)
-        counting_ns, _ = together(lambda: self._count(records), sweep)
+        making_ns, records = together(lambda: made(recordings), sweep)
+        counting_ns, _ = together(lambda: self._metrics.observe_records(records), sweep)
         writing_ns, _ = together(lambda: [encode_frame(record) for record in records], sweep)
         return {
-            "report": max(0, spent - bare),
+            "bare": bare,
+            "report": told_ns,
             "notes": noting_ns,
             "tokens": tokens_ns,
             "record": making_ns,
             "metrics": counting_ns,
             "frame": writing_ns,
         }
-
-    def _count(self, records: Sequence[Record]) -> None:
-        for record in records:
-            self._metrics.observe_record(record)
 
 
 def clocked(call: Callable[[], Found], sweep: Callable[[], object]) -> tuple[int, list[Found]]:
@@ -135,13 +136,6 @@ def worker(price: float | None) -> Worker:
     return Worker(b"w0", wire.Hello(wire.PROTOCOL, "w0", 1, "bench", 1 << 16, spec, card), 0.0)
 
 
-def report(tokens: int) -> SequenceReport:
-    """As the benchmark's worker tells it, but with times that a request might take."""
-    stages_ns = {Stage.QUEUE: 50_000, Stage.PREFILL: GAP_NS, Stage.DECODE: tokens * GAP_NS, Stage.STALL: 10_000}
-    device_ns = {Work.PREFILL: GAP_NS, Work.DECODE: tokens * GAP_NS}
-    return msgspec.structs.replace(REPORT, stages_ns=stages_ns, device_ns=device_ns, steps=tokens)
-
-
 def last_frame(reported: SequenceReport | None) -> bytes:
     """What a worker sends with the last token."""
     output = SequenceOutput("cmpl-0123456789abcdef-0", [17], end=End(EndReason.LENGTH, report=reported))
@@ -158,8 +152,7 @@ def told(frame: bytes) -> SequenceReport | None:
 
 def noted(served_by: Worker, reported: SequenceReport | None, tokens: int) -> Recording:
     """All that is noted of a request that has ended, but for its tokens; in the order in which a gateway does it."""
-    began_ns = time.monotonic_ns() - (tokens + 2) * GAP_NS
-    recording = Recording("0123456789abcdef01234567", "/v1/completions", None, began_ns)
+    recording = Recording("0123456789abcdef01234567", "/v1/completions", None, time.monotonic_ns())
     recording.caller = CALLER
     recording.is_understood = True
     recording.is_stream = True
@@ -168,37 +161,37 @@ def noted(served_by: Worker, reported: SequenceReport | None, tokens: int) -> Re
     recording.enter(Stage.TOKENISE)
     recording.enter(Stage.ADMIT)
     recording.answer_id, recording.num_sequences, recording.prompt_tokens = "cmpl-0123456789abcdef", 1, 1000
-    recording._since_ns[1:] = [began_ns + 40_000, began_ns + 60_000]
-    trail = Trail(began_ns + 80_000)
+    trail = Trail(time.monotonic_ns())
     recording.placed(trail)
-    sending = Sending(served_by, 0, "whole", "only worker", began_ns + 100_000)
+    sending = Sending(served_by, 0, "whole", "only worker", time.monotonic_ns())
     sending.handed_tokens = sending.cached_tokens = 0
     trail.sendings.append(sending)
-    sending.predicted_ns = GAP_NS
-    sending.first_ns = began_ns + GAP_NS
+    sending.predicted_ns = GAP_US
+    sending.first_ns = sending.sent_ns
     sending.found_tokens = 0
     recording.writes()
     now_ns = time.monotonic_ns()
-    sending.end(now_ns - 30_000, "ok", reported)
-    trail.ends_ns[0] = now_ns - 30_000
-    recording.asked_ns = now_ns - 40_000
+    sending.end(now_ns, "ok", reported)
+    trail.ended(0, now_ns)
+    recording.asked_ns = now_ns
     recording.output_tokens = tokens
     recording.finish_reasons = ["length"]
-    recording.ttft_ns = GAP_NS
-    recording.ended("ok", 200, now_ns)
+    recording.ttft_ns = GAP_US
+    recording.ended("ok", 200, time.monotonic_ns())
     return recording
 
 
 def note_gaps(recording: Recording, tokens: int) -> None:
     """What is noted of each token after the first."""
+    recording.gaps_us = array("I")
     note = recording.gaps_us.append
     for _ in range(tokens - 1):
-        note(GAP_NS // 1000)
+        note(GAP_US)
 
 
-def made(recording: Recording) -> Record:
-    """What it leaves."""
-    return recording.record("gateway:8000", "bench", recording.outcome, recording.status, recording.ended_ns)
+def made(recordings: Sequence[Recording]) -> list[Record]:
+    """What they leave."""
+    return Recorder("gateway:8000", "bench", CostSettings(), [])._records(recordings)
 
 
 if __name__ == "__main__":

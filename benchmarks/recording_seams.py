@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from benchmarks.recording_parts import made, noted, report, worker
-from tokenworks.gateway import exchange, flights, generation, metrics, record, recorder, samples
-from tokenworks.gateway.choice import Choice
+from benchmarks.gateway import REPORT
+from benchmarks.recording_parts import made, noted, worker
+from tokenworks.gateway import exchange, flights, metrics, record, recorder, samples
 from tokenworks.gateway.registry import Worker
 from tokenworks.observe.journal import writer
 
@@ -69,13 +69,6 @@ def _send_unrecorded(self: flights.Flight, worker: Worker, held_tokens: int, now
     self.worker = worker
 
 
-def _pass_gap(self: generation._Run, choice: Choice, at_ns: int) -> None:
-    """Into the histogram, as without a record."""
-    if choice.last_token_ns:
-        self._metrics.itl.observe((at_ns - choice.last_token_ns) / 1e9)
-    choice.last_token_ns = at_ns
-
-
 def _nothing(*ignored: object) -> None:
     pass
 
@@ -86,7 +79,7 @@ def _forget_records(self: metrics.Metrics) -> None:
 
 def _finish_another(output_tokens: int) -> Callable[..., None]:
     """A request's end, with the notes of one that ended before."""
-    another = noted(worker(None), report(output_tokens), output_tokens)
+    another = noted(worker(None), REPORT, output_tokens)
 
     def finish(self: recorder.Recorder, *ignored: object) -> None:
         self._add(another)
@@ -95,13 +88,12 @@ def _finish_another(output_tokens: int) -> Callable[..., None]:
 
 
 def _another_record(output_tokens: int) -> Callable[..., Any]:
-    another = made(noted(worker(None), report(output_tokens), output_tokens))
+    [another] = made([noted(worker(None), REPORT, output_tokens)])
     return lambda *ignored: another
 
 
 _UNNOTED: Final[list[Seam]] = [
     (exchange.Exchange, "begin_recording", _begin_unrecorded),
     (flights.Flight, "sent_to", _send_unrecorded),
-    (generation._Run, "_note_gap", _pass_gap),
 ]
 _UNSAMPLED: Final[list[Seam]] = [(samples.Samples, "worker_heard", _nothing)]

@@ -8,7 +8,7 @@ token's leaving, ITL each gap between token events, E2E from arrival to the last
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from tokenworks.contract.config import CostSettings, ObjectiveSettings
 from tokenworks.contract.record import Record
 from tokenworks.gateway.counts import DispatchCounts, count_metrics
+from tokenworks.gateway.gaps import GapHistogram
 from tokenworks.gateway.kv_metrics import exchange_metrics, store_metrics
 from tokenworks.gateway.observer_metrics import ObserverMetrics
 from tokenworks.gateway.record_metrics import RecordMetrics
@@ -80,7 +81,8 @@ class Metrics:
             registry=self.registry,
         )
         self.ttft = self._histogram("ttft_seconds", "Request received to first token sent.", _LATENCY_S)
-        self.itl = self._histogram("itl_seconds", "Gap between two token events of one sequence.", _GAP_S)
+        self.itl = GapHistogram("tokenworks_itl_seconds", "Gap between two token events of one sequence.", _GAP_S)
+        self.registry.register(self.itl)
         self.e2e = self._histogram("e2e_seconds", "Request received to last byte sent.", _LATENCY_S)
         self.ingress = self._histogram(
             "gateway_ingress_seconds", "Request received to handed to a worker: the gateway's share.", _OVERHEAD_S
@@ -101,9 +103,9 @@ class Metrics:
         self.observer = ObserverMetrics(state_folder)
         self.registry.register(self.observer)
 
-    def observe_record(self, record: Record) -> None:
-        """Count a request that has ended: once for each record. It is in the figures with the next scrape."""
-        self._uncounted.append(record)
+    def observe_records(self, records: Sequence[Record]) -> None:
+        """Count requests that have ended: once for each record. They are in the figures with the next scrape."""
+        self._uncounted += records
         if len(self._uncounted) >= COUNTED_AT_ONCE:
             self._count_records()
 
