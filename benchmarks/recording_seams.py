@@ -8,16 +8,17 @@ one part leaves in the caches is free for the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, Final
 
 from benchmarks.gateway import REPORT
 from benchmarks.recording_parts import made, noted, worker
-from tokenworks.gateway import exchange, flights, metrics, record, recorder, samples
+from tokenworks.gateway import exchange, flights, metrics, record, record_metrics, recorder, samples
 from tokenworks.gateway.registry import Worker
 from tokenworks.observe.journal import writer
 
-Seam = tuple[type, str, Callable[..., Any]]
-"""A class, its method, and what stands there while the part is off."""
+Seam = tuple[type | ModuleType, str, Callable[..., Any]]
+"""A class or module, its function, and what stands there while the part is off."""
 
 PARTS: Final = ("all", "notes", "report", "record", "metrics", "frame", "sync", "samples")
 
@@ -29,7 +30,7 @@ def switches(part: str, output_tokens: int) -> tuple[Callable[[], None], Callabl
         "notes": [*_UNNOTED, (recorder.Recorder, "finish", _finish_another(output_tokens))],
         "report": [],  # the worker's part
         "record": [(record.Recording, "record", _another_record(output_tokens))],
-        "metrics": [(metrics.Metrics, "_count_records", _forget_records)],
+        "metrics": [(record_metrics.RecordMetrics, "add_all", _nothing), (metrics, "costs_of", _nothing)],
         "frame": [(writer.Journal, "append", _nothing)],
         "sync": [(writer._Syncer, "_turn", _nothing)],
         "samples": _UNSAMPLED,
@@ -71,10 +72,6 @@ def _send_unrecorded(self: flights.Flight, worker: Worker, held_tokens: int, now
 
 def _nothing(*ignored: object) -> None:
     pass
-
-
-def _forget_records(self: metrics.Metrics) -> None:
-    self._uncounted.clear()
 
 
 def _finish_another(output_tokens: int) -> Callable[..., None]:

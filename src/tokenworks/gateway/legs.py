@@ -73,13 +73,13 @@ class Sending:
 
     def add_stages(self, total: dict[Stage, int]) -> None:
         """Add a partition of the time for which the request waited for it."""
-        span_ns = self.left_ns - self.sent_ns
+        span_ns, report = self.left_ns - self.sent_ns, self.report
         if self.outcome in _IN_VAIN:
             add(total, Stage.LOST, span_ns)
-        elif self.report is None or not self.report.stages_ns:
+        elif report is None or not report.stages_ns:
             self._add_unreported(total, span_ns)
         else:
-            self._add_reported(total, self.report.stages_ns, span_ns)
+            self._add_reported(total, report.stages_ns, span_ns)
 
     def _add_reported(self, total: dict[Stage, int], reported: dict[Stage, int], span_ns: int) -> None:
         told_ns = reported.values()
@@ -127,7 +127,7 @@ class Sending:
             self.outcome,
             self.cached_tokens,
             self.predicted_ns,
-            self._saved_ns(),
+            self._saved_ns() if self.found_tokens else 0,
             self.report,
             card.price_per_hour,
             card.watts,

@@ -74,16 +74,16 @@ class RecordMetrics(Collector):
 
     def add_all(self, records: Sequence[Record], costs: Sequence[Costs]) -> None:
         """Count records and what each cost: by kind, so that what they have in common is looked up once."""
-        by_kind: dict[tuple[str, str, str, str], list[tuple[Record, Costs]]] = defaultdict(list)
-        for pair in zip(records, costs, strict=True):
-            record = pair[0]
-            alike = by_kind[record.endpoint, record.model, record.scenario, record.outcome]
-            if record.num_alike == 1:
-                alike.append(pair)
-            else:
-                alike.extend([pair] * record.num_alike)
-        for key, pairs in by_kind.items():
-            self._add_kind(Kind(*key), [record for record, _ in pairs], [each for _, each in pairs])
+        by_kind: dict[tuple[str, str, str, str], tuple[list[Record], list[Costs]]] = defaultdict(lambda: ([], []))
+        for record, each in zip(records, costs, strict=True):
+            alike, their_costs = by_kind[record.endpoint, record.model, record.scenario, record.outcome]
+            alike.append(record)
+            their_costs.append(each)
+            if record.num_alike > 1:
+                alike += [record] * (record.num_alike - 1)
+                their_costs += [each] * (record.num_alike - 1)
+        for key, (alike, their_costs) in by_kind.items():
+            self._add_kind(Kind(*key), alike, their_costs)
 
     def _add_kind(self, kind: Kind, records: Sequence[Record], costs: Sequence[Costs]) -> None:
         results = [self._result(record) for record in records]
@@ -183,7 +183,8 @@ def _add_tables(sums: dict[str, int], tables: Iterable[Mapping[Any, int]]) -> No
     """Those that have the same keys in the same order are added up together, which takes a third of the time."""
     alike: dict[tuple[str, ...], list[Iterable[int]]] = defaultdict(list)
     for table in tables:
-        alike[tuple(table)].append(table.values())
+        if table:
+            alike[tuple(table)].append(table.values())
     for names, rows in alike.items():
         for name, total in zip(names, map(sum, zip(*rows, strict=True)), strict=True):
             sums[name] += total
