@@ -25,7 +25,7 @@ from tokenworks.contract import wire
 from tokenworks.contract.card import Card
 from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import KVSpec
-from tokenworks.contract.record import Record, SequenceReport, Stage
+from tokenworks.contract.record import Record, SequenceReport
 from tokenworks.contract.request import Scenario
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
 from tokenworks.gateway.legs import Sending, Trail
@@ -152,33 +152,38 @@ def told(frame: bytes) -> SequenceReport | None:
 
 
 def noted(served_by: Worker, reported: SequenceReport | None, tokens: int) -> Recording:
-    """All that is noted of a request that has ended, but for its tokens; in the order in which a gateway does it."""
-    recording = Recording("0123456789abcdef01234567", "/v1/completions", None, time.monotonic_ns())
+    """All that is noted of a request that has ended, but for its tokens; in the order in which a gateway does it.
+
+    Of the clock readings those that are there for the record; the others the gateway makes anyway.
+    """
+    now_ns = time.monotonic_ns()
+    recording = Recording("0123456789abcdef01234567", "/v1/completions", None, now_ns)
     recording.caller = CALLER
+    recording.received_ns = time.monotonic_ns()
     recording.is_understood = True
     recording.is_stream = True
     recording.scenario = Scenario.ONLINE
     recording.tags = {}
-    recording.enter(Stage.TOKENISE)
-    recording.enter(Stage.ADMIT)
+    recording.tokenise_ns = time.monotonic_ns()
+    recording.tokenised_ns = time.monotonic_ns()
     recording.answer_id, recording.num_sequences, recording.prompt_tokens = "cmpl-0123456789abcdef", 1, 1000
-    trail = Trail(time.monotonic_ns())
+    trail = Trail(now_ns + 50_000)
     recording.placed(trail)
-    sending = Sending(served_by, 0, "whole", "only worker", time.monotonic_ns())
+    sending = Sending(served_by, 0, "whole", "only worker", now_ns + 60_000)
     sending.handed_tokens = sending.cached_tokens = 0
     trail.sendings.append(sending)
     sending.predicted_ns = GAP_US
     sending.first_ns = sending.sent_ns
     sending.found_tokens = 0
     recording.writes()
-    now_ns = time.monotonic_ns()
-    sending.end(now_ns, "ok", reported)
-    trail.ended(0, now_ns)
+    recording.write_ns = now_ns + 950_000
+    sending.end(now_ns + 900_000, "ok", reported)
+    trail.ended(0, now_ns + 900_000)
     recording.asked_ns = now_ns
     recording.output_tokens = tokens
     recording.finish_reasons = ["length"]
     recording.ttft_ns = GAP_US
-    recording.ended("ok", 200, time.monotonic_ns())
+    recording.ended("ok", 200, now_ns + 1_000_000)
     return recording
 
 

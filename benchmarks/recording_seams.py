@@ -52,9 +52,6 @@ class _Unrecorded(record.Recording):
     def __init__(self, *ignored: object) -> None:
         pass
 
-    def enter(self, stage: object) -> None:
-        pass
-
     def placed(self, trail: object) -> None:
         pass
 

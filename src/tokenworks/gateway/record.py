@@ -5,8 +5,8 @@ bad value, a missing key (whose body nobody looks at), no worker or a drain has 
 or larger than is read, or broken off while it is sent, has none: `tokenworks_requests_total` counts those too.
 
 The stages are a partition of the time between `started_ns` and the end by construction. Until the sequences are placed
-they are what was entered (`Recording.enter`), then those of the sequence that ended last (`legs.Trail`), and from its
-last delivery on `DETOKENISE`, but `WRITE` while the client is still taking what came before and once the last bytes are
+they are `RECEIVE`, `TOKENISE` and `ADMIT`, then those of the sequence that ended last (`legs.Trail`), and from its last
+delivery on `DETOKENISE`, but `WRITE` while the client is still taking what came before and once the last bytes are
 written. A record is written when the workers have told what cancelled sequences took, or a lease later.
 """
 
@@ -21,13 +21,15 @@ from typing import Final
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Record, Stage
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway.legs import Trail, add
+from tokenworks.gateway.legs import Trail
 from tokenworks.gateway.tenants import UNKNOWN, Caller
 from tokenworks.gateway.traces import Trace, new_traces, trace_of
 
 MAX_GAPS: Final = 1 << 16
 """Of one request that are kept: a quarter of a MiB, the gaps of 16 answers of 4096 tokens."""
 _RECEIVE: Final = Stage.RECEIVE  # plain names: looking up an enum's member takes as long as the sum that it is for
+_TOKENISE: Final = Stage.TOKENISE
+_ADMIT: Final = Stage.ADMIT
 _WRITE: Final = Stage.WRITE
 _DETOKENISE: Final = Stage.DETOKENISE
 _NO_GAPS: Final = array("I")
@@ -54,22 +56,23 @@ class Recording:
     mean_logprob: float | None = None
     ttft_ns: int | None = None
     gaps_us = _NO_GAPS  # between the token events of each sequence
+    received_ns = 0  # when its body was there; 0, as below: it never came to that
+    tokenise_ns = 0  # when its prompt began to become tokens
+    tokenised_ns = 0
     asked_ns = 0  # until then the client was taking what had come before
-    write_ns = 0  # when the last bytes began to be written; 0: none were
+    write_ns = 0  # when the last bytes began to be written
     outcome = ""  # and the next two: once it has ended
     status = 0
     ended_ns = 0
     num_alike = 1  # requests that its record stands for: see `floods`
     _trace: Trace | None = None
-    _stage = _RECEIVE  # that it is in since `_since_ns`, until it is placed
 
     def __init__(self, request_id: str, endpoint: str, traceparent: bytes | None, started_ns: int) -> None:
         self.id = request_id
         self.endpoint = endpoint
-        self.started_ns = self._since_ns = started_ns
+        self.started_ns = started_ns
         self.started_at_ns = time.time_ns()
         self._traceparent = traceparent
-        self._stages_ns: dict[Stage, int] = {}  # of what it has been through
 
     @property
     def trace(self) -> Trace:
@@ -78,22 +81,13 @@ class Recording:
             self._trace = trace_of(self._traceparent)
         return self._trace
 
-    def enter(self, stage: Stage) -> None:
-        """From now on time goes to that stage; until its sequences are placed."""
-        now_ns = time.monotonic_ns()
-        add(self._stages_ns, self._stage, now_ns - self._since_ns)
-        self._stage, self._since_ns = stage, now_ns
-
     def placed(self, trail: Trail) -> None:
         """Its sequences are on their way."""
         self.trail = trail
 
     def writes(self) -> None:
         """What is written from now on is the last that the client gets."""
-        if self.trail is None:
-            self.enter(_WRITE)
-        else:
-            self.write_ns = time.monotonic_ns()
+        self.write_ns = time.monotonic_ns()
 
     def ended(self, outcome: str, status: int, ended_ns: int) -> None:
         """Nothing more comes of it."""
@@ -138,18 +132,26 @@ class Recording:
 
     def _partition(self, ended_ns: int) -> dict[Stage, int]:
         """All of its time, by stage."""
-        total, trail = self._stages_ns.copy(), self.trail
+        trail, write_ns = self.trail, self.write_ns or ended_ns
+        placed_ns = write_ns if trail is None else trail.began_ns
+        tokenised_ns = self.tokenised_ns or placed_ns
+        tokenise_ns = self.tokenise_ns or tokenised_ns
+        received_ns = self.received_ns or tokenise_ns
+        total = {
+            _RECEIVE: received_ns - self.started_ns,
+            _TOKENISE: tokenised_ns - tokenise_ns,
+            _ADMIT: tokenise_ns - received_ns + placed_ns - tokenised_ns,
+        }
         if trail is None:
-            add(total, self._stage, ended_ns - self._since_ns)
-            return total
-        add(total, self._stage, trail.began_ns - self._since_ns)
-        trail.add_stages(total)
-        delivered_ns, asked_ns, write_ns = trail.end_ns, self.asked_ns, self.write_ns or ended_ns
-        free_ns = delivered_ns if delivered_ns > asked_ns else asked_ns
-        write_ns = write_ns if write_ns > free_ns else free_ns
-        add(total, _WRITE, free_ns - delivered_ns + ended_ns - write_ns)
-        add(total, _DETOKENISE, write_ns - free_ns)
-        return total
+            total[_WRITE] = ended_ns - write_ns
+        else:
+            trail.add_stages(total)
+            delivered_ns = trail.end_ns
+            free_ns = delivered_ns if delivered_ns > self.asked_ns else self.asked_ns
+            write_ns = write_ns if write_ns > free_ns else free_ns
+            total[_DETOKENISE] = write_ns - free_ns
+            total[_WRITE] = free_ns - delivered_ns + ended_ns - write_ns
+        return {stage: spent_ns for stage, spent_ns in total.items() if spent_ns} if 0 in total.values() else total
 
 
 def draw_traces(recordings: Iterable[Recording]) -> None:
