@@ -190,7 +190,7 @@ def _add_tables(sums: dict[str, int], tables: Iterable[Mapping[Any, int]]) -> No
             sums[name] += total
 
 
-def cost_by_stage(costs: Costs) -> Mapping[str, int]:
+def cost_by_stage(costs: Costs) -> Mapping[Any, int]:
     """What each part cost, in pico; they sum to the total."""
     if not (costs.kv or costs.transfer or costs.energy):
         return costs.device
