@@ -12,6 +12,7 @@ takes what of it is told by `benchmarks/recording.py --part`. Processor time, th
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from tokenworks.contract.request import Scenario
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
 from tokenworks.gateway.legs import Sending, Trail
 from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.process import COLLECTED_AT_ONCE
 from tokenworks.gateway.record import Recording
 from tokenworks.gateway.recorder import Recorder
 from tokenworks.gateway.registry import Worker
@@ -51,6 +53,8 @@ def main() -> None:
     parser.add_argument("--price", type=float, help="of the worker's card, an hour; none: nothing costs anything")
     parser.add_argument("--rounds", type=int, default=200)
     options = parser.parse_args()
+    gc.freeze()
+    gc.set_threshold(COLLECTED_AT_ONCE, *gc.get_threshold()[1:])  # as in a gateway
     for tokens in map(int, options.output_tokens.split(",")):
         hot = measured(tokens, options.price, options.rounds, lambda: None)
         cold = measured(tokens, options.price, max(options.rounds // 10, 3), Sweep())
