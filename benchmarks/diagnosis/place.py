@@ -18,7 +18,7 @@ from tokenworks.observe.ledger import Window
 
 Findings = Mapping[str, dict[str, Any]]
 """By rule; of several with one rule the last."""
-TRIES = 3
+TRIES = 5
 """A machine that does other work beside may hide a fault of two seconds, or make a usual run unusual; not each time."""
 
 

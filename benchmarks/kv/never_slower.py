@@ -41,7 +41,13 @@ LINE_BYTES_PER_S = 1_000_000
 WARM_UP = LANES
 IDLE_S = 10.0  # the kernel tells hundredths of a second
 SETTLE_S = 6.0  # until what was put is on disk and the last heartbeat has come
-BETWEEN = "tokenworks_worker_between_seconds"
+COUNTED = {
+    "steps": ("tokenworks_worker_steps", {}),
+    "for prompts, s": ("tokenworks_worker_step_seconds", {"work": "prefill"}),
+    "for answers, s": ("tokenworks_worker_step_seconds", {"work": "decode"}),
+    "between steps, s": ("tokenworks_worker_between_seconds", {}),
+}
+"""What is counted of the worker: the name and labels of its metric."""
 
 
 async def without_reuse(fleet: Fleet, requests: int, seed: str) -> float:
@@ -65,7 +71,7 @@ class Run:
     tokens_per_s: float
     taken: dict[str, Taken]  # by part of the system, of 1,000 prompt tokens, above what it takes when idle
     idle: dict[str, Taken]  # in a second without requests
-    between_s: float  # of 1,000 prompt tokens: the worker's time between its steps
+    counted: dict[str, float]  # of `COUNTED`, of 1,000 prompt tokens
 
 
 def no_reuse(options: argparse.Namespace) -> None:
@@ -82,6 +88,7 @@ def no_reuse(options: argparse.Namespace) -> None:
                 runs.setdefault(name, []).append(run)
                 print(f"round {turn + 1}, {name}: {run.tokens_per_s:.1f} tokens/s", flush=True)
     _print_taken(runs)
+    _print_counted(runs)
     _print_rates(runs)
 
 
@@ -94,7 +101,7 @@ def measured(options: argparse.Namespace, kv: str, seed: str) -> Run:
         idle = Stretch(fleet)
         time.sleep(IDLE_S)
         per_second = {part: each._replace(faults=0) for part, each in idle.taken(1 / IDLE_S).items()}
-        between_s = fleet.metric(BETWEEN)
+        before = counted(fleet)
         busy, start_s = Stretch(fleet), time.monotonic()
         rate = asyncio.run(without_reuse(fleet, options.requests, seed))
         time.sleep(SETTLE_S)
@@ -103,7 +110,13 @@ def measured(options: argparse.Namespace, kv: str, seed: str) -> Run:
         taken = {
             part: each.plus(per_second.get(part, Taken()), -elapsed_s) for part, each in busy.taken(per_1000).items()
         }
-        return Run(rate, taken, per_second, per_1000 * (fleet.metric(BETWEEN) - between_s))
+        now = counted(fleet)
+        return Run(rate, taken, per_second, {name: per_1000 * (now[name] - before[name]) for name in COUNTED})
+
+
+def counted(fleet: Fleet) -> dict[str, float]:
+    """Since the worker started."""
+    return {name: fleet.metric(metric, **labels) for name, (metric, labels) in COUNTED.items()}
 
 
 class Stretch:
@@ -130,8 +143,14 @@ def _print_taken(runs: dict[str, list[Run]]) -> None:
             idle_s = statistics.median(sum(run.idle.get(part, Taken())[:2]) for run in several)
             row = f"{1e3 * user_s:.1f} | {1e3 * system_s:.1f} | {faults:.0f} | {1e3 * idle_s:.1f}"
             print(f"| {name} | {part} | {row} |")
-        between_s = statistics.median(run.between_s for run in several)
-        print(f"| {name} | worker, between steps (wall) | {1e3 * between_s:.1f} | | | |")
+
+
+def _print_counted(runs: dict[str, list[Run]]) -> None:
+    print("\nof 1,000 prompt tokens (medians), of the worker:")
+    print(f"| system | {' | '.join(COUNTED)} |\n|---|{'---:|' * len(COUNTED)}")
+    for name, several in runs.items():
+        medians = [statistics.median(run.counted[each] for run in several) for each in COUNTED]
+        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in medians)} |")
 
 
 def _print_rates(runs: dict[str, list[Run]]) -> None:

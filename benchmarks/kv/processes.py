@@ -1,7 +1,8 @@
 """What a running system's processes took of the machine, as the kernel counts it: seconds of processors, page faults.
 
 Counts instead of wall time, so that a neighbour on the machine hardly shows. The kernel's own threads (those that write
-pages back, the journal, those that reclaim memory) are counted together: they work for everybody on the machine.
+pages back, the journal, those that reclaim memory) are counted together: they work for everybody on the machine; as do
+interrupts, and as "system" what a hypervisor gave to others while this machine wanted to run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 KERNEL: Final = "kernel threads"
+INTERRUPTS: Final = "interrupts, stolen"
 KTHREADD: Final = 2
 """The process id of the parent of all threads of the kernel."""
 
@@ -38,7 +40,14 @@ def taken_below(pid: int) -> dict[str, Taken]:
         part = KERNEL if parent == KTHREADD else _part(own) if _is_below(own, pid, parents) else ""
         if part:
             taken[part] = taken.get(part, Taken()).plus(counted)
-    return taken
+    return taken | {INTERRUPTS: _interrupted()}
+
+
+def _interrupted() -> Taken:
+    """Of all processors: serving interrupts, and stolen."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    irq_s, softirq_s, steal_s = (int(field) / TICKS_PER_S for field in fields[5:8])
+    return Taken(irq_s + softirq_s, steal_s)
 
 
 def _is_below(own: int, pid: int, parents: dict[int, int]) -> bool:
