@@ -59,7 +59,7 @@ def row(tenants: int, number: int) -> str:
     records = [record(draw, tenants) for _ in range(number)]
     metrics = Metrics(_NothingYet())
     each = iter(records * 5)
-    record_us = best_us(lambda: metrics.observe_record(next(each)), number)
+    record_us = best_us(lambda: metrics.observe_records([next(each)]), number)
     text, _ = metrics.exposition()
     plain_ms = best_us(metrics.exposition, 3) / 1e3
     exemplars_ms = best_us(lambda: metrics.exposition(OPENMETRICS), 3) / 1e3

@@ -113,7 +113,8 @@ def test_between_two_legs_it_is_routed_and_the_last_sequence_counts() -> None:
     first.end(220, "lost")
     other.end(160, "ok", report(decode=50))
     again.end(400, "ok", report(decode=90))
-    trail.ends_ns |= {1: 160, 0: 410}
+    trail.ended(1, 160)
+    trail.ended(0, 410)
     assert trail.end_ns == 410
     assert stages(trail) == {Stage.ROUTE: 50 + 80 + 10, Stage.LOST: 120, Stage.DECODE: 90, Stage.WIRE: 10}
 
@@ -139,7 +140,7 @@ def test_stages_are_a_partition_whatever_happened(seed: int) -> None:
         sending.end(now_ns, outcome, None if outcome == "cancelled" else told)
         if outcome == "cancelled":
             sending.end(now_ns + draw.randrange(100), outcome, told)
-    trail.ends_ns[0] = now_ns + draw.randrange(50)
+    trail.ended(0, now_ns + draw.randrange(50))
     found = stages(trail)
     assert sum(found.values()) == trail.end_ns - trail.began_ns
     assert min(found.values(), default=0) >= 0

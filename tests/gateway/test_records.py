@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -470,15 +470,22 @@ def test_a_bug_in_one_record_loses_no_other(
 ) -> None:
     recording_rig.add_worker()
     recorder = recording_rig.gateway.gateway.service.recorder
+    make = Recording.record
 
-    def keep(record: Record) -> None:
-        assert record.id != "bad"
+    def record(recording: Recording, *told: Any) -> Record:
+        assert recording.id != "bad"
+        return make(recording, *told)
 
+    def keep(records: Sequence[Record]) -> None:
+        assert not records, "and a keeper that fails leaves the others theirs"
+
+    monkeypatch.setattr(Recording, "record", record)
     monkeypatch.setattr(recorder, "_keepers", [keep, *recorder._keepers])
     for name in ("bad", "good"):
         recording_rig.http.post("/v1/completions", json=BODY, headers={"x-request-id": name})
     assert only(recording_rig).id == "good"
-    assert "this is a bug" in caplog.text
+    assert "the record of request bad could not be made: this is a bug" in caplog.text
+    assert "1 records were not kept by all: this is a bug" in caplog.text
 
 
 def test_every_field_of_a_record_is_what_its_name_says() -> None:
@@ -501,7 +508,7 @@ def test_every_field_of_a_record_is_what_its_name_says() -> None:
     for name, value in noted.items():
         setattr(recording, name, value)
     recording.caller = Caller("tenant", "key")
-    recording.gaps_us.extend([8, 9])
+    recording.gaps_us = array("I", [8, 9])
     record = recording.record("gateway", "model", "outcome", 418, 2_000)
     assert {name: getattr(record, name) for name in noted} == noted
     assert (record.id, record.endpoint, record.e2e_ns) == ("id", "/v1/completions", 1_000)

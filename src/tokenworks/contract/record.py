@@ -109,7 +109,7 @@ class Leg(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     watts: float | None = None
 
 
-class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What a request cost, in pico of the currency."""
 
     device: dict[Work, int] = {}

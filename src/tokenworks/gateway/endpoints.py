@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from tokenworks.contract.errors import Draining, InvalidRequest, NotImplementedHere, TokenworksError
-from tokenworks.contract.record import Stage
 from tokenworks.gateway.bodies import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from tokenworks.gateway.decoding import NoObject, decode_body
 from tokenworks.gateway.exchange import Exchange
@@ -41,7 +41,7 @@ async def _understood(service: Service, exchange: Exchange, kind: type[G], decod
     recording = exchange.recording
     recording.caller = exchange.caller
     content = await exchange.read_body(service.max_body_bytes)
-    recording.enter(Stage.ADMIT)
+    recording.received_ns = time.monotonic_ns()
     try:
         body = decode_body(content, kind, decoder)
     except TokenworksError as error:

@@ -92,8 +92,13 @@ class Exchange:
     @property
     def labels(self) -> dict[str, str]:
         """What a log line about this request says of it, for whoever looks for one request's lines."""
-        trace_id, span_id, _ = self.trace
-        return {"request_id": self.id, "trace_id": trace_id, "span_id": span_id, "tenant": self.caller.tenant}
+        trace = self.trace
+        return {
+            "request_id": self.id,
+            "trace_id": trace.trace_id,
+            "span_id": trace.span_id,
+            "tenant": self.caller.tenant,
+        }
 
     @property
     def authorization(self) -> bytes | None:

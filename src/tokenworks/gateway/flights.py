@@ -155,7 +155,7 @@ class Flight:
 
     def ended(self, now_ns: int) -> None:
         """Nothing more comes of it."""
-        self.stream.trail.ends_ns[self.index] = now_ns
+        self.stream.trail.ended(self.index, now_ns)
 
     def note(self, output: SequenceOutput, now_ns: int) -> None:
         """Remember what was generated."""

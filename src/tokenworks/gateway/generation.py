@@ -15,9 +15,9 @@ from tokenworks.contract.record import PICO
 from tokenworks.gateway.answer import DONE_EVENT, FinishedChoice, PromptTokensDetails, Usage, cost_details
 from tokenworks.gateway.choice import Choice, Piece, cached_by_tier, mean_logprob
 from tokenworks.gateway.exchange import Exchange
+from tokenworks.gateway.gaps import LONGEST_GAP_US
 from tokenworks.gateway.intake import Job
 from tokenworks.gateway.legs import Trail
-from tokenworks.gateway.record import LONGEST_GAP_US
 from tokenworks.gateway.service import Service
 from tokenworks.gateway.streams import ClientGone, Stream
 
@@ -54,7 +54,8 @@ class _Run:
         self._unfinished = len(job.choices)
         self._ttft_ns: int | None = None
         self._arrived_ns = 0  # monotonic time of the latest output
-        self._note_gap_us = exchange.recording.gaps_us.append  # once for every token
+        self._gaps_us = self._metrics.itl.open()
+        self._note_gap_us = self._gaps_us.append  # once for every token
 
     async def answer_whole(self) -> None:
         """Collect everything, then send it."""
@@ -84,6 +85,8 @@ class _Run:
     def note(self) -> None:
         """Note what the request came to, however it ended."""
         recording, choices, cached_tokens = self._recording, self._job.choices, self._cached_tokens()
+        self._metrics.itl.close(self._gaps_us)
+        recording.gaps_us = self._gaps_us
         recording.asked_ns = self._stream.asked_ns
         recording.output_tokens = sum([choice.num_tokens for choice in choices])
         recording.finish_reasons = [choice.finish_reason for choice in choices if choice.finish_reason is not None]
@@ -145,12 +148,10 @@ class _Run:
 
     def _note_gap(self, choice: Choice, at_ns: int) -> None:
         if choice.last_token_ns:
-            gap_ns = at_ns - choice.last_token_ns
             try:
-                self._note_gap_us(gap_ns // 1000)
+                self._note_gap_us((at_ns - choice.last_token_ns) // 1000)
             except OverflowError:
                 self._note_gap_us(LONGEST_GAP_US)
-            self._metrics.itl.observe(gap_ns / 1e9)
         choice.last_token_ns = at_ns
 
     def _usage(self, *, is_last: bool = False) -> Usage:

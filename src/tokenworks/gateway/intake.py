@@ -14,7 +14,6 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.contract.record import Stage
 from tokenworks.contract.request import AUTO_TIER, SERVICE_TIERS, Request, Scenario
 from tokenworks.gateway.answer import AnswerFormat, AnswerHead
 from tokenworks.gateway.bodies import ChatBody, CompletionBody, GenerationBody
@@ -59,9 +58,9 @@ def note_kind(body: GenerationBody, recording: Recording) -> None:
 async def completion_job(service: Service, body: CompletionBody, recording: Recording) -> Job:
     """The job of a completion request; raises InvalidRequest. What is found out of it is noted in `recording`."""
     stops = _check(service, body)
-    recording.enter(Stage.TOKENISE)
+    recording.tokenise_ns = time.monotonic_ns()
     prompts = await service.reader.prompts(body.prompt, add_special_tokens=body.add_special_tokens is not False)
-    recording.enter(Stage.ADMIT)
+    recording.tokenised_ns = time.monotonic_ns()
     budget = output_budget(prompts, body.max_tokens, DEFAULT_COMPLETION_TOKENS, service.window())
     head = _head("cmpl", service, body)
     return _job(service, body, recording, head, prompts, budget, stops)
@@ -73,9 +72,9 @@ async def chat_job(service: Service, body: ChatBody, recording: Recording) -> Jo
     limits = {limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("`max_tokens` and `max_completion_tokens` differ; give one", param="max_tokens")
-    recording.enter(Stage.TOKENISE)
+    recording.tokenise_ns = time.monotonic_ns()
     prompt = await service.reader.chat(body)
-    recording.enter(Stage.ADMIT)
+    recording.tokenised_ns = time.monotonic_ns()
     budget = output_budget([prompt], next(iter(limits), None), None, service.window(), "messages")
     head = _head("chatcmpl", service, body)
     return _job(service, body, recording, head, [prompt], budget, stops)

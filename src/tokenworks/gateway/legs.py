@@ -73,26 +73,28 @@ class Sending:
 
     def add_stages(self, total: dict[Stage, int]) -> None:
         """Add a partition of the time for which the request waited for it."""
-        span_ns = self.left_ns - self.sent_ns
+        span_ns, report = self.left_ns - self.sent_ns, self.report
         if self.outcome in _IN_VAIN:
             add(total, Stage.LOST, span_ns)
-        elif self.report is None or not self.report.stages_ns:
+        elif report is None or not report.stages_ns:
             self._add_unreported(total, span_ns)
         else:
-            self._add_reported(total, self.report.stages_ns, span_ns)
+            self._add_reported(total, report.stages_ns, span_ns)
 
     def _add_reported(self, total: dict[Stage, int], reported: dict[Stage, int], span_ns: int) -> None:
-        reported_ns = sum(reported.values())
+        told_ns = reported.values()
+        reported_ns = sum(told_ns)
         if reported_ns > span_ns:
             wire_ns = max(0, self.ended_ns - self.sent_ns - reported_ns)
             reported = _cut(reported, max(0, span_ns - wire_ns))
-            reported_ns = sum(reported.values())
-        if reported_ns > span_ns or min(reported.values()) < 0:
+            told_ns = reported.values()
+            reported_ns = sum(told_ns)
+        if reported_ns > span_ns or min(told_ns) < 0:
             self._add_unreported(total, span_ns)  # it cannot be: no worker of ours tells such a thing
             return
         for stage, spent_ns in reported.items():
             if spent_ns:
-                total[stage] = total.get(stage, 0) + spent_ns
+                total[stage] = total[stage] + spent_ns if stage in total else spent_ns
         add(total, _WIRE, span_ns - reported_ns)
 
     def _saved_ns(self) -> int:
@@ -125,7 +127,7 @@ class Sending:
             self.outcome,
             self.cached_tokens,
             self.predicted_ns,
-            self._saved_ns(),
+            self._saved_ns() if self.found_tokens else 0,
             self.report,
             card.price_per_hour,
             card.watts,
@@ -135,19 +137,19 @@ class Sending:
 class Trail:
     """All sendings of one HTTP request."""
 
-    __slots__ = ("began_ns", "ends_ns", "num_untold", "on_told", "sendings")
+    __slots__ = ("began_ns", "end_ns", "last", "num_untold", "on_told", "sendings")
 
     def __init__(self, began_ns: int) -> None:
-        self.began_ns = began_ns  # from here on its sequences were placed
+        self.began_ns = self.end_ns = began_ns  # from the one to the other its sequences were on their way
+        self.last: int | None = None  # of its sequences, the one that ended last; None: none has ended
         self.sendings: list[Sending] = []
-        self.ends_ns: dict[int, int] = {}  # of each sequence: its last delivery, or when it was given up
         self.num_untold = 0  # sendings that were cancelled and whose worker has not yet said what they took
         self.on_told: Callable[[], None] | None = None  # when there is none left
 
-    @property
-    def end_ns(self) -> int:
-        """When the last sequence ended."""
-        return max(self.ends_ns.values()) if self.ends_ns else self.began_ns
+    def ended(self, sequence: int, at_ns: int) -> None:
+        """A sequence's last delivery, or when it was given up; once for each."""
+        if self.last is None or at_ns > self.end_ns:
+            self.last, self.end_ns = sequence, at_ns
 
     def told(self) -> None:
         """One of those that were cancelled has told, or never will."""
@@ -157,22 +159,19 @@ class Trail:
 
     def add_stages(self, total: dict[Stage, int]) -> None:
         """Add a partition of `began_ns` to `end_ns`: the way of the sequence that ended last."""
-        if not self.ends_ns:
-            return
-        last = max(self.ends_ns, key=self.ends_ns.__getitem__) if len(self.ends_ns) > 1 else next(iter(self.ends_ns))
-        now_ns = self.began_ns
-        for sending in self.sendings:
-            if sending.sequence == last:
-                add(total, _ROUTE, sending.sent_ns - now_ns)
+        now_ns, routed_ns = self.began_ns, 0
+        for sending in self.sendings if self.last is not None else ():
+            if sending.sequence == self.last:
+                routed_ns += sending.sent_ns - now_ns
                 sending.add_stages(total)
                 now_ns = sending.left_ns
-        add(total, _ROUTE, self.ends_ns[last] - now_ns)
+        add(total, _ROUTE, routed_ns + self.end_ns - now_ns)
 
 
 def add(total: dict[Stage, int], stage: Stage, spent_ns: int) -> None:
     """More time for a stage; none leaves it out."""
     if spent_ns:
-        total[stage] = total.get(stage, 0) + spent_ns
+        total[stage] = total[stage] + spent_ns if stage in total else spent_ns
 
 
 def _cut(stages: dict[Stage, int], most_ns: int) -> dict[Stage, int]:

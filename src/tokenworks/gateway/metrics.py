@@ -8,7 +8,7 @@ token's leaving, ITL each gap between token events, E2E from arrival to the last
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from tokenworks.contract.config import CostSettings, ObjectiveSettings
 from tokenworks.contract.record import Record
 from tokenworks.gateway.counts import DispatchCounts, count_metrics
+from tokenworks.gateway.gaps import GapHistogram
 from tokenworks.gateway.kv_metrics import exchange_metrics, store_metrics
 from tokenworks.gateway.observer_metrics import ObserverMetrics
 from tokenworks.gateway.record_metrics import RecordMetrics
@@ -33,8 +34,6 @@ _LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 _TOKENS: Final = tuple(float(1 << power) for power in range(0, 18, 1))
-COUNTED_AT_ONCE: Final = 64
-"""Records: together they take half of the time of one by one. More would hold up the event loop for longer."""
 _NO_PRICES: Final = CostSettings()
 _USUAL_OBJECTIVES: Final = ObjectiveSettings()
 
@@ -80,7 +79,8 @@ class Metrics:
             registry=self.registry,
         )
         self.ttft = self._histogram("ttft_seconds", "Request received to first token sent.", _LATENCY_S)
-        self.itl = self._histogram("itl_seconds", "Gap between two token events of one sequence.", _GAP_S)
+        self.itl = GapHistogram("tokenworks_itl_seconds", "Gap between two token events of one sequence.", _GAP_S)
+        self.registry.register(self.itl)
         self.e2e = self._histogram("e2e_seconds", "Request received to last byte sent.", _LATENCY_S)
         self.ingress = self._histogram(
             "gateway_ingress_seconds", "Request received to handed to a worker: the gateway's share.", _OVERHEAD_S
@@ -95,20 +95,13 @@ class Metrics:
         )
         self.registry.register(_WorkerCollector(dispatcher))
         self._prices = cost
-        self._uncounted: list[Record] = []
         self._records = RecordMetrics(cost.currency, objectives)
         self.registry.register(self._records)
         self.observer = ObserverMetrics(state_folder)
         self.registry.register(self.observer)
 
-    def observe_record(self, record: Record) -> None:
-        """Count a request that has ended: once for each record. It is in the figures with the next scrape."""
-        self._uncounted.append(record)
-        if len(self._uncounted) >= COUNTED_AT_ONCE:
-            self._count_records()
-
-    def _count_records(self) -> None:
-        records, self._uncounted = self._uncounted, []
+    def observe_records(self, records: Sequence[Record]) -> None:
+        """Count requests that have ended: each record once. Many together take half of the time of one by one."""
         self._records.add_all(records, [costs_of(record, self._prices) for record in records])
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
@@ -116,7 +109,6 @@ class Metrics:
 
         OpenMetrics, which alone has exemplars, where `accept` (the scraper's header) names it; else the classic text.
         """
-        self._count_records()
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type
 

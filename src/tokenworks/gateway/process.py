@@ -149,7 +149,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     dispatcher = Dispatcher(own.worker_address, own.lease_s, samples)
     metrics = Metrics(dispatcher, settings.cost, settings.objectives, folder)
     metrics.observer.dropped_frames = lambda: scribe.dropped_frames
-    keepers = [metrics.observe_record, *([scribe.append] if scribe.is_writing else [])]
+    keepers = [metrics.observe_records, *([scribe.append_all] if scribe.is_writing else [])]
     service = Service(
         model_name=model_name,
         tokenizer=tokenizer,

@@ -12,7 +12,7 @@ loses it: rates are right, and sums over all tenants are those of all requests w
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -42,7 +42,7 @@ class _ScenarioSums:
         self.cached_tokens: dict[str, int] = defaultdict(int)  # by tier; as are the next two, quicker than a Counter
         self.stages_ns: dict[str, int] = defaultdict(int)
         self.device_ns: dict[str, int] = defaultdict(int)  # by work
-        self.costs: Counter[str] = Counter()  # by stage, pico
+        self.costs: dict[str, int] = defaultdict(int)  # by stage, pico
         self.wasted = self.saved = 0  # pico
         self.resends: Counter[str] = Counter()  # by the outcome of the leg before
 
@@ -74,16 +74,16 @@ class RecordMetrics(Collector):
 
     def add_all(self, records: Sequence[Record], costs: Sequence[Costs]) -> None:
         """Count records and what each cost: by kind, so that what they have in common is looked up once."""
-        by_kind: dict[tuple[str, str, str, str], list[tuple[Record, Costs]]] = defaultdict(list)
-        for pair in zip(records, costs, strict=True):
-            record = pair[0]
-            alike = by_kind[record.endpoint, record.model, record.scenario, record.outcome]
-            if record.num_alike == 1:
-                alike.append(pair)
-            else:
-                alike.extend([pair] * record.num_alike)
-        for key, pairs in by_kind.items():
-            self._add_kind(Kind(*key), [record for record, _ in pairs], [each for _, each in pairs])
+        by_kind: dict[tuple[str, str, str, str], tuple[list[Record], list[Costs]]] = defaultdict(lambda: ([], []))
+        for record, each in zip(records, costs, strict=True):
+            alike, their_costs = by_kind[record.endpoint, record.model, record.scenario, record.outcome]
+            alike.append(record)
+            their_costs.append(each)
+            if record.num_alike > 1:
+                alike += [record] * (record.num_alike - 1)
+                their_costs += [each] * (record.num_alike - 1)
+        for key, (alike, their_costs) in by_kind.items():
+            self._add_kind(Kind(*key), alike, their_costs)
 
     def _add_kind(self, kind: Kind, records: Sequence[Record], costs: Sequence[Costs]) -> None:
         results = [self._result(record) for record in records]
@@ -126,8 +126,10 @@ class RecordMetrics(Collector):
         _add_tables(sums.device_ns, [leg.report.device_ns for leg in legs if leg.report is not None])
         for reason in [leg.outcome for leg in legs if leg.outcome in _FAILED]:
             sums.resends[reason] += 1
-        for each in costs:
-            _add_costs(sums, each, is_wasted=kind.outcome != "ok")
+        if costs:
+            _add_tables(sums.costs, [cost_by_stage(each) for each in costs])
+            sums.saved += sum([each.saved for each in costs])
+            sums.wasted += sum([each.total for each in costs]) if kind.outcome != "ok" else 0
 
     def _add_to_tenant(self, record: Record, cost: int, result: str) -> None:
         prompt_tokens, output_tokens = record.prompt_tokens, record.output_tokens
@@ -178,29 +180,23 @@ class RecordMetrics(Collector):
 
 
 def _add_tables(sums: dict[str, int], tables: Iterable[Mapping[Any, int]]) -> None:
+    """Those that have the same keys in the same order are added up together, which takes a third of the time."""
+    alike: dict[tuple[str, ...], list[Iterable[int]]] = defaultdict(list)
     for table in tables:
-        for name, value in table.items():
-            sums[name] += value
+        if table:
+            alike[tuple(table)].append(table.values())
+    for names, rows in alike.items():
+        for name, total in zip(names, map(sum, zip(*rows, strict=True)), strict=True):
+            sums[name] += total
 
 
-def _add_costs(sums: _ScenarioSums, costs: Costs, *, is_wasted: bool) -> None:
-    for name, pico in cost_by_stage(costs):
-        sums.costs[name] += pico
-    sums.saved += costs.saved
-    if is_wasted:
-        sums.wasted += costs.total
-
-
-def cost_by_stage(costs: Costs) -> Iterator[tuple[str, int]]:
+def cost_by_stage(costs: Costs) -> Mapping[Any, int]:
     """What each part cost, in pico; they sum to the total."""
-    for work, pico in costs.device.items():
-        yield work, pico
-    for tier, pico in costs.kv.items():
-        yield f"kv_{tier}", pico
-    if costs.transfer:
-        yield "transfer", costs.transfer
-    if costs.energy:
-        yield "energy", costs.energy
+    if not (costs.kv or costs.transfer or costs.energy):
+        return costs.device
+    others = {f"kv_{tier}": pico for tier, pico in costs.kv.items()}
+    others |= {name: pico for name, pico in (("transfer", costs.transfer), ("energy", costs.energy)) if pico}
+    return costs.device | others
 
 
 def _by(counts: Counter[tuple[str, str]], part: int) -> dict[str, int]:

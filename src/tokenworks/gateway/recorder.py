@@ -1,4 +1,4 @@
-"""Makes records of what has ended and hands each to every keeper, once.
+"""Makes records of what has ended and hands them to every keeper, each once.
 
 Not one by one as they end but all of some milliseconds in a row: no client waits for it, and the same work in a row
 takes a fraction of the time that it takes between other work, with other things in the processor's caches.
@@ -15,7 +15,7 @@ from functools import partial
 from tokenworks.contract.config import CostSettings
 from tokenworks.contract.record import Costs, Record
 from tokenworks.gateway.floods import Floods
-from tokenworks.gateway.record import Recording
+from tokenworks.gateway.record import Recording, draw_traces
 from tokenworks.observe.tables.cost import costs_of
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Recorder:
         gateway: str,
         model: str,
         prices: CostSettings,
-        keepers: Sequence[Callable[[Record], None]],
+        keepers: Sequence[Callable[[Sequence[Record]], None]],
         settle_s: float = 0.05,
         on_settled: Callable[[], None] = lambda: None,
     ) -> None:
@@ -68,17 +68,23 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        for recording in self._floods.thinned(ended):
+        records = self._records(self._floods.thinned(ended))
+        for keep in self._keepers:
             try:
-                self._settle(recording)
+                keep(records)
             except Exception:
-                _log.exception("the record of request %s could not be made: this is a bug", recording.id)
+                _log.exception("%d records were not kept by all: this is a bug", len(records))
         self._on_settled()
 
-    def _settle(self, ended: Recording) -> None:
-        record = ended.record(self.gateway, self._model, ended.outcome, ended.status, ended.ended_ns)
-        for keep in self._keepers:
-            keep(record)
+    def _records(self, ended: Sequence[Recording]) -> list[Record]:
+        draw_traces(ended)
+        records = []
+        for each in ended:
+            try:
+                records.append(each.record(self.gateway, self._model, each.outcome, each.status, each.ended_ns))
+            except Exception:
+                _log.exception("the record of request %s could not be made: this is a bug", each.id)
+        return records
 
     def _add(self, ended: Recording) -> None:
         self._ended.append(ended)

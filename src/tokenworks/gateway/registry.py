@@ -24,6 +24,8 @@ class Worker:
         self.id = hello.worker_id
         self.identity = identity
         self.hello = hello
+        # Which weights it serves, in short; empty where it does not say.
+        self.version = "" if hello.kv is None else hello.kv.fingerprint[:VERSION_CHARS]
         self.role = hello.role
         self.load: Load | None = None
         self.is_leaving = False
@@ -33,11 +35,6 @@ class Worker:
         self._queued_tokens: dict[str, int] = {}  # of those that have given no token yet: tokens to compute
         self._open_at_heartbeat = 0
         self.is_accounted = True  # whether it has told what it did since a sequence ended there
-
-    @property
-    def version(self) -> str:
-        """Which weights it serves, in short; empty where it does not say."""
-        return "" if self.hello.kv is None else self.hello.kv.fingerprint[:VERSION_CHARS]
 
     def heartbeat(self, load: Load) -> None:
         """Note what the worker says of itself."""

@@ -6,6 +6,7 @@ A timer runs only while something is unwritten, so that an idle gateway sleeps. 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from tokenworks.contract.record import Frame
 from tokenworks.observe.journal.writer import Journal
@@ -30,9 +31,14 @@ class Scribe:
 
     def append(self, frame: Frame) -> None:
         """Write it down soon."""
-        if self._journal is None:
+        self.append_all([frame])
+
+    def append_all(self, frames: Sequence[Frame]) -> None:
+        """Write them down soon."""
+        if self._journal is None or not frames:
             return
-        self._journal.append(frame)
+        for frame in frames:
+            self._journal.append(frame)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._journal.flush_s, self.flush)
 

@@ -62,6 +62,11 @@ class Tally:
         self.total += sum(values)
         return largest
 
+    def add_counts(self, counts: Sequence[int], total: float) -> None:
+        """Count values that somebody else has put into these buckets, and what they sum to."""
+        self._counts = [had + more for had, more in zip(self._counts, counts, strict=True)]
+        self.total += total
+
     def show_for(self, index: int, value: float, trace_id: str, at_s: float) -> None:
         """The exemplar of a bucket until the next one: a value of it, the trace that it was seen in, and when."""
         self._exemplars[index] = (trace_id, value, at_s)

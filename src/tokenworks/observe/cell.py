@@ -136,7 +136,10 @@ def promises_of(objectives: ObjectiveSettings) -> Promises:
 
 def keeps(record: Record, promises: Promises) -> bool:
     """Whether a request that ended well kept every one of them."""
-    return all([(read(record) or 0) <= limit_ns for limit_ns, read in promises[record.scenario]])
+    for limit_ns, read in promises[record.scenario]:  # noqa: SIM110 - gateways ask: half of the time that `all` takes
+        if (read(record) or 0) > limit_ns:
+            return False
+    return True
 
 
 def _outcome(record: Record) -> str:
@@ -159,8 +162,8 @@ def is_invalid(record: Record) -> bool:
 
 def tpot_ns(record: Record) -> float | None:
     """Mean time per token after the first, as the design defines it; None for one sequence's one token, or none."""
-    tokens = record.output_tokens / max(record.num_sequences, 1) - 1
-    return None if record.ttft_ns is None or tokens <= 0 else (record.e2e_ns - record.ttft_ns) / tokens
+    tokens, ttft_ns = record.output_tokens / (record.num_sequences or 1) - 1, record.ttft_ns
+    return None if ttft_ns is None or tokens <= 0 else (record.e2e_ns - ttft_ns) / tokens
 
 
 def _longest_gap_ns(record: Record) -> float:

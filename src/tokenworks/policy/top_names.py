@@ -37,9 +37,14 @@ class TopNames:
 
     def place(self, name: str, weight: int = 1) -> tuple[str, str | None]:
         """Count a use; under which name to show it, and which name lost its place by that."""
-        self._age()
-        if name in self._placed or len(self._placed) < self._limit:
-            self._placed[name] = self._placed.get(name, 0) + weight
+        self._uses_until_halving -= 1
+        if not self._uses_until_halving:
+            self._age()
+        if name in self._placed:
+            self._placed[name] += weight
+            return name, None
+        if len(self._placed) < self._limit:
+            self._placed[name] = weight
             return name, None
         sure = self._count_candidate(name, weight)
         if sure <= _CLEARLY_MORE * self._least_use:
@@ -77,9 +82,6 @@ class TopNames:
         return count
 
     def _age(self) -> None:
-        self._uses_until_halving -= 1
-        if self._uses_until_halving:
-            return
         self._uses_until_halving = self._half_life
         self._least_use //= 2
         self._by_count.clear()

@@ -15,6 +15,8 @@ rounded once, to the nearest; whatever sums amounts adds integers. Pure, and a f
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import gcd
 from typing import Final
 
 from tokenworks.contract.config import CostSettings
@@ -30,7 +32,8 @@ NO_COSTS: Final = Costs()
 
 def costs_of(record: Record, cost: CostSettings) -> Costs:
     """What a request cost; nothing where no price was stated, or no worker told what it spent."""
-    if not (cost.energy_per_kwh or cost.transfer_per_gb or any([leg.price_per_hour for leg in record.legs])):
+    priced = [leg for leg in record.legs if leg.price_per_hour]
+    if not (priced or cost.energy_per_kwh or cost.transfer_per_gb):
         return NO_COSTS
     device: dict[Work, int] = {}
     transfer = energy = saved = 0
@@ -51,12 +54,12 @@ def costs_of(record: Record, cost: CostSettings) -> Costs:
 
 def device_cost(duration_ns: int, price_per_hour: float) -> int:
     """Pico of the currency for nanoseconds of a worker."""
-    return _priced(duration_ns, price_per_hour, per=_NS_PER_HOUR)
+    return _times(duration_ns, *_rate(_NS_PER_HOUR, price_per_hour))
 
 
 def modelled_energy_cost(duration_ns: int, watts: float, price_per_kwh: float) -> int:
     """Pico of the currency for a worker that draws `watts` for nanoseconds; watts x nanoseconds are nanojoules."""
-    return _priced(duration_ns, watts, price_per_kwh, per=_NJ_PER_KWH)
+    return _times(duration_ns, *_rate(_NJ_PER_KWH, watts, price_per_kwh))
 
 
 def energy_cost(joules: float, price_per_kwh: float) -> int:
@@ -75,9 +78,24 @@ def _moved_bytes(report: SequenceReport) -> int:
 
 def _priced(amount: int, *factors: float, per: int) -> int:
     """PICO x amount x factors / per, to the nearest integer, halves up. A float is taken as the fraction that it is."""
-    numerator, denominator = PICO * amount, per
+    return _times(amount, *_fraction(per, *factors))
+
+
+def _times(amount: int, numerator: int, denominator: int) -> int:
+    """To the nearest integer, halves up."""
+    return (2 * amount * numerator + denominator) // (2 * denominator)
+
+
+def _fraction(per: int, *factors: float) -> tuple[int, int]:
+    """PICO x factors / per, in lowest terms: exact, and short to multiply by."""
+    numerator, denominator = PICO, per
     for factor in factors:
         above, below = factor.as_integer_ratio()
         numerator *= above
         denominator *= below
-    return (2 * numerator + denominator) // (2 * denominator)
+    common = gcd(numerator, denominator)
+    return numerator // common, denominator // common
+
+
+_rate: Final = lru_cache(maxsize=1024)(_fraction)
+"""Of cards' prices and watts: there are few of them, and a gateway asks several times for each request."""
