@@ -299,7 +299,7 @@ class Chart {
   }
 }
 
-const isLoss = (incident) => /lost|damaged/.test(incident.kind);
+const isLoss = (incident) => /lost|damaged|not_started/.test(incident.kind);
 
 function niceTop(value) {
   if (value <= 0) return 1;
@@ -353,7 +353,7 @@ function drawTable(answer) {
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
     h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
   const body = h("tbody", {}, rows.map((row) => h("tr", {},
-    h("th", { scope: "row", title: row[answer.by] }, filterButton(row[answer.by])),
+    h("th", { scope: "row", title: row[answer.by] }, state.by.includes("=") ? row[answer.by] || NONE : filterButton(row[answer.by])),
     answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   fill(byId("rows"), h("table", {}, head, body), hidden);
@@ -370,7 +370,7 @@ function filterBy(condition) {
   onAsked();
 }
 
-/** Tags are what clients sent: their keys, of the window. */
+/** Keys of tags that were sent in the window; one with "=" in it can be chosen, but no filter can say it. */
 function drawTags(keys) {
   const select = byId("tags");
   const all = [...new Set([...keys, ...(isTag(state.by) ? [state.by.slice(4)] : [])])];
