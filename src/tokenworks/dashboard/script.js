@@ -674,7 +674,8 @@ async function openExplain(id) {
 /** Give the focus back once the dialog is closed: the browser gives it to what had it, which may have been drawn again. */
 function refocus(dialog, key) {
   if (key === undefined) return;
-  dialog.addEventListener("close", () => { if (document.activeElement === document.body) focusOn(document, key); }, { once: true });
+  const isNobodys = () => document.activeElement === document.body || dialog.contains(document.activeElement);
+  dialog.addEventListener("close", () => { if (isNobodys()) focusOn(document, key); }, { once: true });
 }
 
 function drawExplanation(told) {
