@@ -111,6 +111,12 @@ def table_notes(table: Table) -> Iterator[str]:
     if table.low_peaks and {"mfu", "mbu"} & {column.key for column in table.columns}:
         names = ", ".join(printable(name, 20) for name in table.low_peaks)
         yield f"{names} did more than the peak that was measured on a busy machine: MFU and MBU are upper bounds there"
+    if table.shared_names:
+        names = ", ".join(printable(name, 20) for name in table.shared_names)
+        yield (
+            f"{names}: several workers had this name at a time, since several systems keep this ledger; by worker they are "
+            "one row. Give each `tokenworks serve` a ledger of its own (--ledger-path)"
+        )
     if table.num_hidden:
         yield f"{table.num_hidden:,} more groups with fewer requests are not shown; --rows 0 shows all"
     if table.observed.seconds < 0.9 * table.window.seconds:
