@@ -212,6 +212,7 @@ ROWS: Final = {
                 Query(f"rate(tokenworks_worker_preemptions_total{RATE})", "{{worker}} preempted"),
                 Query(f"sum by (reason) (rate(tokenworks_leg_failures_total{RATE}))", "leg {{reason}}"),
                 Query(f"rate(tokenworks_workers_lost_total{RATE})", "workers lost"),
+                Query(f"rate(tokenworks_worker_failed_starts_total{RATE})", "failed starts"),
             ],
         ),
         Panel("Ready", "Workers that take requests.", "short", [Query("tokenworks_workers_ready", "{{instance}}")]),
@@ -298,11 +299,12 @@ ROWS: Final = {
         ),
         Panel(
             "Ledger",
-            "Records that are missing, of the last hour; whether the observer is up.",
+            "Records that are missing, of the last hour, that wait to be written, that are lost; is the observer up.",
             "none",
             [
                 Query("tokenworks_ledger_missing_frames", "missing"),
                 Query("tokenworks_observer_up", "observer up"),
+                Query("sum(tokenworks_journal_waiting_frames)", "waiting to be written"),
                 Query(f"rate(tokenworks_journal_dropped_frames_total{RATE})", "dropped per second"),
             ],
             width=6,

@@ -148,8 +148,8 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
     dispatcher = Dispatcher(own.worker_address, own.lease_s, samples)
     metrics = Metrics(dispatcher, settings.cost, settings.objectives, folder)
-    metrics.observer.dropped_frames = lambda: scribe.dropped_frames
     keepers = [metrics.observe_records, *([scribe.append_all] if scribe.is_writing else [])]
+    metrics.observer.journal = lambda: scribe.state
     service = Service(
         model_name=model_name,
         tokenizer=tokenizer,
