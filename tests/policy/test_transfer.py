@@ -18,6 +18,7 @@ from tokenworks.policy.transfer import (
     FetchPlan,
     Prompt,
     plan_fetch,
+    promise_s,
 )
 from tokenworks.policy.transfer_model import NUM_KEPT, UNKNOWN, Observation, TransferModel
 
@@ -58,8 +59,10 @@ def plan(
     model: TransferModel | None = None,
     block_bytes: int = MIB,
     now_s: float = 0.0,
+    spent_s: float = 0.0,
 ) -> FetchPlan:
-    return plan_fetch(tiers, speeds, block_bytes, prompt, prefill_s or card(), model or sure_model(), now_s)
+    prefill_s, model = prefill_s or card(), model or sure_model()
+    return plan_fetch(tiers, speeds, block_bytes, prompt, prefill_s, model, now_s, spent_s)
 
 
 def test_a_fast_tier_is_read_to_the_end_of_what_it_holds() -> None:
@@ -137,22 +140,23 @@ def test_no_plan_gains_more_on_average_over_all_that_may_come_of_it(seed: int) -
     rng = random.Random(seed)
     tiers, speeds, prompt, cost, block_bytes = random_case(rng)
     model = random_model(rng)
-    found = plan(tiers, speeds, prompt, cost, model, block_bytes)
     everything_s = cost(prompt.new_tokens, prompt.cached_tokens)
+    spent_s = rng.choice([0.0, rng.random()]) * promise_s(everything_s)
+    found = plan(tiers, speeds, prompt, cost, model, block_bytes, spent_s=spent_s)
 
     def saved_s(count: int) -> float:
         return everything_s - cost(prompt.new_tokens - 32 * count, prompt.cached_tokens + 32 * count) if count else 0.0
 
     def gain_s(count: int, ratios: Mapping[Tier, float]) -> float:
-        clock_s = 0.0
+        clock_s = spent_s
         for at, tier in enumerate(tiers[:count]):
             took_s = (speeds[tier].latency_s + block_bytes / speeds[tier].bytes_per_s) * ratios[tier]
-            promise_s = WAIT_SHARE * everything_s + BELIEVED * saved_s(at) + GRACE_S
-            if clock_s + took_s > promise_s:
+            limit_s = WAIT_SHARE * everything_s + BELIEVED * saved_s(at) + GRACE_S
+            if clock_s + took_s > limit_s:
                 rest_s = max(BELIEVED * (saved_s(count) - saved_s(at)), GRACE_S)
-                return BELIEVED * saved_s(at) - min(promise_s, clock_s + rest_s)
+                return BELIEVED * saved_s(at) - (min(limit_s, clock_s + rest_s) - spent_s)
             clock_s += took_s
-        return BELIEVED * saved_s(count) - clock_s
+        return BELIEVED * saved_s(count) - (clock_s - spent_s)
 
     def mean_gain_s(count: int) -> float:
         return sum(each.chance * gain_s(count, each.ratios) for each in model.outlooks(tiers, 0.0))
@@ -162,11 +166,15 @@ def test_no_plan_gains_more_on_average_over_all_that_may_come_of_it(seed: int) -
 
 
 def run(
-    plan_found: FetchPlan, arrivals_s: list[float], really: float, cost_s: Callable[[int], float]
+    plan_found: FetchPlan,
+    arrivals_s: list[float],
+    really: float,
+    cost_s: Callable[[int], float],
+    spent_s: float = 0.0,
 ) -> tuple[float, Fetch]:
     """What the request takes in truth, if blocks come at these instants and computing takes `really` x predicted."""
     start_s = 1000.0
-    fetch = Fetch(plan_found, start_s)
+    fetch = Fetch(plan_found, start_s + spent_s, spent_s)
     for arrival_s in arrivals_s:
         if start_s + arrival_s > fetch.deadline_s:
             return fetch.deadline_s - start_s + really * cost_s(fetch.num_arrived), fetch
@@ -183,12 +191,13 @@ def test_a_request_is_never_later_than_the_promise_however_tiers_lie(seed: int) 
     for _ in range(20):
         tiers, speeds, prompt, cost, block_bytes = random_case(rng)
         model = rng.choice([sure_model(), random_model(rng)])
-        found = plan(tiers, speeds, prompt, cost, model, block_bytes)
+        spent_s = rng.choice([0.0, rng.random()]) * promise_s(cost(prompt.new_tokens, prompt.cached_tokens))
+        found = plan(tiers, speeds, prompt, cost, model, block_bytes, spent_s=spent_s)
         if not found.count:
             continue
         planned += 1
         usual, turn, slowdown = 10 ** rng.uniform(-3, 1), rng.randint(0, found.count), rng.choice([1, 10, 1000, 1e9])
-        clock_s, arrivals_s = 0.0, []
+        clock_s, arrivals_s = spent_s, []
         for at, predicted_s in enumerate(found.block_s):
             clock_s += predicted_s * usual * 10 ** rng.uniform(-0.5, 0.5) * (slowdown if at >= turn else 1)
             arrivals_s.append(clock_s)
@@ -198,7 +207,7 @@ def test_a_request_is_never_later_than_the_promise_however_tiers_lie(seed: int) 
             return cost(left, prompt.cached_tokens + 32 * blocks)
 
         really = rng.uniform(BELIEVED, 3)
-        took_s, _ = run(found, arrivals_s, really, rest_s)
+        took_s, _ = run(found, arrivals_s, really, rest_s, spent_s)
         assert took_s <= 1.05 * really * rest_s(0) + GRACE_S + 1e-9
     assert planned
 
@@ -284,11 +293,37 @@ def test_a_wait_that_is_shorter_than_predicted_says_nothing() -> None:
     assert (seen.actual_s, seen.is_late) == (pytest.approx(0.01), False)
 
 
+def test_what_is_waited_beyond_the_deadline_is_not_the_tiers_fault() -> None:
+    """A step that ran on, or a worker that did not get the processor."""
+    fetch = Fetch(plan([Tier.DISK] * 8, {Tier.DISK: Speed(1e-3, 1e9)}), 0.0)
+    [at_once] = fetch.observations(fetch.deadline_s)
+    [much_later] = fetch.observations(fetch.deadline_s + 10.0)
+    assert at_once == much_later
+    assert at_once.is_late
+
+
+def test_what_the_look_up_took_is_not_waited_again() -> None:
+    found = plan([Tier.DISK] * 8, {Tier.DISK: Speed(1e-3, 1e9)})
+    fetch = Fetch(found, 7.0, spent_s=0.02)
+    assert fetch.deadline_s == pytest.approx(7.0 - 0.02 + promise_s(card()(1000, 0)))
+    assert fetch.expected_s(7) == pytest.approx(7.0 + found.predicted_fetch_s)
+    assert fetch.waited_s(7.01) == {Tier.DISK: pytest.approx(0.03)}
+    fetch.arrived(8, 7.01)
+    assert [each.actual_s for each in fetch.observations(7.01)] == [pytest.approx(0.01)]
+
+
+def test_a_look_up_that_took_all_there_was_to_wait_leaves_nothing_to_fetch() -> None:
+    speeds = {Tier.HOST: Speed(1e-4, 1e10)}
+    patience_s = promise_s(card()(1000, 0))
+    assert plan([Tier.HOST] * 8, speeds, spent_s=0.9 * patience_s).count == 8
+    assert plan([Tier.HOST] * 8, speeds, spent_s=1.1 * patience_s).count == 0
+
+
 def test_a_clock_that_goes_back_is_no_time() -> None:
     fetch = Fetch(plan([Tier.DISK] * 2, {Tier.DISK: Speed(1e-3, 1e9)}), 10.0)
     fetch.arrived(1, 9.0)
     fetch.arrived(1, 9.5)
-    assert fetch.actual_s == 0.0
+    assert [each.actual_s for each in fetch.observations(9.5)] == [0.0]
     model = TransferModel()
     model.learn(fetch.observations(9.5), 9.5)
     assert 0 < model.usual(Tier.DISK, 9.5) < UNKNOWN

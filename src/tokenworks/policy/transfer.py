@@ -4,13 +4,13 @@ A request is about to compute a prompt whose first blocks some tier holds. Fetch
 a rest that takes `R(n)` to compute; `S(n) = R(0) - R(n)` is what they save. All are predictions: F from measured
 speeds and what fetches really took beside them (`TransferModel`), R from the worker's card.
 
-**Waiting.** After `k` blocks have come, the last of them at `a(k)` seconds after the fetch began, the request waits for
-the next one no longer than until
+**Waiting.** The clock starts when the store is asked what its tiers hold; `a(0)` is when it has said so, `a(k)` when
+`k` blocks had come. The request waits for the next one no longer than until
 
     D = min(w R(0) + b S(k) + g,  a(k) + max(b (S(n) - S(k)), g))      w = 0.04, b = 0.8, g = 5 ms
 
 and then computes what has not come. The first term is the promise: **a request takes at most 5 % (and g) longer than it
-would have without the store, whatever the tiers do, if computing really takes 0.8 of its prediction or more.** Proof:
+would have without the store, whatever the tiers do, if computing really takes 0.8 of its prediction or more.Proof:
 let computing take x of what is predicted, x >= b. The request starts to compute at t <= w R(0) + b S(k) + g and ends at
 t + x R(k), with R(0) = S(k) + R(k):
 
@@ -91,10 +91,12 @@ def plan_fetch(
     prefill_s: Callable[[int, int], float],
     model: TransferModel,
     now_s: float,
+    spent_s: float = 0.0,
 ) -> FetchPlan:
     """How many of the blocks held in `tiers` (in order, from the first that the worker lacks) to fetch.
 
-    `prefill_s(new, context)`: predicted seconds to compute `new` tokens after `context`. O(blocks).
+    `prefill_s(new, context)`: predicted seconds to compute `new` tokens after `context`. `spent_s`: what asking for
+    the tiers has taken. O(blocks).
     """
     block_s = _block_times(tiers, speeds, block_bytes)
     recompute_s = _prefill(prompt, 0, prefill_s)
@@ -104,7 +106,7 @@ def plan_fetch(
     gains = [0.0] * len(saved_s)
     for chance, ratios in model.outlooks(tiers[: len(block_s)], now_s):
         times_s = [seconds * ratios[tier] for tier, seconds in zip(tiers, block_s, strict=False)]
-        for count, gain in enumerate(_gains(times_s, saved_s, recompute_s)):
+        for count, gain in enumerate(_gains(times_s, saved_s, recompute_s, spent_s)):
             gains[count] += chance * gain
     count = max(range(len(gains)), key=lambda n: (gains[n], -n))
     usual = {tier: model.usual(tier, now_s) for tier in set(tiers[:count])}
@@ -112,15 +114,15 @@ def plan_fetch(
     return FetchPlan(tuple(tiers[:count]), tuple(block_s[:count]), tuple(saved_s[: count + 1]), fetch_s, recompute_s)
 
 
-def _gains(times_s: Sequence[float], saved_s: Sequence[float], recompute_s: float) -> list[float]:
+def _gains(times_s: Sequence[float], saved_s: Sequence[float], recompute_s: float, spent_s: float) -> list[float]:
     """Seconds that fetching 0, 1, ... blocks gains if they take so long; less than nothing where one is cut off."""
-    gains, clock_s = [0.0], 0.0
+    gains, clock_s = [0.0], spent_s
     for at, seconds in enumerate(times_s):
-        if clock_s + seconds > _promise(recompute_s, saved_s[at]):
-            deadlines_s = [_deadline(recompute_s, saved_s[at], more_s, clock_s) for more_s in saved_s[at + 1 :]]
-            return gains + [BELIEVED * saved_s[at] - deadline_s for deadline_s in deadlines_s]
+        if clock_s + seconds > promise_s(recompute_s, saved_s[at]):
+            ends_s = [_deadline(recompute_s, saved_s[at], more_s, clock_s) for more_s in saved_s[at + 1 :]]
+            return gains + [BELIEVED * saved_s[at] - max(end_s, clock_s) + spent_s for end_s in ends_s]
         clock_s += seconds
-        gains.append(BELIEVED * saved_s[at + 1] - clock_s)
+        gains.append(BELIEVED * saved_s[at + 1] - clock_s + spent_s)
     return gains
 
 
@@ -143,25 +145,28 @@ def _prefill(prompt: Prompt, blocks: int, prefill_s: Callable[[int, int], float]
     return prefill_s(left, prompt.cached_tokens + fetched) if left else 0.0
 
 
-def _promise(recompute_s: float, saved_s: float) -> float:
-    """Seconds after the start at which waiting on would break the promise."""
+def promise_s(recompute_s: float, saved_s: float = 0.0) -> float:
+    """When waiting on would break the promise, if what has come saves `saved_s`."""
     return WAIT_SHARE * recompute_s + BELIEVED * saved_s + GRACE_S
 
 
 def _deadline(recompute_s: float, saved_s: float, all_saved_s: float, arrived_s: float) -> float:
-    """D: seconds after the start; what has come, the last of it at `arrived_s`, saves `saved_s` of `all_saved_s`."""
+    """D: what has come, the last of it at `arrived_s`, saves `saved_s` of what all would, `all_saved_s`."""
     rest_s = max(BELIEVED * (all_saved_s - saved_s), GRACE_S)
-    return min(_promise(recompute_s, saved_s), arrived_s + rest_s)
+    return min(promise_s(recompute_s, saved_s), arrived_s + rest_s)
 
 
 class Fetch:
-    """One fetch under way: what has come, and how long to wait for the next block."""
+    """One fetch under way: what has come, and how long to wait for the next block.
 
-    def __init__(self, plan: FetchPlan, now_s: float) -> None:
+    It begins with the question what the tiers hold, `spent_s` before now.
+    """
+
+    def __init__(self, plan: FetchPlan, now_s: float, spent_s: float = 0.0) -> None:
         self.plan = plan
-        self.started_s = now_s
         self.num_arrived = 0  # without a gap, from the first on
-        self._times_s = [0.0]  # since the start, of each arrival
+        self._started_s = now_s - spent_s
+        self._times_s = [spent_s]  # since the start: of the plan, then of each arrival
 
     @property
     def is_complete(self) -> bool:
@@ -169,37 +174,44 @@ class Fetch:
         return self.num_arrived == self.plan.count
 
     @property
-    def actual_s(self) -> float:
-        """From the start to the last arrival."""
-        return self._times_s[-1]
-
-    @property
     def deadline_s(self) -> float:
         """The instant, on the clock of `now_s`, at which to compute what has not come."""
         saved_s = self.plan.saved_s
-        deadline_s = _deadline(
+        return self._started_s + _deadline(
             self.plan.predicted_recompute_s, saved_s[self.num_arrived], saved_s[-1], self._times_s[-1]
         )
-        return self.started_s + deadline_s
+
+    def expected_s(self, index: int) -> float:
+        """The instant at which this block is predicted to come."""
+        share = sum(self.plan.block_s[: index + 1]) / sum(self.plan.block_s)
+        return self._started_s + self._times_s[0] + share * self.plan.predicted_fetch_s
 
     def arrived(self, count: int, now_s: float) -> None:
         """The next `count` blocks, in order, are whole and in place."""
         self.num_arrived += count
         assert self.num_arrived <= self.plan.count, f"{self.num_arrived} of {self.plan.count} blocks"
-        since_s, until_s = self._times_s[-1], max(now_s - self.started_s, self._times_s[-1])
+        since_s, until_s = self._times_s[-1], self._since_start_s(now_s)
         self._times_s += [since_s + (until_s - since_s) * (at + 1) / count for at in range(count)]
 
     def waited_s(self, now_s: float) -> dict[Tier, float]:
         """What each tier was waited for, from the start until now: up to each arrival, its own, then the next one's."""
-        ends_s = [*self._times_s[1:], max(now_s - self.started_s, self._times_s[-1])]
+        ends_s = [*self._times_s[1:], self._since_start_s(now_s)]
         waited: dict[Tier, float] = {}
         for at, (since_s, until_s) in enumerate(pairwise([0.0, *ends_s])):
             tier = self.plan.tiers[min(at, self.plan.count - 1)]
             waited[tier] = waited.get(tier, 0.0) + until_s - since_s
         return waited
 
+    def _since_start_s(self, now_s: float) -> float:
+        """No less than at the last arrival, whatever the clock says."""
+        return max(now_s - self._started_s, self._times_s[-1])
+
     def observations(self, now_s: float) -> list[Observation]:
-        """Of each tier what came, and a wait that has outlasted its prediction."""
+        """Of each tier what came, and a wait that has outlasted its prediction.
+
+        What was waited beyond the deadline is not the tier's: nobody looked, since a step ran or the worker itself did
+        not get the processor.
+        """
         seen: dict[Tier, list[float]] = {}
         spans = [later - earlier for earlier, later in pairwise(self._times_s)]
         for tier, predicted_s, actual_s in zip(self.plan.tiers, self.plan.block_s, spans, strict=False):
@@ -208,7 +220,8 @@ class Fetch:
             sums[1] += actual_s
         found = [Observation(tier, predicted_s, actual_s) for tier, (predicted_s, actual_s) in seen.items()]
         if not self.is_complete:
-            waited_s, next_s = now_s - self.started_s - self.actual_s, self.plan.block_s[self.num_arrived]
+            until_s = self._since_start_s(min(now_s, self.deadline_s))
+            waited_s, next_s = until_s - self._times_s[-1], self.plan.block_s[self.num_arrived]
             late = Observation(self.plan.tiers[self.num_arrived], next_s, waited_s, is_late=True)
             found += [late] if waited_s > next_s else []
         return found

@@ -20,7 +20,7 @@ from tokenworks.kv.format import BadBlock, BlockFault, block_bytes
 from tokenworks.kv.protocol import Found, Missing, Place, Ready
 from tokenworks.policy.accounts import Wait
 from tokenworks.policy.arriving import Arrival
-from tokenworks.policy.transfer import Prompt, plan_fetch
+from tokenworks.policy.transfer import Prompt, plan_fetch, promise_s
 from tokenworks.policy.transfer_model import TransferModel
 from tokenworks.worker.kv_incoming import Incoming
 from tokenworks.worker.kv_intake import Intake
@@ -29,11 +29,6 @@ from tokenworks.worker.prefill_speed import PrefillSpeed
 
 TURN_BYTES: Final = 32 << 20
 """Copied between two steps at most: some ten milliseconds."""
-
-LOOKUP_SHARE: Final = 0.03
-LOOKUP_S: Final = 0.01
-"""How long the store's answer to `Find` is waited for: a share of what computing everything takes, but no less than so
-many seconds. What it took is not waited again for the blocks."""
 
 
 class Fetcher:
@@ -86,8 +81,7 @@ class Fetcher:
             request, now_s = f"fetch {self._num_lookups}", self._clock()
             prompt = self._prompt(arrival)
             recompute_s = self._speed.seconds(prompt.new_tokens, prompt.cached_tokens)
-            give_up_s = now_s + max(LOOKUP_S, LOOKUP_SHARE * recompute_s)
-            self._incoming[request] = Incoming(arrival, request, now_s, give_up_s)
+            self._incoming[request] = Incoming(arrival, request, now_s, now_s + promise_s(recompute_s))
             self._client.find(request, arrival.names, recompute_s / len(arrival.names))
 
     def _prompt(self, arrival: Arrival) -> Prompt:
@@ -98,10 +92,10 @@ class Fetcher:
     def on_found(self, found: Found) -> None:
         """Decide how much of it to fetch."""
         incoming = self._incoming.get(found.request)
-        if incoming is None or incoming.fetch is not None:
+        now_s = self._clock()
+        if incoming is None or incoming.fetch is not None or incoming.deadline_s <= now_s:
             return
         tiers = found.tiers[: len(incoming.arrival.names)]
-        now_s = self._clock()
         plan = plan_fetch(
             tiers,
             self._client.speeds,
@@ -110,6 +104,7 @@ class Fetcher:
             self._speed.seconds,
             self._model,
             now_s,
+            now_s - incoming.asked_s,
         )
         if plan.count == 0 or not self._engine.scheduler.expect(incoming.arrival, plan.count):
             self._counts.declined(len(tiers))

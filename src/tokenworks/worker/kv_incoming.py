@@ -30,14 +30,12 @@ class Incoming:
 
     def begin(self, plan: FetchPlan, now_s: float) -> None:
         """The store has said what it holds, and these blocks are asked for."""
-        self.fetch, self.num_coming = Fetch(plan, now_s), plan.count
+        self.fetch, self.num_coming = Fetch(plan, now_s, now_s - self.asked_s), plan.count
 
     @property
     def deadline_s(self) -> float:
-        """When to go on with what is there. What the look-up took is not waited again for the blocks."""
-        if self.fetch is None:
-            return self.give_up_s
-        return self.fetch.deadline_s - (self.fetch.started_s - self.asked_s)
+        """When to go on with what is there."""
+        return self.give_up_s if self.fetch is None else self.fetch.deadline_s
 
     @property
     def is_all_there(self) -> bool:
@@ -60,10 +58,7 @@ class Incoming:
     def came(self, index: int, last_look_s: float, now_s: float) -> None:
         """A block stands in the arena that did not at the look before."""
         assert self.fetch is not None
-        plan = self.fetch.plan
-        share = sum(plan.block_s[: index + 1]) / sum(plan.block_s)
-        predicted_s = self.fetch.started_s + share * plan.predicted_fetch_s
-        self._came_s[index] = min(now_s, max(predicted_s, last_look_s))
+        self._came_s[index] = min(now_s, max(self.fetch.expected_s(index), last_look_s))
 
     def wrote(self, index: int) -> None:
         """A block is in place."""
@@ -82,7 +77,6 @@ class Incoming:
     def wait(self, fetch: Fetch, block_bytes: int, now_s: float) -> Wait:
         """What its sequence was held back for; the look-up is counted as the first tier's."""
         waited_s = fetch.waited_s(now_s)
-        waited_s[fetch.plan.tiers[0]] += fetch.started_s - self.asked_s
         blocks = Counter(fetch.plan.tiers[: fetch.num_arrived])
         return Wait(
             request_id=self.arrival.sequence.request.id,
