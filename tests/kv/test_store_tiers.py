@@ -12,7 +12,7 @@ from tests.kv.lru import LeastRecentlyUsed
 from tests.kv.rig import PLACE_BYTES, Rig
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.format import BlockFault
-from tokenworks.kv.protocol import Done, Find, Get, Ready, Touch
+from tokenworks.kv.protocol import Done, Find, Get, Ready, Speeds, Touch
 from tokenworks.kv.tasks import Lookup, Move, Outcome, Probe, Read, Scan, Write
 
 A, B = b"a", b"b"
@@ -455,6 +455,18 @@ def test_a_tier_is_measured_at_first_and_when_it_has_not_been_used() -> None:
     assert len(rig.tasks(Probe)) == 1
     rig.wait(100)
     assert len(rig.tasks(Probe)) == 1
+
+
+def test_workers_are_told_soon_of_a_speed_that_has_changed() -> None:
+    rig = Rig(4, Tier.REMOTE)
+    rig.attach(A)
+    rig.wait(0.1)
+    assert [told.speeds[Tier.REMOTE].bytes_per_s for told in rig.take(A, Speeds)] == [0.0]
+    rig.measure(Tier.REMOTE, bytes_per_s=5e6)
+    rig.wait(0.3)
+    assert [told.speeds[Tier.REMOTE].bytes_per_s for told in rig.take(A, Speeds)] == [pytest.approx(5e6)]
+    rig.wait(0.3)
+    assert rig.take(A, Speeds) == []
 
 
 def test_the_disk_is_measured_with_a_block_of_its_own_once_there_is_one() -> None:
