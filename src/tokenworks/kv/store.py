@@ -20,6 +20,7 @@ from tokenworks.contract.wire import StoreStatus
 from tokenworks.kv.finds import Finds
 from tokenworks.kv.format import HEADER_BYTES, BlockFault, block_bytes
 from tokenworks.kv.grants import Grants
+from tokenworks.kv.health import SpeedNews
 from tokenworks.kv.host import Block
 from tokenworks.kv.protocol import (
     LEASE_S,
@@ -49,7 +50,6 @@ from tokenworks.kv.sessions import Request, Session, Waiter, Waiters
 from tokenworks.kv.stock import Arrival, Stock
 from tokenworks.kv.tasks import Lookup, Outcome, Task
 
-SPEEDS_EVERY_S: Final = 2.0
 BAD_FRAME: Final = "bad_frame"
 """Counted among the host tier's faults: frames and offers that make no sense."""
 LATE_GRANT: Final = "late_grant"
@@ -79,7 +79,7 @@ class Store:
         self._misses = 0
         self._replies: list[tuple[bytes, StoreMessage]] = []
         self._ready: defaultdict[Waiter, list[Place]] = defaultdict(list)
-        self._speeds_told_s = -math.inf
+        self._speed_news = SpeedNews()
         self._is_draining = False
 
     # Events
@@ -113,10 +113,9 @@ class Store:
         for session in self._sessions.values():
             self._take_back(session.grants.take_late(now_s))
         self._finds.tick(now_s)
-        if now_s - self._speeds_told_s >= SPEEDS_EVERY_S:
-            self._speeds_told_s = now_s
-            speeds = Speeds(self._stock.speeds(now_s))
-            self._replies += [(client, speeds) for client in self._sessions]
+        speeds = self._stock.speeds(now_s)
+        if self._speed_news.is_due(speeds, now_s):
+            self._replies += [(client, Speeds(speeds)) for client in self._sessions]
 
     def drain(self) -> None:
         """Take nothing in any more; what is there can still be read, and is written back."""
