@@ -224,6 +224,29 @@ def test_no_client_gets_more_than_half_of_the_memory_to_write_to() -> None:
     assert rig.status(Tier.HOST).faults == {"many_grants": 8}, "what is there is no place to write to"
 
 
+def test_however_many_never_write_there_is_room_for_the_next() -> None:
+    rig = Rig(64)
+    clients = [f"client {number}".encode() for number in range(6)]
+    for client in clients:
+        rig.attach(client)
+    for number, client in enumerate(clients):
+        rig.tell(client, Offer([block.offered() for block in chain(64, seed=number)]))
+    granted = [len(rig.take(client, Granted)[0].places) for client in clients]
+    assert granted == [32, 16, 8, 4, 2, 1]
+    rig.attach(A)
+    assert all(len(rig.put(A, chain(1, seed=seed))) == 1 for seed in range(10, 20))
+
+
+def test_who_leaves_gives_the_others_its_room() -> None:
+    rig = Rig(64)
+    rig.attach(A)
+    rig.attach(B)
+    rig.tell(A, Offer([block.offered() for block in chain(32)]))
+    rig.tell(A, Detach())
+    rig.tell(B, Offer([block.offered() for block in chain(40, seed=1)]))
+    assert len(rig.take(B, Granted)[0].places) == 32
+
+
 @pytest.mark.parametrize("leaves", ["detach", "attach again", "another socket"])
 def test_who_leaves_or_comes_anew_holds_nothing(rig: Rig, leaves: str) -> None:
     blocks = chain(4)
