@@ -69,7 +69,7 @@ class VLLMServer:
         command += ["--served-model-name", "embedded", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--dtype", "bfloat16", "--block-size", str(BLOCK_TOKENS), "--max-model-len", "1024"]
         command += ["--enforce-eager", "--enable-prompt-tokens-details", "--kv-transfer-config"]
-        path = f"{ROOT / 'examples' / 'vllm_connector'}:{ROOT / 'src'}:{os.environ.get('VLLM_PYTHONPATH', '')}"
+        path = f"{ROOT / 'examples' / 'vllm_connector'}:{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}"
         environment = {**os.environ, "PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
