@@ -17,9 +17,10 @@ import zmq
 
 from tests.worker.kv.conftest import StoreProcess
 from tokenworks.contract.kv import KVSpec, block_names, root_name
+from tokenworks.kv import dealer
 from tokenworks.kv.client import KVClient
 from tokenworks.kv.format import HEADER_BYTES, block_bytes, seal
-from tokenworks.kv.protocol import Granted, Offered, Ready
+from tokenworks.kv.protocol import Detach, Granted, Offered, Ready, encode
 
 FOLDER = Path(__file__).parent.parent / "examples" / "vllm_connector"
 TOKENS, HEADS, DIM, LAYERS, BLOCKS = 32, 2, 8, 2, 12
@@ -36,9 +37,12 @@ def parts() -> Iterator[SimpleNamespace]:
     import blocks
     import cpu_layout
     import scheduler_side
+    import store_line
     import worker_side
 
-    yield SimpleNamespace(blocks=blocks, layout=cpu_layout, scheduler=scheduler_side, worker=worker_side)
+    yield SimpleNamespace(
+        blocks=blocks, layout=cpu_layout, line=store_line, scheduler=scheduler_side, worker=worker_side
+    )
     sys.path.remove(str(FOLDER))
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER)):
@@ -87,6 +91,7 @@ class Server:
     """Both halves of one server, and its cache, whose tiles have an order of their own."""
 
     def __init__(self, parts: SimpleNamespace, address: str, name: str, seed: int) -> None:
+        self.address = address
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.clients = [KVClient(self._context, address, f"{name}-{half}", SPEC) for half in ("scheduler", "worker")]
         self.layout = parts.layout.CpuLayout(tiled(shuffled(seed)), TOKENS, HEADS, DIM, torch.float32)
@@ -373,6 +378,22 @@ def test_without_a_store_nobody_waits(parts: SimpleNamespace, tmp_path: Path) ->
     assert server.worker.take_lost_blocks() == {4, 5}
     server.worker.offer(parts.scheduler.Save(b"x" * 32, b"y" * 32, 0))
     server.close()
+
+
+def test_the_very_first_request_finds_the_store(parts: SimpleNamespace, servers: tuple[Server, Server]) -> None:
+    one, other = servers
+    publish(one, asked("a", 2 * TOKENS + 1, first=10_000), [0, 1, 2])
+    client = parts.line.open_line(other._context, one.address, "started just now", SPEC, PATIENCE_S)
+    other.scheduler = parts.scheduler.SchedulerSide(SPEC, client)
+    other.clients.append(client)
+    assert other.promised(asked("b", 2 * TOKENS + 1, first=10_000)) == 2 * TOKENS
+
+
+def test_a_store_that_has_forgotten_an_idle_server_is_asked_again(servers: tuple[Server, Server]) -> None:
+    one, other = servers
+    publish(one, asked("a", 2 * TOKENS + 1, first=11_000), [0, 1, 2])
+    dealer.send(other.clients[0].socket, encode(Detach()))
+    assert other.promised(asked("b", 2 * TOKENS + 1, first=11_000)) == 2 * TOKENS
 
 
 def config(world_size: int = 1, head_size: Any = DIM) -> Any:

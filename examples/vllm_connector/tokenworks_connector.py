@@ -22,6 +22,7 @@ import zmq
 from blocks import kv_spec
 from cpu_layout import CpuLayout, Writer
 from scheduler_side import LoadOf, Save, SchedulerSide
+from store_line import open_line
 from vllm._custom_ops import cpu_attn_reshape_and_cache
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
@@ -30,8 +31,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 from worker_side import WorkerSide
-
-from tokenworks.kv.client import KVClient
 
 
 @dataclass
@@ -50,8 +49,8 @@ class TokenworksConnector(KVConnectorBase_V1):
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         self._spec = kv_spec(vllm_config, extra["fingerprint"])
         client_id = f"vllm-{os.getpid()}-{role.name.lower()}"
-        self._client = KVClient(zmq.Context(), extra["store_address"], client_id, self._spec)
-        self._client.receive()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._client = open_line(self._context, extra["store_address"], client_id, self._spec)
         self._scheduler = SchedulerSide(self._spec, self._client) if role is KVConnectorRole.SCHEDULER else None
         self._worker: WorkerSide | None = None
 
@@ -107,6 +106,7 @@ class TokenworksConnector(KVConnectorBase_V1):
 
     def shutdown(self) -> None:
         self._client.close()
+        self._context.term()
 
     def _metadata(self) -> StepMetadata:
         metadata = self._get_connector_metadata()

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ PYTHON = os.environ.get("VLLM_PYTHON", "")
 LOOK = "import importlib.util as u, sys; sys.exit(not (u.find_spec('vllm') and u.find_spec('xxhash')))"
 ROOT = Path(__file__).parents[2]
 BLOCK_TOKENS = 32
+PATIENCE_S = 900.0  # vLLM takes half a minute to start, on a busy machine minutes
 Wait = Callable[[Callable[[], object], str], None]
 PROMPTS = {
     name: "\n".join(f"{name} {number}: the store keeps what was computed, and gives it back." for number in range(12))
@@ -76,7 +78,13 @@ class VLLMServer:
                 [*command, json.dumps(self._transfer)], env=environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def is_up(self) -> bool:
+    def until_up(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._is_up():
+            assert time.monotonic() < deadline, f"vLLM is not up: {self._log.read_text()}"
+            time.sleep(0.5)
+
+    def _is_up(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()
         try:
             return httpx.get(f"{self.url}/v1/models").status_code == 200
@@ -103,13 +111,15 @@ def pool(serve: Callable[..., Any]) -> Iterator[tuple[Any, str]]:
 
 
 @pytest.fixture(scope="module")
-def vllm(pool: tuple[Any, str], wait_for: Wait, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
+def vllm(pool: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
     served, address = pool
     (worker,) = httpx.get(f"{served.url}/admin/workers").json()["workers"]
     server = VLLMServer(address, worker["kv"]["fingerprint"], tmp_path_factory.mktemp("vllm") / "vllm.log")
-    wait_for(server.is_up, "vLLM")
-    yield server
-    server.kill()
+    try:
+        server.until_up()
+        yield server
+    finally:
+        server.kill()
 
 
 def complete(url: str, prompt: str) -> tuple[str, int, int]:
@@ -148,6 +158,6 @@ def test_what_vllm_has_computed_is_there_when_it_is_started_again(
     wait_for(lambda: puts(served) >= before + blocks, "the prompt's blocks in the store")
     vllm.stop()
     vllm.start()
-    wait_for(vllm.is_up, "vLLM again")
+    vllm.until_up()
     assert complete(vllm.url, PROMPTS["vLLM"]) == (text, num_tokens, blocks * BLOCK_TOKENS)
     assert complete(served.url, PROMPTS["vLLM"]) == (text, num_tokens, blocks * BLOCK_TOKENS), "the other way round"
