@@ -97,6 +97,7 @@ class SchedulerSide:
         saves: list[Save] = []
         for new in output.scheduled_new_reqs:
             self._blocks[new.req_id] = list(new.block_ids[0])
+            self._let_go(new.req_id)
             saves += self._finished(new.req_id, new.num_computed_tokens, output)
         cached = output.scheduled_cached_reqs
         for at, request_id in enumerate(cached.req_ids):
@@ -109,10 +110,17 @@ class SchedulerSide:
         return loads, saves
 
     def forget(self, request_id: str) -> None:
-        if self._known.pop(request_id, None) is not None:
-            self._client.done(request_id)
+        self._let_go(request_id)
+        self._known.pop(request_id, None)
         self._requests.pop(request_id, None)
         self._blocks.pop(request_id, None)
+
+    def _let_go(self, request_id: str) -> None:
+        """It computes now, or never will: the store need not keep its blocks in memory for this half any more."""
+        known = self._known.get(request_id)
+        if known is not None and known.is_asked:
+            known.is_asked = False
+            self._client.done(request_id)
 
     def _begin(self, request: Any) -> Known:
         self._requests[request.request_id] = request

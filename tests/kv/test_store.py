@@ -11,6 +11,7 @@ from tests.kv.chain import chain, spec_of
 from tests.kv.rig import LEASE_S, PLACE_BYTES, Rig
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.format import BlockFault
+from tokenworks.kv.gets import PIN_S
 from tokenworks.kv.grants import GRANT_S
 from tokenworks.kv.protocol import (
     STORE_PROTOCOL,
@@ -192,6 +193,23 @@ def test_a_live_client_that_never_writes_its_places_loses_them(rig: Rig) -> None
     assert rig.status(Tier.HOST).faults == {"late_grant": 4}
     rig.tell(A, Commit([blocks[0].name]))  # too late
     assert rig.stock.nearest(blocks[0].name) is None
+
+
+def test_a_live_client_that_is_never_done_loses_its_pins(rig: Rig) -> None:
+    blocks = chain(4)
+    rig.put(A, blocks)
+    rig.attach(B)
+    rig.tell(B, Get("r", [block.name for block in blocks]))
+    assert len(rig.ready(B)) == 4
+    stay(rig, B, PIN_S - 10)
+    rig.attach(A)
+    assert rig.put(A, chain(4, seed=1)) == []
+    stay(rig, B, 20)
+    rig.attach(A)
+    assert len(rig.put(A, chain(4, seed=1))) == 4
+    assert rig.status(Tier.HOST).faults == {"late_done": 4}
+    rig.tell(B, Done("r"))  # too late, and harmless
+    assert len(rig.put(A, chain(4, seed=2))) == 4
 
 
 def test_who_let_a_place_run_out_is_trusted_with_one_until_it_is_written(rig: Rig) -> None:

@@ -1,6 +1,8 @@
 """Blocks that clients have asked for: which they hold pinned, which they wait for. Pure.
 
-A block in host memory is ready at once; one in a lower tier when that has been read; the rest is missing.
+A block in host memory is ready at once; one in a lower tier when that has been read; the rest is missing. A live
+client that never says `Done` must not keep the others' room, so what it has pinned is let go of after `PIN_S`. It may
+still read then: that is why every reader verifies its own copy.
 
 Invariant: every name of a `Get` comes once in a `Ready` or a `Missing`, unless `Done` came first.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -17,6 +20,11 @@ from tokenworks.kv.format import BlockFault
 from tokenworks.kv.host import Block
 from tokenworks.kv.protocol import Get, Missing, Place, Ready
 from tokenworks.kv.stock import Arrival, Stock
+
+PIN_S: Final = 120.0
+"""Since the last block of a `Get` was given. Workers copy within a second, or give up."""
+LATE_DONE: Final = "late_done"
+"""Counted among the host tier's faults: blocks let go of because their reader did not say that it is done."""
 
 Asker = tuple[bytes, str]
 """A client's socket and its request."""
@@ -27,6 +35,7 @@ class _OpenGet(msgspec.Struct):
 
     pinned: list[Block] = []
     waiting: set[BlockName] = set()
+    given_s: float = 0.0  # when the last of them was
 
 
 class Gets:
@@ -49,7 +58,7 @@ class Gets:
             self._stock.used(name, now_s)
             if block := self._stock.host.held(name):
                 self._stock.host.hits += 1
-                self._give(asker, get, block, Tier.HOST)
+                self._give(asker, get, block, Tier.HOST, now_s)
             elif self._stock.bring(name) is not None:
                 get.waiting.add(name)
                 self._waiters.setdefault(name, {})[asker] = None
@@ -59,7 +68,7 @@ class Gets:
             self.misses += len(missing)
             self._answer(client, Missing(message.request, missing, BlockFault.MISSING))
 
-    def arrived(self, arrivals: Sequence[Arrival]) -> None:
+    def arrived(self, arrivals: Sequence[Arrival], now_s: float) -> None:
         """Blocks are there, or will not come: whoever waits for them is told."""
         missing: defaultdict[tuple[Asker, BlockFault], list[BlockName]] = defaultdict(list)
         for arrival in arrivals:
@@ -69,7 +78,7 @@ class Gets:
                 if arrival.block is None:
                     missing[asker, arrival.fault].append(arrival.name)
                 else:
-                    self._give(asker, get, arrival.block, arrival.tier)
+                    self._give(asker, get, arrival.block, arrival.tier, now_s)
         for ((client, request), fault), names in missing.items():
             self._answer(client, Missing(request, names, fault))
 
@@ -78,8 +87,7 @@ class Gets:
         get = self._open[client].pop(request, None)
         if get is None:
             return
-        for block in get.pinned:
-            self._stock.host.unpin(block)
+        self._unpin(get)
         for name in get.waiting:
             self._wait_no_more(name, (client, request))
         self._ready.pop((client, request), None)
@@ -90,15 +98,29 @@ class Gets:
             self.end(client, request)
         del self._open[client]
 
+    def tick(self, now_s: float) -> None:
+        """Time has passed."""
+        for gets in self._open.values():
+            for get in gets.values():
+                if get.pinned and now_s - get.given_s >= PIN_S:
+                    self._stock.host.faults[LATE_DONE] += len(get.pinned)
+                    self._unpin(get)
+
     def take_ready(self) -> list[tuple[bytes, Ready]]:
         """What is to be sent, and to which socket: one message for each request."""
         ready = [(client, Ready(request, places)) for (client, request), places in self._ready.items()]
         self._ready.clear()
         return ready
 
-    def _give(self, asker: Asker, get: _OpenGet, block: Block, tier: Tier) -> None:
+    def _give(self, asker: Asker, get: _OpenGet, block: Block, tier: Tier, now_s: float) -> None:
         get.pinned.append(self._stock.host.pin(block))
+        get.given_s = now_s
         self._ready[asker].append(Place(block.name, block.offset, block.num_bytes, tier))
+
+    def _unpin(self, get: _OpenGet) -> None:
+        for block in get.pinned:
+            self._stock.host.unpin(block)
+        get.pinned.clear()
 
     def _wait_no_more(self, name: BlockName, asker: Asker) -> None:
         waiters = self._waiters.get(name, {})

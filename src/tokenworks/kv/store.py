@@ -109,7 +109,7 @@ class Store:
 
     def finished(self, outcome: Outcome, now_s: float) -> None:
         """A task has ended."""
-        self._gets.arrived(self._stock.finished(outcome, now_s))
+        self._gets.arrived(self._stock.finished(outcome, now_s), now_s)
         if isinstance(outcome.task, Lookup):
             self._finds.end(outcome.task.key)
 
@@ -120,6 +120,7 @@ class Store:
         for session in self._sessions.values():
             self._take_back(session.grants.take_late(now_s))
         self._finds.tick(now_s)
+        self._gets.tick(now_s)
         if now_s - self._speeds_told_s >= SPEEDS_EVERY_S:
             self._speeds_told_s = now_s
             speeds = Speeds(self._stock.speeds(now_s))
@@ -148,7 +149,7 @@ class Store:
     def take_tasks(self, now_s: float) -> list[Task]:
         """What the I/O threads should start."""
         tasks, arrivals = self._stock.take_tasks(now_s)
-        self._gets.arrived(arrivals)
+        self._gets.arrived(arrivals, now_s)
         return tasks
 
     def take_replies(self) -> list[tuple[bytes, StoreMessage]]:
