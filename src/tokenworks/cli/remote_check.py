@@ -21,9 +21,9 @@ def check_remote_answers(url: str) -> Finding | None:
 
     A tier that is down keeps nobody from serving, so it is a warning.
     """
-    start_s = time.monotonic()
     try:
         tier = open_remote(url)
+        start_s = time.monotonic()
         tier.held([_NOBODYS])
         tier.close()
     except ConfigError:
