@@ -12,7 +12,7 @@ from tests.kv.lru import LeastRecentlyUsed
 from tests.kv.rig import PLACE_BYTES, Rig
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.format import BlockFault
-from tokenworks.kv.protocol import Done, Find, Get, Ready, Touch
+from tokenworks.kv.protocol import Done, Find, Get, Ready, Speeds, Touch
 from tokenworks.kv.tasks import Lookup, Move, Outcome, Probe, Read, Scan, Write
 
 A, B = b"a", b"b"
@@ -441,7 +441,7 @@ def test_a_smaller_limit_than_before_is_kept_to_with_the_next_write() -> None:
     assert rig.task(Write).drop == tuple(names_of(old[:3]))
 
 
-def test_a_tier_is_measured_at_first_and_when_it_was_long_unused() -> None:
+def test_a_tier_is_measured_at_first_and_when_it_has_not_been_used() -> None:
     rig = Rig(4, Tier.REMOTE)
     rig.attach(A)
     assert rig.stock.speeds(rig.now_s)[Tier.REMOTE].bytes_per_s == 0
@@ -449,12 +449,24 @@ def test_a_tier_is_measured_at_first_and_when_it_was_long_unused() -> None:
     speed = rig.stock.speeds(rig.now_s)[Tier.REMOTE]
     assert speed.latency_s == pytest.approx(0.02)
     assert speed.bytes_per_s == pytest.approx(5e6)
-    rig.wait(29)
+    rig.wait(0.9)
     assert rig.tasks(Probe) == []
-    rig.wait(3)
+    rig.wait(0.5)
     assert len(rig.tasks(Probe)) == 1
     rig.wait(100)
     assert len(rig.tasks(Probe)) == 1
+
+
+def test_workers_are_told_soon_of_a_speed_that_has_changed() -> None:
+    rig = Rig(4, Tier.REMOTE)
+    rig.attach(A)
+    rig.wait(0.1)
+    assert [told.speeds[Tier.REMOTE].bytes_per_s for told in rig.take(A, Speeds)] == [0.0]
+    rig.measure(Tier.REMOTE, bytes_per_s=5e6)
+    rig.wait(0.3)
+    assert [told.speeds[Tier.REMOTE].bytes_per_s for told in rig.take(A, Speeds)] == [pytest.approx(5e6)]
+    rig.wait(0.3)
+    assert rig.take(A, Speeds) == []
 
 
 def test_the_disk_is_measured_with_a_block_of_its_own_once_there_is_one() -> None:

@@ -24,7 +24,6 @@ from tokenworks.kv.writes import Entry, WriteQueue
 
 MAX_READS: Final = 4
 """Files of 3.5 MiB, not in the page cache, came at 0.3 GB/s one by one and at 0.8 four at a time."""
-PROBE_EVERY_S: Final = 30.0
 NO_LIMIT: Final = 1 << 62
 """Bytes of a tier that bounds itself."""
 MAX_NAMES: Final = 1 << 16
@@ -143,7 +142,7 @@ class LowerTier:
 
     def probe(self, now_s: float) -> Probe | None:
         """A measurement, where it is time for one: at first, when unused for long, and to see if a tier is back."""
-        is_due = now_s - self.meter.last_read_s >= PROBE_EVERY_S if self.reading.is_up else self.reading.may_try(now_s)
+        is_due = self.meter.wants_probe(now_s) if self.reading.is_up else self.reading.may_try(now_s)
         if self.is_probing or self.reads.is_busy or not is_due:
             return None
         self.is_probing = True

@@ -21,6 +21,7 @@ from tokenworks.kv.finds import Finds
 from tokenworks.kv.format import HEADER_BYTES, block_bytes
 from tokenworks.kv.gets import Gets
 from tokenworks.kv.grants import Grants, Room
+from tokenworks.kv.health import SpeedNews
 from tokenworks.kv.host import Block
 from tokenworks.kv.protocol import (
     LEASE_S,
@@ -47,7 +48,6 @@ from tokenworks.kv.protocol import (
 from tokenworks.kv.stock import Stock
 from tokenworks.kv.tasks import Lookup, Outcome, Task
 
-SPEEDS_EVERY_S: Final = 2.0
 BAD_FRAME: Final = "bad_frame"
 """Counted among the host tier's faults: frames and offers that make no sense."""
 LATE_GRANT: Final = "late_grant"
@@ -86,7 +86,7 @@ class Store:
         self._finds = Finds(stock, self._reply)
         self._gets = Gets(stock, self._reply)
         self._replies: list[tuple[bytes, StoreMessage]] = []
-        self._speeds_told_s = -math.inf
+        self._speed_news = SpeedNews()
         self._is_draining = False
 
     # Events
@@ -121,10 +121,9 @@ class Store:
             self._take_back(session.grants.take_late(now_s))
         self._finds.tick(now_s)
         self._gets.tick(now_s)
-        if now_s - self._speeds_told_s >= SPEEDS_EVERY_S:
-            self._speeds_told_s = now_s
-            speeds = Speeds(self._stock.speeds(now_s))
-            self._replies += [(client, speeds) for client in self._sessions]
+        speeds = self._stock.speeds(now_s)
+        if self._speed_news.is_due(speeds, now_s):
+            self._replies += [(client, Speeds(speeds)) for client in self._sessions]
 
     def drain(self) -> None:
         """Take nothing in any more; what is there can still be read, and is written back."""

@@ -1,64 +1,34 @@
 """Brings blocks that the host's KV store holds into the engine, for sequences that wait.
 
 For each waiting sequence that lacks blocks the store is asked what it holds (`Find`); then `plan_fetch` says how many
-of them to fetch (`Get`), the pool gives blocks to write to, and each block that is ready is copied out of the arena,
-verified as that copy, converted where it is of another kind, and written. When all are there, or when waiting on has
-become worse than computing, the sequence goes on with the gap-free prefix that came. Nothing here waits: every method
-does what can be done now.
-
-When a block came is known only to lie between two looks at the socket, since a step may have run meanwhile. It is taken
-to have come when it was predicted to, if that lies between: a long step is not a slow tier.
+of them to fetch (`Get`), the pool gives blocks to write to, and each block that is ready is taken in (`kv_intake`).
+When all are there, or when waiting on has become worse than computing, the sequence goes on with the gap-free prefix
+that came (`kv_incoming`). Nothing here waits: every method does what can be done now.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from tokenworks.contract.errors import TokenworksError
-from tokenworks.contract.kv import BlockName, Tier
+from tokenworks.contract.kv import Tier
 from tokenworks.engine.engine import Engine
 from tokenworks.kv.client import KVClient
-from tokenworks.kv.convert import apply
-from tokenworks.kv.format import HEADER_BYTES, BadBlock, BlockFault, Header, block_bytes, verify
-from tokenworks.kv.negotiation import Refusal, negotiate
+from tokenworks.kv.format import BadBlock, BlockFault, block_bytes
 from tokenworks.kv.protocol import Found, Missing, Place, Ready
 from tokenworks.policy.accounts import Wait
 from tokenworks.policy.arriving import Arrival
-from tokenworks.policy.transfer import Fetch, Prompt, TransferModel, plan_fetch
+from tokenworks.policy.transfer import Prompt, plan_fetch, promise_s
+from tokenworks.policy.transfer_model import TransferModel
+from tokenworks.worker.kv_incoming import Incoming
+from tokenworks.worker.kv_intake import Intake
 from tokenworks.worker.kv_traffic import TrafficCounts
 from tokenworks.worker.prefill_speed import PrefillSpeed
 
 TURN_BYTES: Final = 32 << 20
 """Copied between two steps at most: some ten milliseconds."""
-
-LOOKUP_SHARE: Final = 0.03
-LOOKUP_S: Final = 0.01
-"""How long the store's answer to `Find` is waited for: a share of what computing everything takes, but no less than so
-many seconds. What it took is not waited again for the blocks."""
-
-
-@dataclass(eq=False, slots=True)
-class Incoming:
-    """One sequence's blocks, asked for or on their way."""
-
-    arrival: Arrival
-    request: str  # its name towards the store
-    asked_s: float
-    give_up_s: float  # when the look-up is given up
-    fetch: Fetch | None = None  # None until the store has said what it holds
-    written: set[int] = field(default_factory=set)  # indices of blocks that are in place
-    num_coming: int = 0  # blocks that may still make a prefix without a gap
-    came_s: dict[int, float] = field(default_factory=dict)
-
-    @property
-    def deadline_s(self) -> float:
-        """When to go on with what is there."""
-        if self.fetch is None:
-            return self.give_up_s
-        return self.fetch.deadline_s - (self.fetch.started_s - self.asked_s)
 
 
 class Fetcher:
@@ -80,8 +50,8 @@ class Fetcher:
         self._model = TransferModel()
         self._incoming: dict[str, Incoming] = {}
         self._ready: deque[tuple[Incoming, Place]] = deque()  # to be copied
-        self._copy = bytearray(block_bytes(engine.spec))
-        self._converted = memoryview(bytearray(engine.spec.bytes_per_block))
+        self._intake = Intake(engine, client)
+        self._block_bytes = block_bytes(engine.spec)
         self._num_lookups = 0
         self._last_look_s = clock()
         self._waits: list[Wait] = []
@@ -111,8 +81,7 @@ class Fetcher:
             request, now_s = f"fetch {self._num_lookups}", self._clock()
             prompt = self._prompt(arrival)
             recompute_s = self._speed.seconds(prompt.new_tokens, prompt.cached_tokens)
-            give_up_s = now_s + max(LOOKUP_S, LOOKUP_SHARE * recompute_s)
-            self._incoming[request] = Incoming(arrival, request, now_s, give_up_s)
+            self._incoming[request] = Incoming(arrival, request, now_s, now_s + promise_s(recompute_s))
             self._client.find(request, arrival.names, recompute_s / len(arrival.names))
 
     def _prompt(self, arrival: Arrival) -> Prompt:
@@ -123,25 +92,26 @@ class Fetcher:
     def on_found(self, found: Found) -> None:
         """Decide how much of it to fetch."""
         incoming = self._incoming.get(found.request)
-        if incoming is None or incoming.fetch is not None:
+        now_s = self._clock()
+        if incoming is None or incoming.fetch is not None or incoming.deadline_s <= now_s:
             return
         tiers = found.tiers[: len(incoming.arrival.names)]
-        now_s = self._clock()
         plan = plan_fetch(
             tiers,
             self._client.speeds,
-            block_bytes(self._engine.spec),
+            self._block_bytes,
             self._prompt(incoming.arrival),
             self._speed.seconds,
             self._model,
             now_s,
+            now_s - incoming.asked_s,
         )
         if plan.count == 0 or not self._engine.scheduler.expect(incoming.arrival, plan.count):
             self._counts.declined(len(tiers))
             self._go_on(incoming)
             return
         self._counts.declined(len(tiers) - plan.count)
-        incoming.fetch, incoming.num_coming = Fetch(plan, now_s), plan.count
+        incoming.begin(plan, now_s)
         self._client.get(incoming.request, incoming.arrival.names[: plan.count])
 
     # Taking in
@@ -153,24 +123,18 @@ class Fetcher:
             return
         now_s = self._clock()
         for place in ready.places:
-            index = _index(incoming, place.name)
+            index = incoming.index(place.name)
             if index is not None:
-                incoming.came_s[index] = self._likely_s(incoming.fetch, index, now_s)
+                incoming.came(index, self._last_look_s, now_s)
                 self._ready.append((incoming, place))
-
-    def _likely_s(self, fetch: Fetch, index: int, now_s: float) -> float:
-        """When a block came that was seen now, and not at the look before."""
-        share = sum(fetch.plan.block_s[: index + 1]) / sum(fetch.plan.block_s)
-        predicted_s = fetch.started_s + share * fetch.plan.predicted_fetch_s
-        return min(now_s, max(predicted_s, self._last_look_s))
 
     def on_missing(self, missing: Missing) -> None:
         """What comes behind a missing block is of no use."""
         incoming = self._incoming.get(missing.request)
         if incoming is not None:
-            indices = [index for name in missing.names if (index := _index(incoming, name)) is not None]
+            indices = [index for name in missing.names if (index := incoming.index(name)) is not None]
             self._counts.fault(_fault(missing.reason), len(indices))
-            incoming.num_coming = min([incoming.num_coming, *indices])
+            incoming.ends_before(min(indices, default=incoming.num_coming))
 
     def looked(self) -> None:
         """All that had come has been seen."""
@@ -180,39 +144,22 @@ class Fetcher:
         """Take blocks over, as many as the budget allows, and one at least."""
         while self._ready and budget_bytes > 0:
             incoming, place = self._ready.popleft()
-            index = _index(incoming, place.name)
-            if not incoming.arrival.is_open or index is None or index >= incoming.num_coming:
-                continue
-            budget_bytes -= place.num_bytes
-            try:
-                self._take(incoming.arrival.blocks[index], place)
-            except BadBlock as bad:
-                self._counts.fault(bad.fault)
-                incoming.num_coming = index
-            except TokenworksError:  # a place that is not in the arena, or an arena that is gone
-                self._counts.fault(BlockFault.UNREACHABLE)
-                incoming.num_coming = index
-            else:
-                incoming.written.add(index)
+            index = incoming.index(place.name)
+            if incoming.arrival.is_open and index is not None and index < incoming.num_coming:
+                budget_bytes -= place.num_bytes
+                self._take(incoming, index, place)
 
-    def _take(self, block: int, place: Place) -> None:
-        """Copy, then verify the copy, then use it; raises BadBlock."""
-        if len(self._copy) < place.num_bytes:
-            self._copy = bytearray(place.num_bytes)
-        copy = memoryview(self._copy)[: place.num_bytes]
-        copy[:] = self._client.memory(place)
-        header = verify(copy, place.name, self._engine.spec.fingerprint)
-        payload = copy[HEADER_BYTES : HEADER_BYTES + header.payload_bytes]
-        self._engine.memory.write_block(block, self._as_ours(payload, header))
-
-    def _as_ours(self, payload: memoryview, header: Header) -> memoryview:
-        conversion = negotiate(header, self._engine.spec)
-        if isinstance(conversion, Refusal):
-            raise BadBlock(BlockFault.SPEC, f"block {header.name.hex()} cannot be used: {conversion.reason}")
-        if conversion.is_copy and payload.nbytes == conversion.source_bytes:
-            return payload
-        apply(conversion, payload, self._converted)
-        return self._converted
+    def _take(self, incoming: Incoming, index: int, place: Place) -> None:
+        try:
+            self._intake.take(place, incoming.arrival.blocks[index])
+        except BadBlock as bad:
+            self._counts.fault(bad.fault)
+            incoming.ends_before(index)
+        except TokenworksError:  # a place that is not in the arena, or an arena that is gone
+            self._counts.fault(BlockFault.UNREACHABLE)
+            incoming.ends_before(index)
+        else:
+            incoming.wrote(index)
 
     # Going on
 
@@ -223,18 +170,12 @@ class Fetcher:
             if not incoming.arrival.is_open:
                 self._end(incoming)
                 continue
-            self._count_prefix(incoming)
-            fetch = incoming.fetch
-            if fetch is not None and fetch.num_arrived >= incoming.num_coming:
+            incoming.count_prefix()
+            if incoming.is_all_there:
                 self._go_on(incoming)
             elif incoming.deadline_s <= now_s and not self._is_in_backlog(incoming):
-                self._counts.fault(BlockFault.LATE, 1 if fetch is None else incoming.num_coming - fetch.num_arrived)
+                self._counts.fault(BlockFault.LATE, incoming.num_outstanding)
                 self._go_on(incoming)
-
-    def _count_prefix(self, incoming: Incoming) -> None:
-        fetch = incoming.fetch
-        while fetch is not None and fetch.num_arrived in incoming.written:
-            fetch.arrived(1, incoming.came_s[fetch.num_arrived])
 
     def _is_in_backlog(self, incoming: Incoming) -> bool:
         return any(one is incoming for one, _ in self._ready)
@@ -244,15 +185,15 @@ class Fetcher:
         if incoming.fetch is not None:
             fetch, now_s = incoming.fetch, self._clock()
             tiers = fetch.plan.tiers[: fetch.num_arrived]
-            self._model.learn(fetch, now_s)
-            self._counts.fetched(fetch, block_bytes(self._engine.spec), now_s)
+            self._model.learn(fetch.observations(now_s), now_s)
+            self._counts.fetched(fetch, self._block_bytes, now_s)
         self._engine.scheduler.arrived(incoming.arrival, tiers)
         self._end(incoming)
 
     def _end(self, incoming: Incoming) -> None:
         del self._incoming[incoming.request]
         if incoming.fetch is not None:
-            self._waits.append(self._wait(incoming, incoming.fetch))
+            self._waits.append(incoming.wait(incoming.fetch, self._block_bytes, self._clock()))
             self._client.done(incoming.request)
 
     def forget(self, request_id: str) -> None:
@@ -266,35 +207,13 @@ class Fetcher:
         waits, self._waits = self._waits, []
         return waits
 
-    def _wait(self, incoming: Incoming, fetch: Fetch) -> Wait:
-        """The look-up, before it was plain what would come, counts as the first tier's."""
-        waited_s = fetch.waited_s(self._clock())
-        waited_s[fetch.plan.tiers[0]] += fetch.started_s - incoming.asked_s
-        blocks = Counter(fetch.plan.tiers[: fetch.num_arrived])
-        arrival = incoming.arrival
-        return Wait(
-            request_id=arrival.sequence.request.id,
-            by_tier_ns={tier: round(seconds * 1e9) for tier, seconds in waited_s.items()},
-            fetched_bytes={tier: count * block_bytes(self._engine.spec) for tier, count in blocks.items()},
-            held_blocks=arrival.first + len(arrival.blocks),
-        )
-
     def lost(self) -> None:
         """The store is gone: go on with what is there."""
         self._ready.clear()
         for incoming in list(self._incoming.values()):
-            self._count_prefix(incoming)
-            num_arrived = 0 if incoming.fetch is None else incoming.fetch.num_arrived
-            self._counts.fault(BlockFault.UNREACHABLE, max(1, incoming.num_coming - num_arrived))
+            incoming.count_prefix()
+            self._counts.fault(BlockFault.UNREACHABLE, incoming.num_outstanding)
             self._go_on(incoming)
-
-
-def _index(incoming: Incoming, name: BlockName) -> int | None:
-    """Which of the blocks asked for it is; None where it is none of them, whatever the store says."""
-    try:
-        return incoming.arrival.names.index(name, 0, len(incoming.arrival.blocks))
-    except ValueError:
-        return None
 
 
 def _fault(reason: str) -> BlockFault:

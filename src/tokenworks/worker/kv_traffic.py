@@ -41,8 +41,8 @@ class TrafficCounts:
 
     def fetched(self, fetch: Fetch, block_bytes: int, now_s: float) -> None:
         """A fetch has ended, whatever came of it."""
-        for tier, predicted_s, actual_s in fetch.observations(now_s):
-            self._add(tier, TierTraffic(predicted_s=predicted_s, actual_s=actual_s))
+        for seen in fetch.observations(now_s):
+            self._add(seen.tier, TierTraffic(predicted_s=seen.predicted_s, actual_s=seen.actual_s))
         saved_s = fetch.plan.saved_s
         for at, tier in enumerate(fetch.plan.tiers[: fetch.num_arrived]):
             self._add(tier, TierTraffic(1, block_bytes, recompute_s=saved_s[at + 1] - saved_s[at]))

@@ -265,6 +265,40 @@ def test_a_look_up_that_is_not_answered(reader: Member, reference: Any) -> None:
     assert reader.faults == {"late": 1}
 
 
+def test_a_look_up_that_is_answered_too_late(reader: Member, reference: Any) -> None:
+    """In the very turn in which it is given up: nothing is asked for that nobody could wait for."""
+    held: list[StoreEvent] = []
+
+    def hold(event: StoreEvent) -> list[StoreEvent]:
+        if not isinstance(event, Found):
+            return [event]
+        held.append(event)
+        return []
+
+    meddle(reader, hold)
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: bool(held))
+    reader.skipped_s = 1e9
+    reader.client.pending += held
+    reader.finish()
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert reader.faults == {"late": 1}
+    assert not reader.client.words("get")
+
+
+def test_what_the_look_up_took_counts_as_a_wait_for_the_first_tier(reader: Member) -> None:
+    def hold(event: StoreEvent) -> list[StoreEvent]:
+        reader.skipped_s += 1000.0 * isinstance(event, Found)
+        return [event]
+
+    meddle(reader, hold)
+    reader.run("request", PROMPT, GREEDY)
+    assert blocks_read(reader) == 8
+    [wait] = reader.exchange.take_waits()
+    assert 1000e9 <= wait.by_tier_ns[Tier.HOST] < 1100e9
+    assert reader.exchange.load.kv.fetched[Tier.HOST].actual_s < 100.0  # the tier's own
+
+
 def test_a_store_that_dies_half_way(reader: Member, reference: Any, store: StoreProcess) -> None:
     held = hold_back(reader, 2)
     reader.add("request", PROMPT, GREEDY)
