@@ -9,20 +9,22 @@ stands is where each entry stands. An order that is no permutation is refused at
 
 from __future__ import annotations
 
-import torch
-from vllm._custom_ops import cpu_attn_reshape_and_cache
-from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+from collections.abc import Callable
 
+import torch
+
+Writer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""Writes tokens `[2, tokens, kv_heads, head_dim]` to these slots of a key and a value cache."""
 DIGIT = 256  # whole numbers up to here are exact in bfloat16, and so is each digit of an entry's number
 
 
 class CpuLayout:
     """Of one model on one CPU. KV here is `[2, block_tokens, kv_heads, head_dim]`: keys, then values."""
 
-    def __init__(self, block_tokens: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, writer: Writer, block_tokens: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
         """Raises RuntimeError where the cache cannot be read back."""
         self._shape = (2, block_tokens, num_kv_heads, head_dim)
-        self._isa = _get_attn_isa(dtype, block_tokens, head_dim)
+        self._writer = writer
         self._order = torch.stack([self._learn(side, dtype) for side in (0, 1)])
 
     def read(self, cache: torch.Tensor, block: int) -> torch.Tensor:
@@ -36,8 +38,7 @@ class CpuLayout:
         """Put a whole block into one layer."""
         tokens = self._shape[1]
         slots = torch.arange(block * tokens, (block + 1) * tokens)
-        key_cache, value_cache = _sides(cache)
-        cpu_attn_reshape_and_cache(kv[0], kv[1], key_cache, value_cache, slots, self._isa)
+        self._writer(kv, *_sides(cache), slots)
 
     def _learn(self, side: int, dtype: torch.dtype) -> torch.Tensor:
         """Where in the tiles of one head each entry stands that is `[token, head_dim]` outside."""
@@ -52,10 +53,11 @@ class CpuLayout:
             self.write(cache, 0, kv)
             found += cache.view(heads, 2, tokens * dim)[0, side].long() * scale
         if not torch.equal(found.sort().values, numbers):
-            raise RuntimeError(f"vLLM's KV cache for {self._isa} is no permutation of its entries: it cannot be shared")
+            raise RuntimeError("vLLM's KV cache is no permutation of its entries: it cannot be shared")
         return found.argsort()
 
 
-def _sides(cache: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _sides(cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     blocks, heads, tokens, width = cache.shape
-    return cache.view(blocks, heads, 2 * tokens, width // 2).chunk(2, dim=2)
+    keys, values = cache.view(blocks, heads, 2 * tokens, width // 2).chunk(2, dim=2)
+    return keys, values

@@ -60,16 +60,19 @@ def middle(setting: Setting) -> float:
 
 def test_every_setting_can_be_set_in_every_place(folder: Path) -> None:
     for setting in all_settings():
+        base = (
+            {} if setting.key == "kv.disk_path" else {"TOKENWORKS_KV_DISK_PATH": "kv"}
+        )  # what some mean nothing without
         plain = {str: "x", int: 1024, float: middle(setting), bool: "true"}[type(setting.default)]
         value = setting.choices[-1] if setting.choices else plain
         quoted = f'"{value}"' if isinstance(value, str) and value != "true" else value
         section = f"[{setting.section}]\n" if setting.section else ""
         file = write(folder, f"{section}{setting.name} = {quoted}")
-        from_file = load_settings(config=file, environment={})
+        from_file = load_settings(config=file, environment=base)
         file.unlink()
-        from_environment = load_settings(environment={setting.environment: str(value)})
-        from_flag = load_settings(environment={}, flags={setting.key: str(value)})
-        assert from_file == from_environment == from_flag != Settings(), setting.key
+        from_environment = load_settings(environment={**base, setting.environment: str(value)})
+        from_flag = load_settings(environment=base, flags={setting.key: str(value)})
+        assert from_file == from_environment == from_flag != load_settings(environment=base), setting.key
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,29 @@ def test_what_is_no_size_is_an_error_that_shows_one(text: str) -> None:
     message = message_of(environment={"TOKENWORKS_ENGINE_KV_BYTES": text})
     assert message.startswith(f"TOKENWORKS_ENGINE_KV_BYTES: {text!r} is not allowed")
     assert "4GiB" in message
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "origin"),
+    [
+        ({"TOKENWORKS_KV_DISK_BYTES": "1GiB"}, {}, "TOKENWORKS_KV_DISK_BYTES"),
+        ({}, {"kv.disk_bytes": "1GiB"}, "--kv-disk-bytes"),
+        ({}, {"kv.sync_s": "1", "kv.host_bytes": "1GiB"}, "--kv-sync-s"),
+    ],
+    ids=["environment", "flag", "sync"],
+)
+def test_a_disk_tier_without_a_folder_is_an_error(
+    folder: Path, environment: dict[str, str], flags: dict[str, str], origin: str
+) -> None:
+    assert message_of(environment=environment, flags=flags) == (
+        f"{origin} means nothing without kv.disk_path; set that too, or leave it out"
+    )
+
+
+def test_the_disk_tier_of_a_file_can_be_turned_off(folder: Path) -> None:
+    (folder / "tokenworks.toml").write_text('[kv]\ndisk_path = "kv"\ndisk_bytes = "1GiB"\n')
+    settings = load_settings(environment={}, flags={"kv.disk_path": ""})
+    assert not settings.kv.is_on
 
 
 def test_sizes_work_in_the_file_too(folder: Path) -> None:

@@ -166,6 +166,11 @@ def test_the_stores_folder_must_be_writable_and_have_room_for_what_it_may_hold(t
     assert (finding.verdict, "disk_path" in finding.advice) == (FAIL, True)
 
 
+def test_a_link_to_nothing_is_no_place_for_the_stores_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    assert check_store_disk(KVSettings(disk_path=str(tmp_path / "link" / "kv"), disk_bytes=1)).verdict is FAIL
+
+
 def test_the_blocks_that_a_folder_holds_already_need_no_more_room(tmp_path: Path) -> None:
     free_bytes = shutil.disk_usage(tmp_path).free
     with (tmp_path / "block").open("wb") as file:

@@ -11,6 +11,7 @@ from tests.kv.chain import chain, spec_of
 from tests.kv.rig import LEASE_S, PLACE_BYTES, Rig
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.format import BlockFault
+from tokenworks.kv.gets import PIN_S
 from tokenworks.kv.grants import GRANT_S
 from tokenworks.kv.protocol import (
     STORE_PROTOCOL,
@@ -194,6 +195,23 @@ def test_a_live_client_that_never_writes_its_places_loses_them(rig: Rig) -> None
     assert rig.stock.nearest(blocks[0].name) is None
 
 
+def test_a_live_client_that_is_never_done_loses_its_pins(rig: Rig) -> None:
+    blocks = chain(4)
+    rig.put(A, blocks)
+    rig.attach(B)
+    rig.tell(B, Get("r", [block.name for block in blocks]))
+    assert len(rig.ready(B)) == 4
+    stay(rig, B, PIN_S - 10)
+    rig.attach(A)
+    assert rig.put(A, chain(4, seed=1)) == []
+    stay(rig, B, 20)
+    rig.attach(A)
+    assert len(rig.put(A, chain(4, seed=1))) == 4
+    assert rig.status(Tier.HOST).faults == {"late_done": 4}
+    rig.tell(B, Done("r"))  # too late, and harmless
+    assert len(rig.put(A, chain(4, seed=2))) == 4
+
+
 def test_who_let_a_place_run_out_is_trusted_with_one_until_it_is_written(rig: Rig) -> None:
     blocks = chain(4)
     rig.tell(A, Offer([block.offered() for block in blocks]))
@@ -216,12 +234,35 @@ def test_no_client_gets_more_than_half_of_the_memory_to_write_to() -> None:
     (granted,) = rig.take(A, Granted)
     assert [place.name for place in granted.places] == [block.name for block in blocks[:32]]
     assert rig.status(Tier.HOST).faults == {"many_grants": 8}
-    rig.tell(B, Offer([block.offered() for block in chain(16, seed=1)]))
-    assert len(rig.take(B, Granted)[0].places) == 16
     rig.tell(A, Commit([granted.places[0].name]))
     rig.tell(A, Offer([blocks[-1].offered(), blocks[0].offered()]))
     assert len(rig.take(A, Granted)[0].places) == 1
     assert rig.status(Tier.HOST).faults == {"many_grants": 8}, "what is there is no place to write to"
+    rig.tell(B, Offer([block.offered() for block in chain(16, seed=1)]))
+    assert len(rig.take(B, Granted)[0].places) == 16
+
+
+def test_however_many_never_write_there_is_room_for_the_next() -> None:
+    rig = Rig(64)
+    clients = [f"client {number}".encode() for number in range(6)]
+    for client in clients:
+        rig.attach(client)
+    for number, client in enumerate(clients):
+        rig.tell(client, Offer([block.offered() for block in chain(64, seed=number)]))
+    granted = [len(rig.take(client, Granted)[0].places) for client in clients]
+    assert granted == [32, 16, 8, 4, 2, 1]
+    rig.attach(A)
+    assert all(len(rig.put(A, chain(1, seed=seed))) == 1 for seed in range(10, 20))
+
+
+def test_who_leaves_gives_the_others_its_room() -> None:
+    rig = Rig(64)
+    rig.attach(A)
+    rig.attach(B)
+    rig.tell(A, Offer([block.offered() for block in chain(32)]))
+    rig.tell(A, Detach())
+    rig.tell(B, Offer([block.offered() for block in chain(40, seed=1)]))
+    assert len(rig.take(B, Granted)[0].places) == 32
 
 
 @pytest.mark.parametrize("leaves", ["detach", "attach again", "another socket"])

@@ -180,6 +180,18 @@ def test_what_a_killed_client_held_is_free_after_its_lease(store: RunningStore) 
             time.sleep(0.1)
 
 
+def test_two_workers_that_never_write_leave_room_for_a_third(store: RunningStore) -> None:
+    store.host_bytes = 64 * 12288
+    store.start()
+    with Peer(store.address, "w0") as one, Peer(store.address, "w1") as other, Peer(store.address, "w2") as third:
+        assert len(one.offer(chain(64))) == 32
+        assert len(other.offer(chain(64, seed=1))) == 16
+        blocks = chain(8, seed=2)
+        third.put(blocks)
+        assert third.get(blocks) == contents(blocks)
+    assert store.until_counted(Tier.HOST, "many_grants") == 32 + 48
+
+
 def test_a_clean_end_saves_everything(store: RunningStore) -> None:
     store.start()
     blocks = chain(60)

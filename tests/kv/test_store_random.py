@@ -148,7 +148,7 @@ class Play:
         for lower in self.rig.stock.lowers.values():
             status = lower.status()
             limit = lower.limit_bytes
-            assert status.used_bytes <= limit or not lower.writes_under_way, "more than the tier may hold"
+            assert status.used_bytes <= limit or not lower.writes.is_busy, "more than the tier may hold"
             assert len(self.rig.tasks(Read)) <= 4
 
     def check_grants(self, written_to: set[BlockName]) -> None:

@@ -99,11 +99,11 @@ def test_of_a_tier_that_bounds_itself_only_the_latest_names_are_remembered() -> 
     for name in names[:3]:
         lower.found(name, 10, 0.0)
     lower.used(names[0], 5.0)
-    lower.want_read(names[1])
+    lower.reads.want(names[1])
     lower.found(names[3], 10, 6.0)
     lower.found(names[4], 10, 7.0)
     assert [name in lower for name in names] == [True, True, False, True, True]  # the second waits to be read
-    lower.cancel_read(names[1])
+    lower.reads.cancel(names[1])
     lower.found(names[2], 10, 8.0)
     lower.found(b"one more", 10, 9.0)
     assert len(lower) <= 4

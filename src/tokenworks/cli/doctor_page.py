@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tokenworks.cli.before_start import check_before_start
 from tokenworks.cli.context_window import check_window
+from tokenworks.cli.remote_check import check_remote_answers
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.fleet.doctor import examine
@@ -38,6 +39,8 @@ def _together(read_settings: Callable[[], Settings]) -> Iterator[Finding]:
         settings = read_settings()
     except TokenworksError:
         return
+    if settings.kv.remote and (answer := check_remote_answers(settings.kv.remote)) is not None:
+        yield answer
     try:
         check_before_start(settings)
     except TokenworksError as error:

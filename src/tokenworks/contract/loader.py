@@ -23,6 +23,7 @@ from tokenworks.contract.setting import ENVIRONMENT_PREFIX, GROUPS, NOT_SETTINGS
 from tokenworks.contract.worker_groups import read_groups
 
 CONFIG_FILE: Final = "tokenworks.toml"
+_NEEDS: Final = {"kv.disk_bytes": "kv.disk_path", "kv.sync_s": "kv.disk_path"}
 
 
 def load_settings(
@@ -38,6 +39,7 @@ def load_settings(
     entries, receivers = table.pop(GROUPS, []), _receivers(file, table)
     given = [*_from_table(file, table), *_from_environment(environment), *_from_flags(flags or {})]
     settings = _settings(given)
+    _check_needs(given)
     groups = read_groups(file, entries, settings)
     if groups:
         _check_one_count(file, given)
@@ -71,6 +73,15 @@ def _settings(given: list[Given]) -> Settings:
         values[item.setting.section][item.setting.name] = item.checked()
     top = values.pop("")
     return msgspec.convert({**top, **values}, Settings)
+
+
+def _check_needs(given: list[Given]) -> None:
+    """What is set for something that nobody has turned on is refused; turned off again by an empty value is fine."""
+    keys = {item.setting.key for item in given}
+    for item in given:
+        needed = _NEEDS.get(item.setting.key)
+        if needed is not None and needed not in keys:
+            raise ConfigError(f"{item.origin} means nothing without {needed}; set that too, or leave it out")
 
 
 def _check_one_count(file: Path, given: list[Given]) -> None:

@@ -72,7 +72,7 @@ def check_extra(extra: str, needed_by: str) -> Finding:
 
 def _room_bytes(folder: Path) -> int:
     """What may lie in `folder`: free space, and what it holds already; raises OSError where it cannot be written to."""
-    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists() or parent.is_symlink())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"{existing} is not a folder that this user may write to")
     held_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,27 +1,26 @@
 """What the store knows of one tier below its memory: what lies there, what is asked of it, how well it answers.
 
 Pure: it says what should be read and written next and is told how it went; bytes, threads and the tier itself are
-elsewhere. The queues are here and not in the threads, so that what nobody waits for any more can still be taken out.
+elsewhere. What waits to be read and written stands in `reads` and `writes`.
 
-Invariants: at most `max_reads` reads and one write are under way; a block that is wanted twice is read once; a tier
-that does not answer holds nothing, until it has answered again.
+Invariants: a tier that does not answer holds nothing, until it has answered again; what is being read or written is not
+dropped.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Final
-
-import msgspec
 
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
 from tokenworks.kv.health import Health, SpeedMeter, WriteMeter
 from tokenworks.kv.host import Policy
 from tokenworks.kv.protocol import TierSpeed
+from tokenworks.kv.reads import ReadQueue
 from tokenworks.kv.tasks import Probe, Scan
+from tokenworks.kv.writes import Entry, WriteQueue
 
 MAX_READS: Final = 4
 """Files of 3.5 MiB, not in the page cache, came at 0.3 GB/s one by one and at 0.8 four at a time."""
@@ -34,21 +33,12 @@ SHORT_QUEUE: Final = 64
 GUESSED_S_PER_BYTE: Final = 25e-9
 """Recomputation of a block of unknown history: 90 ms for the 3.5 MiB that two cores were measured with."""
 
-
 UNLIKELY: Final = "unlikely"
 """Not written, because a use again is too unlikely to save what the write takes."""
 OUTVALUED: Final = "outvalued"
 """Not written, because all that the tier holds is worth more, or what it follows is not there."""
 SLOW: Final = "slow"
 """Not written, because reading it back is predicted to be slower than computing it, or was not measured yet."""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """A block in a lower tier, or on its way there."""
-
-    num_bytes: int
-    parent: BlockName
-    recompute_s: float
 
 
 class LowerTier:
@@ -65,6 +55,8 @@ class LowerTier:
     ) -> None:
         self.tier = tier
         self.limit_bytes = limit_bytes
+        self.reads = ReadQueue(max_reads)
+        self.writes = WriteQueue()
         self.reading = Health()
         self.writing = Health()
         self.meter = SpeedMeter()
@@ -76,16 +68,9 @@ class LowerTier:
         self.needs_scan = tier is Tier.DISK  # what others put into the remote tier is asked for by name
         self._policy = policy
         self._promise_s = promise_s
-        self._max_reads = max_reads
         self._max_names = max_names if limit_bytes >= NO_LIMIT else limit_bytes
         self._held: OrderedDict[BlockName, Entry] = OrderedDict()  # in a tier without a limit, latest use last
-        self._reads: OrderedDict[BlockName, None] = OrderedDict()
-        self._reading: dict[BlockName, tuple[float, int]] = {}  # under way: since when, bytes
-        self._queued: dict[BlockName, tuple[Entry, float]] = {}  # to be written: and since when
-        self._by_value: list[tuple[float, int, BlockName]] = []  # heap: most valuable first, then oldest
-        self._count = 0
         self._garbage: list[BlockName] = []  # still in the tier, no longer counted
-        self.writes_under_way: dict[BlockName, Entry] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -106,8 +91,8 @@ class LowerTier:
 
     def found(self, name: BlockName, num_bytes: int, now_s: float) -> None:
         """A block lies there from before, or another host has put it there."""
-        if name not in self._held and name not in self.writes_under_way:
-            self._queued.pop(name, None)  # somebody else has written it
+        if name not in self._held and not self.writes.is_under_way(name):
+            self.writes.forget(name)  # somebody else has written it
             self._add(name, Entry(num_bytes, b"", num_bytes * GUESSED_S_PER_BYTE), now_s)
 
     def used(self, name: BlockName, now_s: float) -> None:
@@ -144,45 +129,11 @@ class LowerTier:
 
     # Reading
 
-    def want_read(self, name: BlockName) -> None:
-        """Have a held block read, after those that are waiting."""
-        if name not in self._reading:
-            self._reads[name] = None
-
-    def cancel_read(self, name: BlockName) -> None:
-        """Nobody waits for it any more; a read that is under way goes on."""
-        self._reads.pop(name, None)
-
-    def is_wanted(self, name: BlockName) -> bool:
-        """Whether it is being read or waits for it."""
-        return name in self._reads or name in self._reading
-
-    def next_read(self) -> BlockName | None:
-        """The block to read now, if one more may be under way; then say `read_started`."""
-        if len(self._reading) >= self._max_reads or not self._reads:
-            return None
-        return self._reads.popitem(last=False)[0]
-
-    def read_started(self, name: BlockName, now_s: float) -> None:
-        """It is being read."""
-        self._reading[name] = (now_s, self._held[name].num_bytes)
-
-    def read_ended(self, name: BlockName) -> None:
-        """It is not being read any more, well or badly."""
-        self._reading.pop(name, None)
-
-    def take_waiting_reads(self) -> list[BlockName]:
-        """Those that have not been started, because the tier is down: they have to come from elsewhere."""
-        names = list(self._reads)
-        self._reads.clear()
-        return names
-
     def speed(self, now_s: float) -> TierSpeed:
         """As measured lately; nothing to count on while it is down."""
         if not self.reading.is_up:
             return TierSpeed(0.0, 0.0)
-        oldest_s = min((since for since, _ in self._reading.values()), default=None)
-        return self.meter.speed(oldest_s, sum(size for _, size in self._reading.values()), now_s)
+        return self.meter.speed(*self.reads.under_way(), now_s)
 
     def pays(self, num_bytes: int, recompute_s: float, now_s: float) -> bool:
         """Whether reading a block from here is predicted to be faster than computing it; not where that is unknown."""
@@ -192,7 +143,7 @@ class LowerTier:
     def probe(self, now_s: float) -> Probe | None:
         """A measurement, where it is time for one: at first, when unused for long, and to see if a tier is back."""
         is_due = self.meter.wants_probe(now_s) if self.reading.is_up else self.reading.may_try(now_s)
-        if self.is_probing or self._reading or not is_due:
+        if self.is_probing or self.reads.is_busy or not is_due:
             return None
         self.is_probing = True
         name = next(reversed(self._held), None) if self.tier is Tier.DISK else None
@@ -214,11 +165,11 @@ class LowerTier:
     @property
     def has_writes(self) -> bool:
         """Whether something still has to be written and can be."""
-        return bool(self.writes_under_way or (self._queued and self.writing.is_up))
+        return self.writes.is_busy or (len(self.writes) > 0 and self.writing.is_up)
 
     def is_queued(self, name: BlockName) -> bool:
         """Whether it waits to be written, and soon will be: the tier takes writes and keeps up with them."""
-        return name in self._queued and self.writing.is_up and len(self._queued) <= SHORT_QUEUE
+        return self.writes.is_waiting(name) and self.writing.is_up and len(self.writes) <= SHORT_QUEUE
 
     def takes(self, name: BlockName, entry: Entry, now_s: float) -> bool:
         """Whether a block is to be written here: it is worth it, and not here yet."""
@@ -236,40 +187,30 @@ class LowerTier:
 
     def _has(self, name: BlockName) -> bool:
         """Whether it is here, or soon will be."""
-        return name in self._held or name in self._queued or name in self.writes_under_way
+        return name in self._held or name in self.writes
 
     def want_write(self, name: BlockName, entry: Entry, now_s: float) -> None:
         """Have a block in host memory written, if it is not here and worth it."""
-        if not self.takes(name, entry, now_s):
-            return
-        self._count += 1
-        self._queued[name] = (entry, now_s)
-        heapq.heappush(self._by_value, (-entry.recompute_s / entry.num_bytes, self._count, name))
-
-    def forget_write(self, name: BlockName) -> bool:
-        """The block is not in host memory any more; whether it was to be written."""
-        return self._queued.pop(name, None) is not None
+        if self.takes(name, entry, now_s):
+            self.writes.want(name, entry, now_s)
 
     def next_write(self, now_s: float) -> tuple[BlockName, Entry] | None:
         """The block to write now, if the tier takes one; then say `write_started`."""
-        if self.writes_under_way or not self.writing.may_try(now_s):
+        wish = self.writes.next() if self.writing.may_try(now_s) else None
+        if wish is None:
             return None
-        while self._by_value:
-            name = heapq.heappop(self._by_value)[2]
-            if name in self._queued:
-                entry, since_s = self._queued.pop(name)
-                self.faults["late"] += int(now_s - since_s > self._promise_s)
-                return name, entry
-        return None
+        name, entry, since_s = wish
+        self.faults["late"] += int(now_s - since_s > self._promise_s)
+        return name, entry
 
     def write_started(self, name: BlockName, entry: Entry, now_s: float) -> None:
         """It is being written, and its bytes are taken."""
-        self.writes_under_way[name] = entry
+        self.writes.started(name, entry)
         self._policy.add(name, entry.parent, entry.num_bytes, entry.recompute_s, now_s)
 
     def write_ended(self, name: BlockName, is_there: bool) -> None:
         """It has been written, or could not be."""
-        entry = self.writes_under_way.pop(name)
+        entry = self.writes.ended(name)
         if is_there:
             self._held[name] = entry
             self.puts += 1
@@ -315,4 +256,4 @@ class LowerTier:
                 self.lost(oldest)
 
     def _is_in_use(self, name: BlockName) -> bool:
-        return self.is_wanted(name) or name in self.writes_under_way
+        return name in self.reads or self.writes.is_under_way(name)

@@ -18,10 +18,11 @@ from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
 from tokenworks.kv.format import BlockFault
 from tokenworks.kv.host import Block, HostMemory, State
-from tokenworks.kv.lower import Entry, LowerTier
+from tokenworks.kv.lower import LowerTier
 from tokenworks.kv.protocol import Offered, TierSpeed
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.write_back import WriteBack
+from tokenworks.kv.writes import Entry
 
 MAX_LOOKUP_S: Final = 0.05
 """A remote tier that takes longer to answer is not asked what other hosts have put there, nor waited for."""
@@ -103,18 +104,18 @@ class Stock:
     def bring(self, name: BlockName) -> Tier | None:
         """Have a block that is not in memory read into it; the tier it comes from, or None where no tier holds it."""
         for tier, lower in self.lowers.items():
-            if lower.is_wanted(name):
+            if name in lower.reads:
                 return tier
         for tier, lower in self.lowers.items():
             if lower.holds(name):
-                lower.want_read(name)
+                lower.reads.want(name)
                 return tier
         return None
 
     def cancel(self, name: BlockName) -> None:
         """Nobody waits for this block any more."""
         for lower in self.lowers.values():
-            lower.cancel_read(name)
+            lower.reads.cancel(name)
 
     def look_up(self, names: Iterable[BlockName], num_bytes: int, recompute_s: float, key: int, now_s: float) -> bool:
         """Ask the remote tier for names that no tier is known to hold; False where that is not worth waiting for.
@@ -137,7 +138,7 @@ class Stock:
             self.host.unpin(self._handed.pop())
         arrivals: list[Arrival] = []
         for lower in self.lowers.values():
-            while (name := lower.next_read()) is not None:
+            while (name := lower.reads.next()) is not None:
                 arrivals += self._start_read(lower, name, now_s)
             self._tasks += [task for task in (lower.scan(now_s), lower.probe(now_s)) if task is not None]
         tasks = [*self._tasks, *self._write_back.take_tasks(now_s)]
@@ -175,12 +176,12 @@ class Stock:
             self.host.faults[BlockFault.NO_ROOM] += 1
             return [Arrival(name, lower.tier, fault=BlockFault.NO_ROOM)]
         self._coming[name] = block
-        lower.read_started(name, now_s)
+        lower.reads.started(name, size, now_s)
         self._tasks.append(Read(lower.tier, name, block.offset, size))
         return []
 
     def _read_ended(self, lower: LowerTier, task: Read, outcome: Outcome, now_s: float) -> list[Arrival]:
-        lower.read_ended(task.name)
+        lower.reads.ended(task.name)
         block = self._coming.pop(task.name)
         if outcome.error:
             self.host.drop(block)
@@ -222,7 +223,7 @@ class Stock:
         """A tier does not answer: what waits for it comes from elsewhere, or not at all."""
         lower.reading.failed(now_s)
         lower.faults[BlockFault.UNREACHABLE] += 1
-        waiting = lower.take_waiting_reads()
+        waiting = lower.reads.take_waiting()
         return [each for name in waiting for each in self._elsewhere(name, lower, BlockFault.UNREACHABLE)]
 
     def _elsewhere(self, name: BlockName, lower: LowerTier, fault: BlockFault) -> list[Arrival]:

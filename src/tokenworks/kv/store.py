@@ -2,24 +2,25 @@
 
 Pure: no sockets, threads or clock. After any event `take_replies` and `take_tasks` say what is to be sent and done.
 
-Invariants: every `Find` is answered once; every name of a `Get` comes once in a `Ready` or a `Missing`, unless `Done`
-came first; a client that has been silent for the lease, or has attached anew, holds nothing.
+Look-ups stand in `finds`, blocks that were asked for in `gets`, places to write to in `grants`.
+
+Invariant: a client that has been silent for the lease, or has attached anew, holds nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from tokenworks.contract.kv import NAME_BYTES, BlockName, Tier
+from tokenworks.contract.kv import NAME_BYTES, BlockName
 from tokenworks.contract.wire import StoreStatus
 from tokenworks.kv.finds import Finds
-from tokenworks.kv.format import HEADER_BYTES, BlockFault, block_bytes
-from tokenworks.kv.grants import Grants
+from tokenworks.kv.format import HEADER_BYTES, block_bytes
+from tokenworks.kv.gets import Gets
+from tokenworks.kv.grants import Grants, Room
 from tokenworks.kv.health import SpeedNews
 from tokenworks.kv.host import Block
 from tokenworks.kv.protocol import (
@@ -34,11 +35,9 @@ from tokenworks.kv.protocol import (
     Find,
     Get,
     Granted,
-    Missing,
     Offer,
     Offered,
     Place,
-    Ready,
     Refused,
     Speeds,
     StoreMessage,
@@ -46,8 +45,7 @@ from tokenworks.kv.protocol import (
     Touch,
     Unknown,
 )
-from tokenworks.kv.sessions import Request, Session, Waiter, Waiters
-from tokenworks.kv.stock import Arrival, Stock
+from tokenworks.kv.stock import Stock
 from tokenworks.kv.tasks import Lookup, Outcome, Task
 
 BAD_FRAME: Final = "bad_frame"
@@ -66,6 +64,16 @@ class Welcome(msgspec.Struct, frozen=True):
     arena_bytes: int
 
 
+class _Session(msgspec.Struct, eq=False):
+    """One attached client."""
+
+    identity: bytes  # of its socket
+    client_id: str
+    block_bytes: int  # of one of its blocks, header and payload
+    last_heard_s: float
+    grants: Grants
+
+
 class Store:
     """One host's store; `lease_s`: seconds of silence after which a client holds nothing any more."""
 
@@ -73,12 +81,11 @@ class Store:
         self._welcome = welcome
         self._stock = stock
         self._lease_s = lease_s
-        self._sessions: dict[bytes, Session] = {}
-        self._waiters = Waiters()
+        self._room = Room(welcome.arena_bytes)
+        self._sessions: dict[bytes, _Session] = {}
         self._finds = Finds(stock, self._reply)
-        self._misses = 0
+        self._gets = Gets(stock, self._reply)
         self._replies: list[tuple[bytes, StoreMessage]] = []
-        self._ready: defaultdict[Waiter, list[Place]] = defaultdict(list)
         self._speed_news = SpeedNews()
         self._is_draining = False
 
@@ -102,7 +109,7 @@ class Store:
 
     def finished(self, outcome: Outcome, now_s: float) -> None:
         """A task has ended."""
-        self._arrived(self._stock.finished(outcome, now_s))
+        self._gets.arrived(self._stock.finished(outcome, now_s), now_s)
         if isinstance(outcome.task, Lookup):
             self._finds.end(outcome.task.key)
 
@@ -113,6 +120,7 @@ class Store:
         for session in self._sessions.values():
             self._take_back(session.grants.take_late(now_s))
         self._finds.tick(now_s)
+        self._gets.tick(now_s)
         speeds = self._stock.speeds(now_s)
         if self._speed_news.is_due(speeds, now_s):
             self._replies += [(client, Speeds(speeds)) for client in self._sessions]
@@ -135,20 +143,18 @@ class Store:
 
     def status(self, store_id: str, pid: int) -> StoreStatus:
         """For the gateways."""
-        return StoreStatus(store_id, pid, self._stock.status(), self._misses + self._finds.misses)
+        return StoreStatus(store_id, pid, self._stock.status(), self._gets.misses + self._finds.misses)
 
     def take_tasks(self, now_s: float) -> list[Task]:
         """What the I/O threads should start."""
         tasks, arrivals = self._stock.take_tasks(now_s)
-        self._arrived(arrivals)
+        self._gets.arrived(arrivals, now_s)
         return tasks
 
     def take_replies(self) -> list[tuple[bytes, StoreMessage]]:
         """What is to be sent, and to which socket."""
-        ready = [(client, Ready(request, places)) for (client, request), places in self._ready.items()]
-        replies = [*self._replies, *ready]
+        replies = [*self._replies, *self._gets.take_ready()]
         self._replies.clear()
-        self._ready.clear()
         return replies
 
     def _reply(self, client: bytes, message: StoreMessage) -> None:
@@ -166,8 +172,9 @@ class Store:
             self._reply(client, Refused(reason))
             return
         told = self._welcome
-        grants = Grants(told.arena_bytes)
-        self._sessions[client] = Session(client, message.client_id, block_bytes(message.spec), now_s, grants)
+        self._sessions[client] = _Session(
+            client, message.client_id, block_bytes(message.spec), now_s, Grants(self._room)
+        )
         speeds = self._stock.speeds(now_s)
         self._reply(client, Attached(told.store_id, told.arena_path, told.arena_bytes, speeds))
 
@@ -185,15 +192,14 @@ class Store:
             return f"one block has {size} bytes, the KV store {self._welcome.arena_bytes}: raise --kv-host-bytes"
         return ""
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: _Session) -> None:
         """Whatever the client had is free."""
-        for block in session.grants.blocks():
+        for block in session.grants.take_all():
             self._stock.host.drop(block)
-        for request in list(session.requests):
-            self._done(session, request)
+        self._gets.end_all(session.identity)
         del self._sessions[session.identity]
 
-    def _serve(self, session: Session, message: ToStore, now_s: float) -> None:
+    def _serve(self, session: _Session, message: ToStore, now_s: float) -> None:
         match message:
             case Offer():
                 self._offer(session, message.blocks, now_s)
@@ -204,9 +210,9 @@ class Store:
             case Find():
                 self._finds.begin(session.identity, message, session.block_bytes, now_s)
             case Get():
-                self._get(session, message, now_s)
+                self._gets.begin(session.identity, message, now_s)
             case Done():
-                self._done(session, message.request)
+                self._gets.end(session.identity, message.request)
             case Touch():
                 self._touch(message.names, now_s)
             case Detach():
@@ -214,7 +220,7 @@ class Store:
 
     # Putting
 
-    def _offer(self, session: Session, blocks: Sequence[Offered], now_s: float) -> None:
+    def _offer(self, session: _Session, blocks: Sequence[Offered], now_s: float) -> None:
         places: list[Place] = []
         for offered in blocks:
             if (block := self._place(session, offered, now_s)) is not None:
@@ -223,7 +229,7 @@ class Store:
         if places:
             self._reply(session.identity, Granted(places))
 
-    def _place(self, session: Session, offered: Offered, now_s: float) -> Block | None:
+    def _place(self, session: _Session, offered: Offered, now_s: float) -> Block | None:
         if not _makes_sense(offered):
             self.bad_frame()
         elif not self._is_draining:
@@ -232,12 +238,12 @@ class Store:
             self._stock.host.faults[MANY_GRANTS] += 1
         return None
 
-    def _commit(self, session: Session, names: Sequence[BlockName], now_s: float) -> None:
+    def _commit(self, session: _Session, names: Sequence[BlockName], now_s: float) -> None:
         for name in names:
             if block := session.grants.commit(name):
                 self._stock.commit(block, now_s)
 
-    def _abort(self, session: Session, names: Sequence[BlockName]) -> None:
+    def _abort(self, session: _Session, names: Sequence[BlockName]) -> None:
         for name in names:
             if block := session.grants.take(name):
                 self._stock.host.drop(block)
@@ -250,54 +256,6 @@ class Store:
     def _touch(self, names: Sequence[BlockName], now_s: float) -> None:
         for name in names:
             self._stock.used(name, now_s)
-
-    # Getting
-
-    def _get(self, session: Session, message: Get, now_s: float) -> None:
-        request = session.requests.setdefault(message.request, Request())
-        waiter = (session.identity, message.request)
-        missing: list[BlockName] = []
-        for name in message.names:
-            self._stock.used(name, now_s)
-            if block := self._stock.host.held(name):
-                self._stock.host.hits += 1
-                self._give(waiter, request, block, Tier.HOST)
-            elif self._stock.bring(name) is not None:
-                request.waiting.add(name)
-                self._waiters.add(name, waiter)
-            else:
-                missing.append(name)
-        if missing:
-            self._misses += len(missing)
-            self._reply(session.identity, Missing(message.request, missing, BlockFault.MISSING))
-
-    def _done(self, session: Session, request_id: str) -> None:
-        request = session.requests.pop(request_id, None)
-        if request is None:
-            return
-        for block in request.pinned:
-            self._stock.host.unpin(block)
-        for name in request.waiting:
-            if self._waiters.remove(name, (session.identity, request_id)):
-                self._stock.cancel(name)
-        self._ready.pop((session.identity, request_id), None)
-
-    def _arrived(self, arrivals: Sequence[Arrival]) -> None:
-        missing: defaultdict[tuple[Waiter, BlockFault], list[BlockName]] = defaultdict(list)
-        for arrival in arrivals:
-            for waiter in self._waiters.take(arrival.name):
-                request = self._sessions[waiter[0]].requests[waiter[1]]
-                request.waiting.discard(arrival.name)
-                if arrival.block is None:
-                    missing[waiter, arrival.fault].append(arrival.name)
-                else:
-                    self._give(waiter, request, arrival.block, arrival.tier)
-        for ((client, request_id), fault), names in missing.items():
-            self._reply(client, Missing(request_id, names, fault))
-
-    def _give(self, waiter: Waiter, request: Request, block: Block, tier: Tier) -> None:
-        request.pinned.append(self._stock.host.pin(block))
-        self._ready[waiter].append(Place(block.name, block.offset, block.num_bytes, tier))
 
 
 def _makes_sense(offered: Offered) -> bool:

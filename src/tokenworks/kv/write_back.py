@@ -14,8 +14,9 @@ from typing import Final
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.format import BlockFault
 from tokenworks.kv.host import Block, HostMemory
-from tokenworks.kv.lower import SLOW, Entry, LowerTier
+from tokenworks.kv.lower import SLOW, LowerTier
 from tokenworks.kv.tasks import Move, Outcome, Write
+from tokenworks.kv.writes import Entry
 
 MAX_MOVES: Final = 2
 """Blocks on their way from the disk to the remote tier; where more leave the disk at once, they just leave."""
@@ -141,5 +142,5 @@ class WriteBack:
     def _forget(self, block: Block) -> None:
         is_safe = any(block.name in lower for lower in self._lowers.values())
         for lower in self._lowers.values():
-            if lower.forget_write(block.name) and not is_safe:
+            if lower.writes.forget(block.name) and not is_safe:
                 lower.faults[UNSAVED] += 1

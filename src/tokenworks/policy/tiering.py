@@ -7,8 +7,7 @@ see docs/design/011-tier-value.md. A full tier drops the least valuable leaf, an
 Blocks are a forest: one without its parent cannot be found (lookup walks the chain from the front), so only leaves are
 dropped, and a block whose parent was dropped is not taken in.
 
-Leaves stand in heaps, one for each class of history and cost, least recently used first. Within a class that is the
-order of value, so that only the heads are compared. Names that are not held (refused, dropped, used elsewhere) are
+Names that are not held (refused, dropped, used elsewhere) are
 remembered for a while as ghosts: when such a block comes again it comes with its history, and the model learns from it.
 
 Invariants: `used_bytes` is the sum over held blocks; ghosts are never more than MIN_GHOSTS or the blocks held at most;
@@ -20,11 +19,10 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from typing import Final
 
 from tokenworks.contract.kv import BlockName
+from tokenworks.policy.leaves import Block, Leaves
 from tokenworks.policy.reuse import Kind, ReuseModel
 from tokenworks.policy.write_worth import WriteWorth, is_sampled
 
@@ -43,64 +41,18 @@ SAME_USE_S: Final = 1.0
 """Uses that follow each other as fast are of one request."""
 
 
-@dataclass(slots=True, eq=False)
-class _Block:
-    """What is known of a name, held or not."""
-
-    name: BlockName
-    parent: BlockName
-    kind: Kind  # class of the reuse model
-    last_s: float  # its last use, or when it came
-    num_bytes: int = 0
-    weight: float = 0.0  # square root of recompute seconds per byte; 0: not known
-    has_grown: bool = False  # whether a block was put after it
-    is_lost: bool = False  # dropped or refused, so that what follows it cannot be found
-    order: int = 0  # of coming; settles ties
-    stamp: int = -1  # of its valid entry in `home`
-    home: _Leaves | None = None  # None: it is no leaf
-
-
-@dataclass(slots=True, eq=False)
-class _Leaves:
-    """Leaves of one class, least recently used first; entries whose stamp is not their block's any more are void."""
-
-    heap: list[tuple[float, int, int, _Block]] = field(default_factory=list)  # (last use, order, stamp, block)
-    num_valid: int = 0
-
-    def head(self) -> _Block | None:
-        """The least recently used one."""
-        while self.heap and self.heap[0][2] != self.heap[0][3].stamp:
-            heappop(self.heap)
-        return self.heap[0][3] if self.heap else None
-
-    def push(self, block: _Block, stamp: int) -> None:
-        """One more; void entries are swept out before they are most of the heap."""
-        if len(self.heap) > 2 * self.num_valid + 64:
-            self.heap = [entry for entry in self.heap if entry[2] == entry[3].stamp]
-            heapify(self.heap)
-        heappush(self.heap, (block.last_s, block.order, stamp, block))
-        block.home, block.stamp = self, stamp
-        self.num_valid += 1
-
-    def void(self, block: _Block) -> None:
-        """Not a leaf any more, or not here."""
-        block.home, block.stamp = None, -1
-        self.num_valid -= 1
-
-
 class TierPolicy:
     """The blocks of one tier of `limit_bytes`. Instants are seconds of one clock; one that goes back stands still."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self._used_bytes = 0
-        self._held: dict[BlockName, _Block] = {}
-        self._ghosts: OrderedDict[BlockName, _Block] = OrderedDict()  # the one seen longest ago first
+        self._held: dict[BlockName, Block] = {}
+        self._ghosts: OrderedDict[BlockName, Block] = OrderedDict()  # the one seen longest ago first
         self._max_ghosts = MIN_GHOSTS
         self._children: dict[BlockName, int] = {}  # held ones, by parent, held or not
-        self._leaves: dict[Kind, _Leaves] = {}
+        self._leaves = Leaves(self._rank)
         self._orders = 0
-        self._stamps = 0
         self._now_s = 0.0
         self._usual_weight = 0.0  # of the blocks that came lately and whose cost is known
         self._reuse = ReuseModel()
@@ -121,7 +73,7 @@ class TierPolicy:
             return False
         weight = _weight(num_bytes, recompute_s)
         kind = Kind(self._next_history(name, parent), _octave(weight))
-        if self._is_worth_it(_Block(name, parent, kind, self._now_s, num_bytes, weight)):
+        if self._is_worth_it(Block(name, parent, kind, self._now_s, num_bytes, weight)):
             if name in self._ghosts:
                 self._ghosts[name].is_lost = False  # it is on its way, and what follows it may come behind
             return True
@@ -200,10 +152,10 @@ class TierPolicy:
         They stay held until each is told to `remove`.
         """
         chosen: list[BlockName] = []
-        moved: list[_Block] = []  # whose place among the leaves is not what it was
+        moved: list[Block] = []  # whose place among the leaves is not what it was
         left: dict[BlockName, int] = {}  # children that parents would still have
-        while num_bytes > 0 and (block := self._least()) is not None:
-            _leave(block)
+        while num_bytes > 0 and (block := self._leaves.least()) is not None:
+            self._leaves.leave(block)
             moved.append(block)
             if is_pinned(block.name):
                 continue
@@ -212,40 +164,35 @@ class TierPolicy:
             left[block.parent] = left.get(block.parent, self._children[block.parent]) - 1
             if not left[block.parent] and block.parent in self._held:
                 moved.append(self._held[block.parent])
-                self._enter(moved[-1])
+                self._leaves.enter(moved[-1])
         for block in moved:
             self._settle(block)
         return chosen
 
-    def _is_worth_it(self, block: _Block) -> bool:
+    def _is_worth_it(self, block: Block) -> bool:
         """Whether a block that would come now is worth more than what would go for it."""
         before = self._ghosts.get(block.parent)
         if block.num_bytes > self.limit_bytes or (before is not None and before.is_lost):
             return False
         if self._used_bytes + block.num_bytes <= self.limit_bytes:
             return True
-        least = self._least()
+        least = self._leaves.least()
         return least is not None and least.name != block.parent and self._value(block) >= self._value(least)
 
-    def _least(self) -> _Block | None:
-        """The leaf of the least value: the head of one of the classes."""
-        heads = (leaves.head() for leaves in self._leaves.values())
-        return min((head for head in heads if head is not None), key=self._rank, default=None)
-
-    def _rank(self, block: _Block) -> tuple[float, float, int]:
+    def _rank(self, block: Block) -> tuple[float, float, int]:
         return self._value(block), block.last_s, block.order
 
-    def _value(self, block: _Block) -> float:
+    def _value(self, block: Block) -> float:
         """What keeping the block is worth; of an unknown cost, what is usual."""
         weight = block.weight or self._usual_weight or 1.0
         return weight * self._reuse.rate(block.kind, self._now_s - block.last_s)
 
-    def _note(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float) -> _Block:
+    def _note(self, name: BlockName, parent: BlockName, num_bytes: int, recompute_s: float) -> Block:
         """A block that comes, with the history that its ghost has, which is forgotten; the model learns of it."""
         weight = _weight(num_bytes, recompute_s)
         block = self._ghosts.pop(name, None)
         if block is None:
-            block = _Block(name, parent, Kind(self._first_history(parent), _octave(weight)), self._now_s)
+            block = Block(name, parent, Kind(self._first_history(parent), _octave(weight)), self._now_s)
             self._entered(block)
         else:
             self._count_use(block, _octave(weight))
@@ -259,7 +206,7 @@ class TierPolicy:
             self._usual_weight = usual + (weight - usual) / USUAL_BLOCKS
         return block
 
-    def _entered(self, block: _Block) -> None:
+    def _entered(self, block: Block) -> None:
         """It has come into its class. One found on a disk has been there for who knows how long."""
         self._reuse.entered(block.kind)
         if block.kind.octave != UNKNOWN:
@@ -275,10 +222,10 @@ class TierPolicy:
         before = self._known(parent)
         return 0 if before is None or before.has_grown else before.kind.history
 
-    def _known(self, name: BlockName) -> _Block | None:
+    def _known(self, name: BlockName) -> Block | None:
         return self._held.get(name) or self._ghosts.get(name)
 
-    def _count_use(self, block: _Block, octave: int) -> None:
+    def _count_use(self, block: Block, octave: int) -> None:
         """Uses within a second are one: a request looks a block up, gets it and touches it."""
         age_s, before = self._now_s - block.last_s, block.kind
         block.last_s, block.kind = self._now_s, Kind(before.history, octave)
@@ -288,27 +235,18 @@ class TierPolicy:
             block.kind = Kind(_after(before.history), octave)
             self._entered(block)
 
-    def _remember(self, block: _Block, *, is_lost: bool) -> None:
+    def _remember(self, block: Block, *, is_lost: bool) -> None:
         """As a ghost, while there is room for ghosts."""
         block.is_lost = is_lost
         self._ghosts[block.name] = block
         while len(self._ghosts) > self._max_ghosts:
             self._ghosts.popitem(last=False)
 
-    def _settle(self, block: _Block) -> None:
+    def _settle(self, block: Block) -> None:
         """Put a block where it belongs: among the leaves of its class, if it is one."""
-        _leave(block)
+        self._leaves.leave(block)
         if block.name in self._held and block.name not in self._children:
-            self._enter(block)
-
-    def _enter(self, block: _Block) -> None:
-        self._stamps += 1
-        self._leaves.setdefault(block.kind, _Leaves()).push(block, self._stamps)
-
-
-def _leave(block: _Block) -> None:
-    if block.home is not None:
-        block.home.void(block)
+            self._leaves.enter(block)
 
 
 def _weight(num_bytes: int, recompute_s: float) -> float:

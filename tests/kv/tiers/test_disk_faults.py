@@ -163,6 +163,17 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
         DiskTier(tmp_path / "file", SPACIOUS, 60.0)
 
 
+def test_a_link_to_nothing_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(TierError, match="a link to nothing, where a folder should be"):
+        DiskTier(tmp_path / "link", SPACIOUS, 60.0)
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(TierError, match="no folder can be made there: set kv.disk_path"):
+        DiskTier(Path("/proc/tokenworks"), SPACIOUS, 60.0)
+
+
 def test_a_folder_that_goes_while_in_use_is_an_error_until_a_restart(tmp_path: Path) -> None:
     tier = DiskTier(tmp_path / "kv", SPACIOUS, 0.02)
     tier.put(*sealed(1))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from obstore.exceptions import BaseError
 
 from tests.kv.throttle import ThrottledProxy
 from tests.kv.tiers.conftest import S3Server, free_port, wait_until
@@ -13,6 +14,7 @@ from tests.kv.tiers.sealed import is_whole, sealed
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.format import BadBlock
 from tokenworks.kv.tiers.open import open_remote
+from tokenworks.kv.tiers.s3 import _explain
 from tokenworks.kv.tiers.tier import BlockTier, TierError
 
 LARGE = 3 << 20
@@ -113,6 +115,13 @@ def test_a_server_that_is_not_there_is_an_error_that_names_it(s3_server: S3Serve
         ):
             use()
     tier.close()
+
+
+def test_keys_that_nobody_has_set_are_not_taken_for_a_server_that_is_down() -> None:
+    """As the library says it; asking for real would reach for whatever role this machine has."""
+    words = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 3ms - 403 Forbidden"
+    assert _explain(BaseError(words)).startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    assert _explain(BaseError("Generic S3 error: no route to host")).startswith("start the server")
 
 
 def test_a_bucket_that_is_not_there_is_an_error(s3_server: S3Server) -> None:

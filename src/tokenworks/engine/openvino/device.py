@@ -38,7 +38,9 @@ def open_device(name: str, dtype: torch.dtype, threads: int) -> Device:
     core = ov.Core()
     found = core.available_devices
     if name not in found:
-        raise ConfigError(f"OpenVINO finds no device {name!r} here; it finds: {', '.join(found) or 'none'}")
+        raise ConfigError(
+            f"OpenVINO finds no device {name!r} here; set `device` to one of: {', '.join(found) or 'none'}"
+        )
     if name != "CPU":
         raise ConfigError(
             f"device {name}: OpenVINO keeps its KV in device memory of another layout, which is not exchanged yet; "

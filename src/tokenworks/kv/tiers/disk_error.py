@@ -22,6 +22,7 @@ _GONE: Final = {
     errno.EIO: "the device fails: look at `dmesg`, and set kv.disk_path to another device",
     errno.ENOENT: "the folder has been removed or unmounted: bring it back, or restart the store to make it again",
     errno.ENOTDIR: "there is a file where a folder should be: set kv.disk_path elsewhere",
+    errno.EEXIST: "there is a file, or a link to nothing, where a folder should be: set kv.disk_path elsewhere",
     errno.EMFILE: "too many files are open: raise `ulimit -n`",
     errno.ESTALE: "the network file system has lost it: mount it again",
 }

@@ -107,7 +107,10 @@ class BlockFolder:
 def claim_folder(path: Path) -> BlockFolder:
     """Lock the folder, made where it is missing, for this process; raises OSError, and TierError if another has it."""
     root = path / LAYOUT
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)  # KV can be turned back into its prompt: nobody else reads it
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)  # KV can be turned back into its prompt: only we read it
+    except FileNotFoundError as error:
+        raise TierError(f"KV blocks in {path}: no folder can be made there: set kv.disk_path elsewhere") from error
     (root / "new").mkdir(mode=0o700, exist_ok=True)
     lock = _lock(root / "lock", path)
     try:

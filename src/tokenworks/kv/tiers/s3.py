@@ -31,6 +31,7 @@ SILENCE_S: Final = 5.0
 REQUEST_S: Final = 30.0
 _PIECE_BYTES: Final = 1 << 20  # read at a time, so that a block is not held twice
 _AT_ONCE: Final = 32  # questions on their way
+_INSTANCE_METADATA: Final = "169.254.169.254"  # where the library asks for keys if the environment has none
 
 
 class S3Tier(BlockTier):
@@ -139,4 +140,6 @@ def _explain(error: Exception) -> str:
             return f"check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy. {words}"
         case FileNotFoundError():
             return f"make the bucket, or correct kv.remote. {words}"
+    if _INSTANCE_METADATA in words:
+        return f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: there are none, and this machine has no role. {words}"
     return f"start the server, or correct kv.remote. {words}"
