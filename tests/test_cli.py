@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -312,8 +313,22 @@ def test_a_key_is_made_shown_once_listed_and_revoked(folder: Path) -> None:
     assert "revoked" in invoke("key", "revoke", key["id"], "--ledger-path", "s").output
     listed = invoke("key", "list", "--ledger-path", "s").output
     assert key["id"] in listed
-    assert "revoked 20" in listed
+    assert re.search(r"^id +tenant +scenario +made +revoked +note$", listed, re.MULTILINE)
+    assert re.search(rf"^{key['id']} +team-a +offline +20\S+ +20\S+ +x$", listed, re.MULTILINE)
     assert made.stdout.strip() not in (folder / "s" / "keys.json").read_text()
+
+
+def test_keys_are_listed_in_columns(folder: Path) -> None:
+    for tenant, scenario, note in (
+        ("a", "online", ""),
+        ("a-long-name", "realtime", "of the robots"),
+        ("b", "offline", ""),
+    ):
+        invoke("key", "add", tenant, "--scenario", scenario, "--note", note, "--ledger-path", "s")
+    lines = invoke("key", "list", "--ledger-path", "s").output.splitlines()
+    assert len({line.index("20") for line in lines[1:]}) == 1
+    assert lines[0].index("note") == lines[2].index("of the robots")
+    assert "revoked" not in lines[0]
 
 
 @pytest.mark.parametrize(

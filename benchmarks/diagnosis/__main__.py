@@ -16,13 +16,14 @@ from pathlib import Path
 
 import click
 
+from benchmarks.diagnosis.bad_checkpoint import BAD_CHECKPOINT
 from benchmarks.diagnosis.one_worker import ONE_WORKER
 from benchmarks.diagnosis.place import Fault, Place, Visit, visiting
 from benchmarks.diagnosis.pool import PLACES as POOLS
 from benchmarks.diagnosis.slow_tiers import DISK, SERVER
 from tokenworks.observe.diagnose.rules import own_rules
 
-PLACES: tuple[Place, ...] = (*POOLS, ONE_WORKER, DISK, SERVER)
+PLACES: tuple[Place, ...] = (*POOLS, ONE_WORKER, BAD_CHECKPOINT, DISK, SERVER)
 
 
 @click.command()

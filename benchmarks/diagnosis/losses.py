@@ -54,7 +54,7 @@ def killed_worker(system: System) -> Window:
     start_ns = time.time_ns()
     with beside(system, of_a_page, AT_A_TIME):
         time.sleep(0.2)
-        _kill(system)
+        kill_worker(system)
         system.wait_for(lambda: not system.workers(), "its death to be known")
         with beside(system, _insistent, at_a_time=2):
             system.wait_for(system.workers, "the worker to be back")
@@ -86,7 +86,7 @@ def kept_from_living(system: System) -> Iterator[None]:
         while not is_over.wait(0.3):
             if system.workers():
                 is_over.wait(0.3)  # it has taken what waited for it
-                _kill(system)
+                kill_worker(system)
                 system.wait_for(lambda: not system.workers() or is_over.is_set(), "its death to be known")
 
     with meanwhile(watch):
@@ -103,7 +103,8 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def _kill(system: System) -> None:
+def kill_worker(system: System) -> None:
+    """At once, whatever it does."""
     for pid in system.pids("worker"):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -298,11 +298,12 @@ ROWS: Final = {
         ),
         Panel(
             "Ledger",
-            "Records that are missing, of the last hour; whether the observer is up.",
+            "Records that are missing, of the last hour, that wait to be written, that are lost; is the observer up.",
             "none",
             [
                 Query("tokenworks_ledger_missing_frames", "missing"),
                 Query("tokenworks_observer_up", "observer up"),
+                Query("sum(tokenworks_journal_waiting_frames)", "waiting to be written"),
                 Query(f"rate(tokenworks_journal_dropped_frames_total{RATE})", "dropped per second"),
             ],
             width=6,

@@ -154,6 +154,32 @@ def test_a_window_without_requests_says_where_they_are(mixed: Path) -> None:
     assert "No request ended in this window. There are records from" in output
 
 
+def test_a_filter_that_nothing_matches_says_what_there_is(mixed: Path) -> None:
+    output = " ".join(ask(mixed, *ALL, "--where", "tenant=nobody", "--where", "version=new").output.split())
+    assert "No request of tenant nobody and version new ended in this window." in output
+    assert re.search(r"There were requests of tenant .*acme.*; of version (new, old|old, new)", output)
+    assert "--since" not in output
+    by_tag = " ".join(ask(mixed, *ALL, "--where", "tag:user=nobody", "--every", "1m").output.split())
+    assert "No request of tag:user nobody ended in this window. There were requests of tag:user u" in by_tag
+
+
+def test_a_tag_is_filtered_by_and_followed_over_time(mixed: Path) -> None:
+    tag = "=cmd|' /C calc'!A0"
+    [row] = answer(mixed, *ALL, "--by", "tenant", "--where", f"tag:user={tag}", "--columns", "requests")["rows"]
+    assert row == {"tenant": HOSTILE, "requests": 1}
+    assert answer(mixed, *ALL, "--where", "tag:user=", "--columns", "requests")["total"] == {"requests": 0}
+    steps = answer(mixed, *ALL, "--by", "tag:user", "--every", "1m", "--columns", "requests")["rows"]
+    followed = {user: [step["requests"] for step in steps if step["tag:user"] == user] for user in ("u3", tag)}
+    alone = answer(mixed, *ALL, "--where", "tag:user=u3", "--columns", "requests")["total"]["requests"]
+    assert (len(followed["u3"]), sum(followed["u3"])) == (10, alone)
+    assert followed[tag] == [1, *[0] * 9]
+
+
+def test_columns_without_a_count_of_requests_can_be_shown(mixed: Path) -> None:
+    output = ask(mixed, *ALL, "--columns", "e2e_p50,cost").output
+    assert re.search(r"online +\d", output)
+
+
 def test_an_empty_ledger_says_what_to_do(tmp_path: Path) -> None:
     write_ledger(tmp_path, [Incident(WINDOW.start_ns, "gateway_started", "g")])
     output = " ".join(ask(tmp_path).output.split())
@@ -192,7 +218,9 @@ def test_workers_without_a_price_are_named_with_what_to_do(tmp_path: Path) -> No
         (("--csv", "--against", "before"), "a comparison has no CSV"),
         (("--every", "1m", "--against", "before"), "no --every"),
         (("--every", "90s"), "`every` cannot be '90s'"),
-        (("--every", "1m", "--by", "tag:user"), "over time, rows cannot be by 'tag:user'"),
+        (("--by", "tag"), "or tag:KEY"),
+        (("--by", "tag:user", "--where", "tag:team=a"), "tag:team and tag:user cannot be asked for together"),
+        (("--where", "tag:=a"), "and tag:KEY, and not 'tag:'"),
         (("--watch",), "needs a terminal"),
         (("--preset", "fast"), "'fast' is not one of"),
         (("--rows", "-1"), "-1 is not in the range"),

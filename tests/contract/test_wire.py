@@ -86,6 +86,7 @@ TO_GATEWAY: list[Message] = [
     Leaving("w0"),
     Goodbye("w0"),
     WorkerExited("w0", "was killed by signal 9"),
+    WorkerExited("w0", "exited with code 3: no memory", was_ready=False),
 ]
 TO_WORKER: list[Message] = [
     Submit(Request("a", "m", [1, 2, 3], SAMPLING, Scenario.REALTIME, "tenant", "salt")),

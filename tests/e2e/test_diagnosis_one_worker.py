@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.diagnosis.bad_checkpoint import BAD_CHECKPOINT
 from benchmarks.diagnosis.one_worker import ONE_WORKER
 from benchmarks.diagnosis.place import TRIES, Fault, Visit, visiting
 
@@ -33,3 +35,12 @@ def test_a_fault_is_found(visit: Visit, fault: Fault) -> None:
     finding = fault.finding(findings)
     assert finding is not None, findings
     assert finding["evidence"]
+
+
+def test_a_worker_that_cannot_start_is_found(tmp_path: Path) -> None:
+    [fault] = BAD_CHECKPOINT.faults
+    with visiting(BAD_CHECKPOINT, tmp_path) as visit:
+        assert fault.rule not in visit.findings(visit.usual)
+        finding = fault.finding(visit.provoked(fault))
+    assert finding is not None
+    assert finding["signal"].endswith("1.")

@@ -107,7 +107,10 @@ def test_a_restarted_child_that_fails_before_it_is_ready_is_restarted_again() ->
     fleet.on(crash("w0"), 0.0)
     fleet.on(Tick(), 0.5)
     said = fleet.on(Exited("w0", 3, "no memory"), 1.0)
-    assert said == [ReportExit("w0", "exited with code 3"), Say("w0 exited with code 3; it restarts in 1 s")]
+    assert said == [
+        ReportExit("w0", "exited with code 3: no memory", was_ready=False),
+        Say("w0 exited with code 3; it restarts in 1 s"),
+    ]
     assert fleet.on(Tick(), 1.9) == []
     assert fleet.on(Tick(), 2.0) == [Spawn("w0")]
     assert fleet.on(Ready("w0"), 3.0) == [Say("w0 is back")]

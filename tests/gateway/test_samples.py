@@ -74,6 +74,18 @@ def test_what_happens_to_the_system_is_written_down(recording_rig: Rig, wait_unt
     assert texts["gateway_started"] == f"pid {os.getpid()}"
 
 
+def test_a_worker_that_cannot_start_is_written_down_with_its_last_words(
+    recording_rig: Rig, wait_until: WaitUntil
+) -> None:
+    recording_rig.add_worker("w0")
+    recording_rig.report(wire.WorkerExited("w1", "exited with code 3: no memory", was_ready=False))
+    recording_rig.report(wire.WorkerExited("w0", "exited with code 3", was_ready=False))  # ready, and not asked yet
+    recording_rig.report(wire.WorkerExited("w2", "was killed by signal 9"))  # lost already, by its lease
+    wait_until(lambda: ("worker_lost", "w0") in incidents(recording_rig))
+    told = [frame for frame in recording_rig.frames() if isinstance(frame, Incident) and "not" in frame.kind]
+    assert [(each.subject, each.text) for each in told] == [("w1", "exited with code 3: no memory")]
+
+
 def test_a_stores_sample_is_of_all_its_tiers(recording_rig: Rig, wait_until: WaitUntil) -> None:
     recording_rig.add_store(
         host=TierStatus(used_bytes=5, limit_bytes=9, hits=3, read_bytes_per_s=2e9),

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tokenworks.cli.terminal_text import printable
-from tokenworks.observe.units import UNITS, amount, duration, figure, number, shown, size
+from tokenworks.observe.units import UNITS, amount, duration, figure, money, number, shown, size
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,14 @@ from tokenworks.observe.units import UNITS, amount, duration, figure, number, sh
 )
 def test_numbers_have_three_digits_that_count(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.0000425, "0.0000425"), (-0.00001239, "-0.0000124"), (1e-12, "0.00000000000100"), (1234.5, "1,234")],
+)
+def test_money_is_plain_however_small(value: float, shown: str) -> None:
+    assert (money(value), figure(value, "currency")) == (shown, shown)
 
 
 @pytest.mark.parametrize(

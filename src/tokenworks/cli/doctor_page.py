@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenworks.cli.before_start import check_before_start
+from tokenworks.cli.context_window import check_window
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.fleet.doctor import examine
@@ -43,3 +44,6 @@ def _together(read_settings: Callable[[], Settings]) -> Iterator[Finding]:
         yield Finding("together", Verdict.FAIL, error.message, "correct it: serve does not start so")
     else:
         yield Finding("together", Verdict.OK, "these settings can be served")
+    window = check_window(settings)
+    if window is not None:
+        yield window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any
 
 import click
@@ -39,15 +40,17 @@ def drift(since: str, until: str, reference: str, is_json: bool, **options: Any)
     """
     from tokenworks.cli.drift_page import show_drift
     from tokenworks.observe.drift.drift import drift as compare_windows
+    from tokenworks.observe.drift.drift import sizes
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)
     now_ns = time.time_ns()
     window = parse_window(since, until, now_ns)
     before = reference_window(reference, window, now_ns)
-    ledger = open_ledger(settings.ledger)
-    found = compare_windows(ledger, window, before, threshold=settings.alerts.drift_psi)
-    show_drift(found, is_json=is_json)
+    with closing(open_ledger(settings.ledger)) as ledger:
+        found = compare_windows(ledger, window, before, threshold=settings.alerts.drift_psi)
+        told = sizes(ledger, window, before)
+    show_drift(found, told, window, before, is_json=is_json)
 
 
 def reference_window(reference: str, window: Window, now_ns: int) -> Window:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from tokenworks.cli.group import CommandGroup
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
+from tokenworks.cli.terminal_text import printable
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.folders import state_folder
 from tokenworks.contract.request import Scenario
 from tokenworks.gateway.key_file import Key, KeyFile
+
+_HEADINGS: Final = ("id", "tenant", "scenario", "made", "revoked", "note")
 
 
 @click.group(cls=CommandGroup)
@@ -59,13 +63,10 @@ def list_keys(is_json: bool, **options: Any) -> None:
     keys = _file(options).read()
     if is_json:
         click.echo(json.dumps([_facts(each) for each in keys], indent=2, ensure_ascii=False))
-        return
-    if not keys:
+    elif not keys:
         click.echo("there are no keys; `tokenworks key add TENANT` makes one")
-    for each in keys:
-        state = "" if each.revoked_s is None else f"  revoked {_when(each.revoked_s)}"
-        note = f"  {each.note}" if each.note else ""
-        click.echo(f"{each.id}  {each.tenant}  {each.scenario.value}  made {_when(each.created_s)}{state}{note}")
+    else:
+        click.echo("\n".join(_aligned([_HEADINGS, *map(_line, keys)])))
 
 
 @key.command(cls=SettingsCommand)
@@ -82,6 +83,20 @@ def _file(options: dict[str, Any]) -> KeyFile:
     if folder is None:
         raise ConfigError("there is no folder for API keys (ledger.path is off); give one with --ledger-path")
     return KeyFile(folder)
+
+
+def _line(each: Key) -> tuple[str, ...]:
+    revoked = "" if each.revoked_s is None else _when(each.revoked_s)
+    made = _when(each.created_s)
+    return each.id, printable(each.tenant), each.scenario.value, made, revoked, printable(each.note)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Columns as wide as their widest; one that nobody has anything in is left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _facts(each: Key) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tokenworks.observe.tables.comparison import Compared, Comparison, Side
 from tokenworks.observe.tables.over_time import OverTime
 from tokenworks.observe.tables.rows import EVERYTHING
 from tokenworks.observe.tables.table import Table
-from tokenworks.observe.units import NOTHING, amount, duration, figure, moment, number
+from tokenworks.observe.units import NOTHING, amount, duration, figure, moment, money
 
 _FIRST_STEPS: Final = (
     "Start `tokenworks serve`, send it a request, and ask again; `--ledger-path` names another ledger."
@@ -33,6 +33,7 @@ _LINES: Final = {
     "energy": "energy in no record of this window",
     "rounding": "rounding",
 }
+_MAX_NAMES: Final = 8
 _NEGLIGIBLE: Final = 10**6  # of the work, one part in so many is rounding
 _COLOURS: Final = {"better": "green", "worse": "red", "changed": "yellow", "noise": "dim", "unknown": "dim"}
 _VERDICTS: Final = {"noise": "within noise", "unknown": "too few to say"}
@@ -43,16 +44,14 @@ def table_page(table: Table, width: int, place: str) -> RenderableType:
     if table.extent is None and not table.rows:
         return Text(f"No request has been recorded in {place} yet.\n{_FIRST_STEPS}")
     parts: list[RenderableType] = [_title(table)]
-    parts += table_grids(table, width) if table.total["requests"] != 0 else [_nothing_here(table)]
+    parts += table_grids(table, width) if table.num_requests else [_nothing_here(table)]
     return Group(*parts, "", *_bill_and_notes(table))
 
 
 def series_page(answer: OverTime, width: int, place: str) -> RenderableType:
     """One subject below the other, each over time; then the bill of all of it."""
     table = answer.table
-    if not table.total["requests"] and not any(
-        step.cell.requests for each in answer.series.values() for step in each.steps
-    ):
+    if not table.num_requests and not any(step.cell.requests for each in answer.series.values() for step in each.steps):
         return table_page(table, width, place)
     parts: list[RenderableType] = [_title(table, f", every {duration(answer.step_ns / 1e9)}")]
     totals = [table.total] if table.by == EVERYTHING else table.rows
@@ -78,9 +77,9 @@ def bill_page(bill: Bill) -> RenderableType:
     grid.add_section()
     grid.add_row("in all", _amount(bill.total, bill), figure(1.0, "share"), style="bold")
     if bill.per_million_tokens is not None:
-        grid.add_row("per million tokens, in and out", number(bill.per_million_tokens))
+        grid.add_row("per million tokens, in and out", money(bill.per_million_tokens))
     if bill.per_million_output_tokens is not None:
-        grid.add_row("per million output tokens", number(bill.per_million_output_tokens))
+        grid.add_row("per million output tokens", money(bill.per_million_output_tokens))
     if bill.saved:
         grid.add_row("what found tokens saved, not in the bill", _amount(bill.saved, bill), style="green")
     return grid
@@ -132,7 +131,7 @@ def bill_notes(bill: Bill) -> Iterator[str]:
         yield "no worker told what its time went to in this window: what idle time cost is not known, nor any full cost"
     elif bill.overhead.excess * _NEGLIGIBLE > bill.overhead.worked:
         yield (
-            f"records tell of {number(bill.overhead.excess / PICO)} {printable(bill.currency, 8)} more work than "
+            f"records tell of {money(bill.overhead.excess / PICO)} {printable(bill.currency, 8)} more work than "
             "workers told of in this window (done before it, or their samples are missing): full cost is own cost"
         )
     if bill.is_energy_modelled:
@@ -153,11 +152,25 @@ def _title(table: Table, more: str = "") -> Text:
 
 
 def _nothing_here(table: Table) -> Text:
+    there = [f"{printable(name, 60)} {_some(values)}" for name, values in table.instead.items() if values]
+    if there:
+        wanted = " and ".join(f"{printable(name, 60)} {_named(value)}" for name, value in table.where.items())
+        return Text(f"No request of {wanted} ended in this window. There were requests of {'; of '.join(there)}.")
     text = "No request ended in this window."
     if table.extent is not None:
         begin, end = map(moment, table.extent)
         text += f" There are records from {begin} to {end}: give --since and --until."
     return Text(text)
+
+
+def _some(values: list[str]) -> str:
+    """The first ones, and how many more there are."""
+    more = f" and {len(values) - _MAX_NAMES:,} more" if len(values) > _MAX_NAMES else ""
+    return ", ".join(map(_named, values[:_MAX_NAMES])) + more
+
+
+def _named(value: str) -> str:
+    return printable(value, 40) or "(none)"
 
 
 def _change(row: Compared) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tokenworks.cli.terminal_text import counted, printable
 from tokenworks.observe.diagnose.explain import CostLine, Explanation, LegLine, SpanLine
-from tokenworks.observe.units import duration, number
+from tokenworks.observe.units import amount, duration, money
 
 MAX_SPANS: Final = 60
 _MIN_BAR: Final = 10
@@ -48,7 +48,8 @@ def draw(console: Console, told: Explanation, currency: str) -> None:
 
 def _parts(console: Console, told: Explanation, currency: str) -> Iterator[tuple[str, RenderableType]]:
     if told.stages:
-        yield f"stages of {_ms(told.e2e_ns)}", _stages(console, told)
+        alike = f", one of {told.num_alike:,} alike" if told.num_alike > 1 else ""
+        yield f"stages of {_ms(told.e2e_ns)}{alike}", _stages(console, told)
     if told.legs:
         yield "workers", _legs(console, told)
     if told.spans:
@@ -154,10 +155,12 @@ def _costs(lines: Iterable[CostLine], told: Explanation, currency: str) -> Table
     table.add_column(justify="right")
     table.add_column(justify="right")
     for line in lines:
-        table.add_row(printable(line.name), f"{number(line.amount)} {printable(currency, 12)}", f"{line.share:.0%}")
-    table.add_row("total", f"{number(told.cost)} {printable(currency, 12)}", "", style="bold")
+        table.add_row(
+            printable(line.name), f"{amount(line.amount, told.cost)} {printable(currency, 12)}", f"{line.share:.0%}"
+        )
+    table.add_row("total", f"{amount(told.cost, told.cost)} {printable(currency, 12)}", "", style="bold")
     if told.saved:
-        table.add_row("saved by cached tokens", f"{number(told.saved)} {printable(currency, 12)}", "", style="dim")
+        table.add_row("saved by cached tokens", f"{money(told.saved)} {printable(currency, 12)}", "", style="dim")
     return table
 
 

@@ -170,6 +170,7 @@ class WorkerExited(Message, frozen=True):
 
     worker_id: str
     reason: str
+    was_ready: bool = True  # as far as the supervisor knew; False: it died while it started
 
 
 class TierStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

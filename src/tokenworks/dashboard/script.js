@@ -121,8 +121,12 @@ const NONE = "–";
 
 /** Three digits that count; whole numbers in full. These functions say what `observe.units` says; a test compares them. */
 function digits(value) {
+  return value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(2) : plain(value);
+}
+
+/** The same without powers of ten, however small. */
+function plain(value) {
   if (Number.isInteger(value)) return value.toLocaleString("en");
-  if (Math.abs(value) < 1e-4) return value.toExponential(2);
   const rounded = Math.abs(value) < 1000 ? Number(value.toPrecision(3)) : Math.round(value);
   const places = Number.isInteger(rounded) ? 0 : Math.max(0, 2 - Math.floor(Math.log10(Math.abs(rounded))));
   return rounded.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
@@ -165,7 +169,7 @@ function money(value) {
     const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 3 });
     return format.format(value);
   } catch {
-    return `${digits(value)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
+    return `${plain(value)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
   }
 }
 
@@ -295,7 +299,7 @@ class Chart {
   }
 }
 
-const isLoss = (incident) => /lost|damaged/.test(incident.kind);
+const isLoss = (incident) => /lost|damaged|not_started/.test(incident.kind);
 
 function niceTop(value) {
   if (value <= 0) return 1;
@@ -349,7 +353,7 @@ function drawTable(answer) {
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
     h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
   const body = h("tbody", {}, rows.map((row) => h("tr", {},
-    h("th", { scope: "row", title: row[answer.by] }, isTag(answer.by) ? row[answer.by] || NONE : filterButton(row[answer.by])),
+    h("th", { scope: "row", title: row[answer.by] }, state.by.includes("=") ? row[answer.by] || NONE : filterButton(row[answer.by])),
     answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   fill(byId("rows"), h("table", {}, head, body), hidden);
@@ -366,7 +370,7 @@ function filterBy(condition) {
   onAsked();
 }
 
-/** Tags are what clients sent; filters know dimensions only, so that a tag's values are no buttons. */
+/** Keys of tags that were sent in the window; one with "=" in it can be chosen, but no filter can say it. */
 function drawTags(keys) {
   const select = byId("tags");
   const all = [...new Set([...keys, ...(isTag(state.by) ? [state.by.slice(4)] : [])])];
@@ -450,13 +454,16 @@ function requestRow(request, longest_s) {
     h("td", { class: "text" }, h("button", { class: "link mono name", "data-key": request.id, "aria-haspopup": "dialog", title: request.id }, request.id.slice(0, 8))),
     h("td", { class: "text name wide", title: request.tenant }, request.tenant || NONE),
     h("td", { class: "text wide" }, request.scenario),
-    h("td", { class: "text" }, chip(request.outcome, request.outcome === "ok" ? "good" : "bad")),
+    h("td", { class: "text" }, chip(request.outcome, request.outcome === "ok" ? "good" : "bad"), alike(request)),
     h("td", { class: "text name wide" }, request.worker || NONE, request.num_legs > 1 && h("span", { class: "soft" }, ` +${request.num_legs - 1}`)),
     h("td", { class: "text bar-cell" }, stageBar(request, longest_s)),
     h("td", { class: "wide" }, seconds(request.ttft_s)), h("td", {}, seconds(request.e2e_s)),
     h("td", { class: "wide", title: `${count(request.cached_tokens)} of them from cache` }, count(request.prompt_tokens)), h("td", { class: "wide" }, count(request.output_tokens)),
     h("td", { class: "wide" }, money(request.cost)));
 }
+
+/** A flood of refusals is told together: this record stands for so many. */
+const alike = (request) => request.num_alike > 1 && h("span", { class: "soft", title: `This record stands for ${count(request.num_alike)} requests that were turned away alike` }, ` × ${count(request.num_alike)}`);
 
 function stageBar(request, longest_s) {
   const parts = GROUPS.map(([kind, label, stages]) => [kind, stages.reduce((sum, stage) => sum + (request.stages_s[stage] ?? 0), 0), label]).filter(([, value]) => value > 0);
@@ -594,7 +601,8 @@ function finding(found) {
 
 const evidence = (each) => h("li", {}, h("b", {}, each.text), ` ${each.meaning}`, each.before && h("span", { class: "soft" }, ` (before: ${each.before})`));
 
-function drawDrift({ features }) {
+function drawDrift({ features, requests, reference_requests: before }) {
+  byId("drift-note").textContent = `${count(requests)} requests, against ${count(before)} in the window before`;
   if (!features.length) {
     fill(byId("features"), empty("Too little to compare", "Drift needs 50 requests in this window and as many in the one before."));
     return;
@@ -638,6 +646,13 @@ function drawStatus(status) {
     : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
 }
 
+/** What the gateway could not write down: the ledger does not know of it, so that the gateway itself is asked. */
+function drawJournal({ failure, waiting_frames: waiting, dropped_frames: dropped }) {
+  const lost = dropped > 0 && `${count(dropped)} were dropped since this gateway's start.`;
+  fill(byId("unwritten"), failure && h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are not written"),
+    h("span", {}, `${failure}: ${count(waiting)} wait in the gateway's memory.`, lost && ` ${lost}`)));
+}
+
 // -------------------------------------------------------------------------------------------------------------- explain
 
 const ns = (value) => seconds(isNumber(value) ? value / 1e9 : value);
@@ -668,7 +683,7 @@ function drawExplanation(told) {
     h("div", {}, h("p", { class: "sentence" }, told.story), told.advice && h("p", { class: "sentence soft" }, told.advice)),
     h("dl", { class: "facts" }, requestFacts(told)),
     told.trace_id && h("p", { class: "soft" }, "trace ", h("span", { class: "mono" }, told.trace_id)),
-    part("Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
+    part(told.num_alike > 1 ? `Where the time went, in one of ${count(told.num_alike)} alike` : "Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
     told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
     told.spans?.length > 0 && part("The application around it", spanFall(told)),
     told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, Math.max(...told.costs.map((each) => each.amount)), told.cost)), billTotal("request", told.cost))),
@@ -739,6 +754,7 @@ async function ask(path, signal) {
 
 const SECTIONS = [
   { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
+  { path: () => "/observe/journal", draw: drawJournal, into: null },
   { path: () => asking("table", { by: "all", columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
   { path: () => asking("series", { preset: state.preset }), draw: drawSeries, into: null },
   { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },

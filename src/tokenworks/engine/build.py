@@ -78,7 +78,15 @@ def build_engine(
 
 
 def plan_limits(settings: EngineSettings, capacity: Capacity) -> Limits:
-    """What a step and a sequence may take; raises ConfigError for settings at odds with each other."""
+    """What a step and a sequence may take; raises ConfigError for settings at odds with each other.
+
+    A window that is less than what was asked for is told: requests that count on it will be refused.
+    """
+    if settings.max_context_tokens > capacity.max_context_tokens:
+        log.warning(
+            "max_context_tokens = %d cannot be had: model and KV memory allow %d; longer requests will be refused",
+            *(settings.max_context_tokens, capacity.max_context_tokens),
+        )
     try:
         return Limits(
             settings.max_running, settings.max_step_tokens, capacity.max_context_tokens, settings.block_tokens

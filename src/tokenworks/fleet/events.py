@@ -75,6 +75,7 @@ class ReportExit:
 
     worker_id: str
     reason: str
+    was_ready: bool = True  # False: it could not start
 
 
 @dataclass(frozen=True)

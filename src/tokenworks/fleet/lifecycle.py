@@ -152,7 +152,8 @@ class Lifecycle:
         was_serving = child.is_ready
         delay_s = child.down(now)
         if self.phase is Phase.RUNNING:
-            return self._restart_or_fail(child, event, now + delay_s, f"it restarts in {delay_s:g} s")
+            then = f"it restarts in {delay_s:g} s"
+            return self._restart_or_fail(child, event, now + delay_s, then, was_serving)
         if child.name == OBSERVER and event.code != 0 and self.phase is not Phase.KILLING:
             return [Say(f"{child.name} {describe_exit(event.code)}; what it had not taken in yet is in the journal")]
         if self.phase is Phase.FLUSHING and event.code != 0 and was_serving:
@@ -162,24 +163,28 @@ class Lifecycle:
         if self.phase is not Phase.DRAINING:
             return []
         if child.name != GATEWAY:
-            return self._report(event)
+            return self._report(event, was_serving)
         if event.code != 0 and was_serving:  # one that was still starting has no drain to fail
             self._finish = Finish(EXIT_FAILED, f"the gateway did not drain: it {describe_exit(event.code)}")
         return self._close(now)
 
-    def _restart_or_fail(self, child: _Child, event: Exited, restart_at: float, then: str) -> list[Instruction]:
+    def _restart_or_fail(
+        self, child: _Child, event: Exited, restart_at: float, then: str, was_serving: bool
+    ) -> list[Instruction]:
         how = describe_exit(event.code)
         if child.was_ready:
             child.restart_at = restart_at
-            return [*self._report(event), Say(f"{child.name} {how}; {then}")]
+            return [*self._report(event, was_serving), Say(f"{child.name} {how}; {then}")]
         reason = event.last_words or "it said nothing"
         return self._kill_all(Finish(EXIT_CANNOT_START, f"{child.name} could not start (it {how}): {reason}"))
 
-    def _report(self, event: Exited) -> list[Instruction]:
+    def _report(self, event: Exited, was_serving: bool) -> list[Instruction]:
         """Tell of a worker to a gateway that runs and goes on running; any other has no request that this could end."""
         if event.name in NO_WORKERS or not self._children[GATEWAY].is_up:
             return []
-        return [ReportExit(event.name, describe_exit(event.code))]
+        how = describe_exit(event.code)
+        reason = how if was_serving or not event.last_words else f"{how}: {event.last_words}"
+        return [ReportExit(event.name, reason, was_serving)]
 
     def _on_stop(self, now: float) -> list[Instruction]:
         if self.phase is Phase.KILLING:

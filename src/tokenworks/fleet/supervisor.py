@@ -133,7 +133,7 @@ class Supervisor:
             case Kill():
                 self._children[instruction.name].signal(signal.SIGKILL)
             case ReportExit():
-                self._report(WorkerExited(instruction.worker_id, instruction.reason))
+                self._report(WorkerExited(instruction.worker_id, instruction.reason, instruction.was_ready))
             case ShowAddress():
                 self._console.show_address(self._settings)
             case Say():

@@ -52,6 +52,8 @@ class Members:
             case wire.Hello():
                 self._hello(identity, message)
             case wire.WorkerExited():
+                if not message.was_ready and self.workers.get(message.worker_id) is None:
+                    self._samples.worker_not_started(message.worker_id, message.reason)
                 self.lose(message.worker_id, f"exited ({message.reason})")
             case wire.StoreStatus():
                 is_new = self.stores.tell(message, time.monotonic())

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from tokenworks.observe.journal.writer import JournalState
 from tokenworks.observe.observer.figures import Figures, SpanFigures, read_figures
 
 STALE_S: Final = 120.0
@@ -26,7 +27,7 @@ class ObserverMetrics(Collector):
     def __init__(self, state_folder: Path | None, now_s: Callable[[], float] = time.time) -> None:
         self._folder = state_folder
         self._now_s = now_s
-        self.dropped_frames: Callable[[], int] = lambda: 0  # of this gateway's journal, where there is one
+        self.journal: Callable[[], JournalState] = JournalState  # of this gateway, where there is one
 
     def collect(self) -> Iterable[Metric]:
         """Every family, also those that have no lines."""
@@ -39,8 +40,12 @@ class ObserverMetrics(Collector):
         )
         if figures is not None:
             missing.add_metric([], figures.missing_frames)
+        journal = self.journal()
+        yield GaugeMetricFamily(
+            "tokenworks_journal_waiting_frames", "Frames that are not written down yet.", journal.waiting_frames
+        )
         yield CounterMetricFamily(
-            "tokenworks_journal_dropped_frames", "Frames that could not be written down.", self.dropped_frames()
+            "tokenworks_journal_dropped_frames", "Frames that could not be written down.", journal.dropped_frames
         )
         yield from (up, missing)
         yield from _drift(figures)

@@ -33,6 +33,13 @@ async def observe(service: Service, exchange: Exchange) -> None:
     await _pass_back(exchange, await service.observer.ask("GET", f"{path}?{query}" if query else path, {}))
 
 
+async def journal(service: Service, exchange: Exchange) -> None:
+    """`GET /observe/journal`: what this gateway has not written down, which the observer cannot know."""
+    check_is_local(exchange, "/observe")
+    state = service.metrics.observer.journal()
+    await exchange.respond(msgspec.json.encode(state._asdict()), 200, _JSON.encode(), (b"cache-control", b"no-store"))
+
+
 async def traces(service: Service, exchange: Exchange) -> None:
     """`POST /v1/traces`: spans by OTLP over HTTP, as exporters send them."""
     body = await exchange.read_body(service.max_body_bytes)

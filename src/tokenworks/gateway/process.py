@@ -148,7 +148,7 @@ def build_gateway(settings: Settings, listener: socket.socket) -> Gateway:
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer")
     dispatcher = Dispatcher(own.worker_address, own.lease_s, samples)
     metrics = Metrics(dispatcher, settings.cost, settings.objectives, folder)
-    metrics.observer.dropped_frames = lambda: scribe.dropped_frames
+    metrics.observer.journal = lambda: scribe.state
     keepers = [metrics.observe_record, *([scribe.append] if scribe.is_writing else [])]
     service = Service(
         model_name=model_name,

@@ -45,6 +45,10 @@ class Samples:
         kind, text = ("worker_left", "") if how == "left" else ("worker_lost", how)
         self.happened(kind, worker.id, text, 0 if worker.load is None else worker.load.use.started_ns)
 
+    def worker_not_started(self, worker_id: str, why: str) -> None:
+        """It died before it was ready; a worker that nobody's supervisor watches does so unseen."""
+        self.happened("worker_not_started", worker_id, why)
+
     def worker_left_behind(self, worker: Worker) -> None:
         """The gateway leaves first."""
         if worker.load is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from tokenworks.contract.record import Frame
-from tokenworks.observe.journal.writer import Journal
+from tokenworks.observe.journal.writer import Journal, JournalState
 
 
 class Scribe:
@@ -24,9 +24,9 @@ class Scribe:
         return self._journal is not None
 
     @property
-    def dropped_frames(self) -> int:
-        """Frames that could not be written down, since the start."""
-        return 0 if self._journal is None else self._journal.dropped_frames
+    def state(self) -> JournalState:
+        """What is not written down yet, or never will be."""
+        return JournalState() if self._journal is None else self._journal.state
 
     def append(self, frame: Frame) -> None:
         """Write it down soon."""

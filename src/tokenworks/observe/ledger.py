@@ -30,6 +30,9 @@ class Window(NamedTuple):
 DIMENSIONS = ("scenario", "tenant", "model", "version", "worker")
 """What cells are kept apart by; a request's worker is the one that ended its last sequence, "" where none had it."""
 
+TAG = "tag:"
+"""Before the key of a tag, where one stands in the place of a dimension."""
+
 
 class WorkerStretch(msgspec.Struct, frozen=True):
     """One life of one worker, as far as it lies in a window."""
@@ -97,8 +100,9 @@ class Ledger(Protocol):
     def cells(self, window: Window, by: str | None = None, where: Mapping[str, str] | None = None) -> dict[str, Cell]:
         """Cells of the requests that ended in a window, by a dimension ("" key: no grouping) or by "tag:KEY".
 
-        `where` maps dimensions to the value wanted. Exact to the second where single records are still kept, to the
-        minute, then to the hour, where they are not.
+        `where` maps dimensions to the value wanted, and "tag:KEY" too; "" is no such tag. Of one question all tags are
+        the same one. Exact to the second where single records are still kept, to the minute, then to the hour, where
+        they are not.
         """
 
     def tags(self, window: Window) -> list[str]:
@@ -110,7 +114,7 @@ class Ledger(Protocol):
     def records(
         self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
     ) -> Iterator[Ended]:
-        """Single records, the latest (or slowest by E2E) first."""
+        """Single records, the latest (or slowest by E2E) first; by a tag those alone that are still kept whole."""
 
     def record(self, request_id: str) -> Ended | None:
         """The record of one request, by its id, by the id in its answer's body, or by its trace id."""

@@ -35,7 +35,7 @@ def figure(value: float | None, unit: str) -> str:
         return duration(value)
     if unit in ("bytes", "bytes/s"):
         return size(value) + unit.removeprefix("bytes")
-    return number(value)
+    return money(value) if unit == "currency" else number(value)
 
 
 def shown(value: float, unit: str, currency: str = "") -> str:
@@ -44,18 +44,20 @@ def shown(value: float, unit: str, currency: str = "") -> str:
         return "unknown"
     if unit in ("s", "share", "bytes"):
         return figure(value, unit)
-    suffix = {"per_s": "/s", "tokens": " tokens", "money": f" {currency}", "times": "x"}.get(unit, "")
+    if unit == "money":
+        return f"{money(value)} {currency}"
+    suffix = {"per_s": "/s", "tokens": " tokens", "times": "x"}.get(unit, "")
     return f"{number(value)}{suffix}"
 
 
 def number(value: float) -> str:
-    """12,345 or 1.23 or 0.0123; whole numbers in full."""
-    if float(value).is_integer():
-        return f"{int(value):,}"
-    if abs(value) < 1e-4:
-        return f"{value:.2e}".replace("e-0", "e-")
-    value = _rounded(value)
-    return f"{int(value):,}" if value.is_integer() else f"{value:.{_decimals(value)}f}"
+    """12,345 or 1.23 or 0.0123 or 4.25e-5; whole numbers in full."""
+    return f"{value:.2e}".replace("e-0", "e-") if 0 < abs(value) < 1e-4 else _plain(value)
+
+
+def money(value: float) -> str:
+    """The same, and plainly however small: 0.0000425. Nobody reads powers of ten on a bill."""
+    return _plain(value)
 
 
 def amount(value: float, whole: float) -> str:
@@ -92,6 +94,13 @@ def percent(share: float) -> str:
 def moment(at_ns: int) -> str:
     """This machine's date and time."""
     return datetime.fromtimestamp(at_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _plain(value: float) -> str:
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    value = _rounded(value)
+    return f"{int(value):,}" if value.is_integer() else f"{value:.{_decimals(value)}f}"
 
 
 def _rounded(value: float) -> float:

@@ -106,6 +106,12 @@ def test_a_lost_worker_is_told_of_once_and_for_five_minutes() -> None:
     assert "killed by signal 9" in alert.summary
 
 
+def test_a_worker_that_cannot_start_is_told_of_with_its_last_words() -> None:
+    (alert,) = fired([Incident(NOW - MINUTE_NS, "worker_not_started", "w1", "exited with code 3: no memory")])
+    assert (alert.name, alert.subject, alert.severity) == ("WorkerCannotStart", "w1", TICKET)
+    assert alert.summary == "worker w1 could not start: exited with code 3: no memory"
+
+
 def test_requests_that_found_no_worker_page() -> None:
     refused = {"outcome": "no_worker", "status": 503, "legs": []}
     names = {alert.name: alert for alert in fired(ended(0.5, 3, **refused))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -52,13 +53,20 @@ def test_drift_names_what_moved_and_from_what_to_what(folder: Path) -> None:
     assert "moved" in line
     assert "P50" in line
     assert "[bold]<b>" in result.output
+    assert re.search(r"before: \d+ requests from .*\n +now: \d+ requests from ", result.output)
     assert "steady" in result.output
 
 
 def test_drift_as_json_has_every_bin(folder: Path) -> None:
     keep_drifting_traffic(folder)
     result = run("drift", "--since", "1h", "--reference", "2h..1h", "--json")
-    features = {each["feature"]: each for each in json.loads(result.output)["features"]}
+    told = json.loads(result.output)
+    assert min(told["requests"], told["reference_requests"]) > 500
+    features = {each["feature"]: each for each in told["features"]}
+    assert (features["tenant"]["num_after"], features["tenant"]["num_before"]) == (
+        told["requests"],
+        told["reference_requests"],
+    )
     assert {name for name, each in features.items() if each["moved"]} == {"input_tokens", "tenant"}
     assert sum(each["after"] for each in features["input_tokens"]["bins"]) == pytest.approx(1)
 
@@ -74,6 +82,7 @@ def test_too_little_to_compare_says_what_to_do(folder: Path) -> None:
     result = run("drift")
     assert result.exit_code == 0
     assert "each window needs 50 requests" in result.output
+    assert "now: 0 requests from" in result.output
 
 
 @pytest.mark.parametrize(

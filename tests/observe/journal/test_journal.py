@@ -20,7 +20,7 @@ from tokenworks.contract.record import Frame, Gap, Incident
 from tokenworks.observe.journal import frames
 from tokenworks.observe.journal import writer as module
 from tokenworks.observe.journal.reader import JournalReader
-from tokenworks.observe.journal.writer import Journal
+from tokenworks.observe.journal.writer import Journal, JournalState
 
 
 @pytest.fixture
@@ -280,10 +280,13 @@ def test_a_full_disk_drops_frames_counts_them_and_tells_once_there_is_room(
         writer.append(record(number))
         writer.flush()
     assert 0 < writer.dropped_frames < 300
+    assert writer.state.waiting_frames + writer.state.dropped_frames == 300
+    assert "No space left" in writer.state.failure
     ballast.unlink()
     writer.flush()
     writer.append(record(1000))
     writer.flush()
+    assert writer.state._replace(dropped_frames=0) == JournalState()
     writer.close()
     found = read_all(small_disk / "journal")
     [gap] = [frame for frame in found if isinstance(frame, Gap)]

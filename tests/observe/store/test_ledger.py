@@ -11,6 +11,7 @@ import pytest
 from tests.observe.made import DAY_NS, HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, record
 from tests.observe.memory_ledger import MemoryLedger
 from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Frame, Stage
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell
@@ -65,6 +66,9 @@ def test_any_window_of_any_group_is_what_single_records_come_to(ledger: SqlLedge
         by = random.choice([None, "tenant", "worker", "scenario", "tag:team", "tag:stage", "tag:none"])
         where = random.choice([None, {"tenant": "anna"}, {"tenant": "'; DROP TABLE records; --", "worker": "w1"}])
         assert_same_groups(ledger.cells(window, by, where), oracle.cells(window, by, where))
+        by = random.choice([None, "tenant", "worker", "tag:team"])
+        where = {**(where or {}), "tag:team": random.choice(["a", "b", "", "none"])}
+        assert_same_groups(ledger.cells(window, by, where), oracle.cells(window, by, where))
 
 
 @pytest.mark.parametrize("days", [0, 10])
@@ -96,7 +100,8 @@ def test_a_record_may_stand_for_many(ledger: SqlLedger, days: int) -> None:
     ]
 
 
-def test_a_series_is_cell_after_cell(ledger: SqlLedger) -> None:
+@pytest.mark.parametrize("where", [{}, {"tag:team": "b"}, {"tag:team": "", "tenant": "bert"}], ids=str)
+def test_a_series_is_cell_after_cell(ledger: SqlLedger, where: dict[str, str]) -> None:
     frames = traffic(Random(1), 100, NOON_NS, NOON_NS + 3 * HOUR_NS)
     ledger.take_in(frames)
     while ledger.keep_up(NOON_NS + 2 * HOUR_NS + 10 * MINUTE_NS):
@@ -105,10 +110,35 @@ def test_a_series_is_cell_after_cell(ledger: SqlLedger) -> None:
     for step_ns in (MINUTE_NS, 7 * MINUTE_NS, HOUR_NS, 10 * SECOND_NS):
         start = NOON_NS - NOON_NS % step_ns
         window = Window(start, start + 40 * step_ns)
-        found = ledger.series(window, step_ns)
-        assert [start for start, _ in found] == [start for start, _ in oracle.series(window, step_ns)]
-        for (_, ours), (_, theirs) in zip(found, oracle.series(window, step_ns), strict=True):
+        found, wanted = ledger.series(window, step_ns, where), oracle.series(window, step_ns, where)
+        assert [start for start, _ in found] == [start for start, _ in wanted]
+        for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
             assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("slowest", [False, True])
+@pytest.mark.parametrize("team", ["a", "b", "", "none"])
+def test_single_records_are_found_by_a_tag_as_long_as_they_are_whole(
+    ledger: SqlLedger, team: str, slowest: bool
+) -> None:
+    frames = traffic(Random(3), 100, NOON_NS, NOON_NS + 3 * HOUR_NS)
+    ledger.take_in(frames)
+    oracle = MemoryLedger(frames)
+    for where in ({"tag:team": team}, {"tag:team": team, "tenant": "anna"}):
+        for window in (Window(NOON_NS, NOON_NS + 3 * HOUR_NS), Window(NOON_NS + HOUR_NS + 7, NOON_NS + 2 * HOUR_NS)):
+            found, wanted = (each.records(window, where, 10, slowest=slowest) for each in (ledger, oracle))
+            assert [ended.record.id for ended in found] == [ended.record.id for ended in wanted]
+    while ledger.keep_up(NOON_NS + 30 * DAY_NS):
+        pass
+    assert list(ledger.records(Window(NOON_NS, NOON_NS + DAY_NS), {"tag:team": team})) == []
+
+
+def test_cells_are_kept_for_one_tag_at_a_time(ledger: SqlLedger) -> None:
+    window = Window(NOON_NS, NOON_NS + HOUR_NS)
+    with pytest.raises(LedgerError, match="tag:stage with tag:team"):
+        ledger.cells(window, "tag:team", {"tag:stage": "test"})
+    with pytest.raises(LedgerError, match="'colour' is nothing to group or filter by"):
+        ledger.series(window, HOUR_NS, {"colour": "red"})
 
 
 def test_tags_of_a_window_are_known_by_their_keys(ledger: SqlLedger) -> None:

@@ -99,6 +99,11 @@ def test_many_distinct_tags_make_few_cells(ledger: SqlLedger) -> None:
     edge = ledger.cells(Window(NOON_NS + 10, NOON_NS + 1000), "tag:user")
     assert sum(cell.requests for cell in edge.values()) == 990
     assert len(edge) <= MAX_VALUES + 1
+    hour = Window(NOON_NS, NOON_NS + HOUR_NS)
+    for value, count in ((OTHER, 1000 - MAX_VALUES), ("u5", 1), ("u999", 0)):
+        where = {"tag:user": value}
+        assert sum(cell.requests for cell in ledger.cells(hour, "tenant", where).values()) == count
+        assert len(list(ledger.records(hour, where, limit=2000))) == count
     with ledger._database.reading() as connection:
         keys = connection.exec_driver_sql("SELECT count(DISTINCT tag_key) FROM cells").scalar()
     assert keys <= MAX_KEYS + 2

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from tests.observe.conftest import MakeLedger
 from tests.observe.made import MINUTE_NS, NOON_NS, SECOND_NS, record, worker_sample
 from tests.observe.memory_ledger import MemoryLedger
-from tests.observe.traffic import mixed_traffic
+from tests.observe.traffic import MARKUP, mixed_traffic
 from tokenworks.contract.config import CostSettings, Settings
 from tokenworks.contract.errors import InvalidRequest
+from tokenworks.contract.record import Frame, Record
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.tables.over_time import SOME, build_over_time
 from tokenworks.observe.tables.series import NO_REQUESTS, build_series
@@ -21,17 +23,32 @@ END_NS = NOON_NS + 10 * MINUTE_NS
 WINDOW = Window(END_NS - 250 * SECOND_NS, END_NS)
 
 
-@pytest.mark.parametrize("where", [{}, {"tenant": "acme"}, {"worker": "w0"}], ids=["all", "tenant", "worker"])
+def partly_tagged_traffic() -> list[Frame]:
+    """Of which every other request has no tag."""
+    frames = mixed_traffic(END_NS, 240)
+    return [structs.replace(f, tags={}) if isinstance(f, Record) and n % 2 else f for n, f in enumerate(frames)]
+
+
+WHERES: dict[str, dict[str, str]] = {
+    "all": {},
+    "tenant": {"tenant": "acme"},
+    "worker": {"worker": "w0"},
+    "tag": {"tag:feature": MARKUP},
+    "no-tag": {"tag:feature": ""},
+}
+
+
+@pytest.mark.parametrize("where", WHERES.values(), ids=WHERES)
 @pytest.mark.parametrize("step_s", [20, 60])
 def test_each_step_is_the_table_of_that_step(make_ledger: MakeLedger, where: dict[str, str], step_s: int) -> None:
-    ledger = make_ledger(mixed_traffic(END_NS, 240), SETTINGS)
+    ledger = make_ledger(partly_tagged_traffic(), SETTINGS)
     found = build_series(ledger, WINDOW, SETTINGS, step_s * SECOND_NS, where=where, preset="all")
     assert [step.window.start_ns for step in found.steps[1:]] == [step.window.end_ns for step in found.steps[:-1]]
     assert (found.steps[0].window.start_ns, found.steps[-1].window.end_ns) == WINDOW
     for step in found.steps[1:]:
         alone = build_table(ledger, step.window, SETTINGS, by="all", where=where, preset="all")
         assert step.figures == alone.total
-    assert sum(step.figures["requests"] for step in found.steps) > 50
+    assert sum(step.figures["requests"] for step in found.steps) > 20
     assert found.steps[-1].figures["full_cost"] >= found.steps[-1].figures["cost"] > 0
 
 
@@ -44,12 +61,14 @@ def test_a_stretch_without_requests_is_told(make_ledger: MakeLedger) -> None:
     assert found.rows[2]["ttft_p99"] is None
 
 
-def test_subjects_come_one_after_the_other_and_sum_to_the_table(make_ledger: MakeLedger) -> None:
-    ledger = make_ledger(mixed_traffic(END_NS, 240), SETTINGS)
-    found = build_over_time(ledger, WINDOW, SETTINGS, "30s", by="tenant", limit=2)
-    assert list(found.series) == [row["tenant"] for row in found.table.rows]
+@pytest.mark.parametrize("by", ["tenant", "tag:feature"])
+def test_subjects_come_one_after_the_other_and_sum_to_the_table(make_ledger: MakeLedger, by: str) -> None:
+    ledger = make_ledger(partly_tagged_traffic(), SETTINGS)
+    found = build_over_time(ledger, WINDOW, SETTINGS, "30s", by=by, limit=2)
+    assert list(found.series) == [row[by] for row in found.table.rows]
+    assert len(found.series) == 2
     for row in found.table.rows:
-        steps = [step for step in found.rows if step["tenant"] == row["tenant"]]
+        steps = [step for step in found.rows if step[by] == row[by]]
         assert sum(step["requests"] for step in steps) == row["requests"]
         assert sum(step["cost"] for step in steps) == pytest.approx(row["cost"])
     assert found.as_json()["step_s"] == 30
@@ -86,9 +105,9 @@ def test_other_steps_are_refused_with_what_can_be_asked(text: str, complaint: st
         parse_step(text, Window(0, 3600 * SECOND_NS))
 
 
-def test_tags_cannot_be_followed_over_time() -> None:
-    with pytest.raises(InvalidRequest, match="over time, rows cannot be by 'tag:user'"):
-        build_over_time(MemoryLedger(), WINDOW, SETTINGS, "1m", by="tag:user")
+def test_two_tags_cannot_be_asked_for_together() -> None:
+    with pytest.raises(InvalidRequest, match="tag:team and tag:user cannot be asked for together"):
+        build_over_time(MemoryLedger(), WINDOW, SETTINGS, "1m", by="tag:user", where={"tag:team": "a"})
 
 
 def test_energy_is_at_the_price_of_its_time(make_ledger: MakeLedger) -> None:

@@ -30,6 +30,7 @@ CACHE_MIN_SHARE: Final = 0.1  # of prompt tokens cached before: else there is no
 CACHE_MIN_TOKENS: Final = 10_000  # prompt tokens in the short window
 CACHE_COLLAPSE: Final = 0.5
 LOST: Final = "worker_lost"
+NOT_STARTED: Final = "worker_not_started"
 _FRESHNESS: Final = 100
 _NS: Final = 10**9
 
@@ -124,10 +125,13 @@ def burning(cells: Mapping[int, Mapping[str, Cell]], objectives: ObjectiveSettin
 
 
 def lost_workers(incidents: Iterable[Incident]) -> Iterator[Alert]:
-    """One for each worker that died or fell silent lately."""
+    """One for each worker that died or fell silent lately, or that could not start."""
     for incident in incidents:
+        name, text = incident.subject, incident.text
         if incident.kind == LOST:
-            yield Alert("WorkerLost", incident.subject, TICKET, f"worker {incident.subject} was lost: {incident.text}")
+            yield Alert("WorkerLost", name, TICKET, f"worker {name} was lost: {text}")
+        elif incident.kind == NOT_STARTED:
+            yield Alert("WorkerCannotStart", name, TICKET, f"worker {name} could not start: {text}")
 
 
 def refused(ledger: Ledger, window: Window) -> Iterator[Alert]:

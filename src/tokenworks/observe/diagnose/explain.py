@@ -124,6 +124,7 @@ class Explanation(msgspec.Struct, frozen=True):
     saved: float
     story: str
     advice: str
+    num_alike: int  # requests that this one stands for, itself among them
 
 
 def explain(ledger: Ledger, request_id: str) -> Explanation:
@@ -183,6 +184,7 @@ def explained(ended: Ended, spans: list[SpanLine]) -> Explanation:
         saved=costs.saved / PICO,
         story=story_of(record),
         advice=advice_for(record),
+        num_alike=record.num_alike,
     )
 
 

@@ -14,6 +14,7 @@ from tokenworks.observe.diagnose.sides import Side
 from tokenworks.observe.ledger import WorkerStretch
 
 _LOST: Final = "worker_lost"
+_NOT_STARTED: Final = "worker_not_started"
 _TIERS: Final = tuple(Tier)  # near to far
 
 
@@ -77,6 +78,10 @@ def _num_lost(side: Side) -> float:
     lost = [incident for incident in side.incidents if incident.kind == _LOST]
     lives = {(incident.subject, incident.life_ns) for incident in lost if incident.life_ns}
     return float(len(lives) + sum(not incident.life_ns for incident in lost))
+
+
+def _failed_starts(side: Side) -> float:
+    return float(sum(incident.kind == _NOT_STARTED for incident in side.incidents))
 
 
 def _evictions(side: Side) -> float:
@@ -159,6 +164,7 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "lives": ("count", "lives of the worker that was started most often", lambda s: _lives(s.stretches)),
     "lives_begun": ("count", "lives of workers that began in the window", _lives_begun),
     "workers_lost": ("count", "workers that died or fell silent", _num_lost),
+    "failed_starts": ("count", "starts of workers that ended before the worker was ready", _failed_starts),
     "evictions": (
         "count",
         "prompts that missed a block dropped for others; where there is a store, blocks that its last tier dropped",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ THRESHOLD: Final = 0.2
 MIN_VALUES: Final = 50  # on either side; below that PSI says nothing
 _BINS: Final = 10
 _MAX_WORDS: Final = 20
-_MAX_RECORDS: Final = 20_000  # of each window; chance's part of PSI is then below 0.001
+MAX_RECORDS: Final = 20_000  # of each window; chance's part of PSI is then below 0.001
 
 
 class Bin(msgspec.Struct, frozen=True):
@@ -33,6 +33,13 @@ class Bin(msgspec.Struct, frozen=True):
     label: str
     before: float
     after: float
+
+
+class Sizes(NamedTuple):
+    """Requests that ended in each window, however many of them were looked at."""
+
+    requests: int
+    reference_requests: int
 
 
 class FeatureDrift(msgspec.Struct, frozen=True):
@@ -56,10 +63,16 @@ def drift(
     reference: Window,
     *,
     threshold: float = THRESHOLD,
-    max_records: int = _MAX_RECORDS,
+    max_records: int = MAX_RECORDS,
 ) -> list[FeatureDrift]:
     """Every feature that both windows know enough of, those that moved most first; raises LedgerError."""
     return compare(sampled(ledger, reference, max_records), sampled(ledger, window, max_records), threshold)
+
+
+def sizes(ledger: Ledger, window: Window, reference: Window) -> Sizes:
+    """How much there is to compare; raises LedgerError."""
+    num, num_reference = (sum(cell.requests for cell in ledger.cells(side).values()) for side in (window, reference))
+    return Sizes(num, num_reference)
 
 
 def compare(before: list[Run], after: list[Run], threshold: float = THRESHOLD) -> list[FeatureDrift]:

@@ -25,7 +25,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tokenworks.contract.record import Frame, Gap
 from tokenworks.observe.journal.frames import encode_frame
@@ -38,6 +38,14 @@ MAX_BUFFERED_BYTES: Final = 8 << 20
 SYNC_EVERY_S: Final = 1.0
 PATIENCE_S: Final = 1.0  # how long a failed write is let rest
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_.]+")
+
+
+class JournalState(NamedTuple):
+    """What is not in the journal's files."""
+
+    waiting_frames: int = 0  # in memory, until they are written: for `flush_s`, and as long as nothing can be
+    dropped_frames: int = 0  # since the start, whatever gaps say
+    failure: str = ""  # why nothing can be written now; "": it can
 
 
 class Journal:
@@ -59,6 +67,11 @@ class Journal:
         self._lost = _Lost()
         self._retry_at = 0.0
         self._syncer = _Syncer()
+
+    @property
+    def state(self) -> JournalState:
+        """At this moment."""
+        return JournalState(len(self._frames), self.dropped_frames, self._failure if self._retry_at else "")
 
     def append(self, frame: Frame) -> None:
         """Take a frame; the next `flush` writes it."""

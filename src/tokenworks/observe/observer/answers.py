@@ -15,7 +15,7 @@ from tokenworks.contract.record import PICO, Stage
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.chains.breakdown import breakdown
 from tokenworks.observe.diagnose.diagnosis import diagnosis as what_is_wrong
-from tokenworks.observe.drift.drift import drift
+from tokenworks.observe.drift.drift import drift, sizes
 from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.observer.question import Question
 from tokenworks.observe.tables.bill import bill
@@ -135,6 +135,7 @@ def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:
     return {
         "window": _window(question.window),
         "reference": _window(question.reference),
+        **sizes(ledger, question.window, question.reference)._asdict(),
         "features": features,
     }
 

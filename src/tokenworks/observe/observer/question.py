@@ -45,7 +45,7 @@ def read_question(parameters: list[tuple[str, str]], now_ns: int) -> Question:
         window,
         Window(2 * window.start_ns - window.end_ns, window.start_ns),
         by=by,
-        where=_where([value for name, value in parameters if name == "where"]),
+        where=check_where(_where([value for name, value in parameters if name == "where"]), by),
         preset=given.get("preset", ""),
         columns=[key for key in given.get("columns", "").split(",") if key],
         order=_one_of(given.get("order", ORDERS[0]), "order", ORDERS),
@@ -78,7 +78,7 @@ def _where(conditions: list[str]) -> dict[str, str]:
                 "`where` is DIMENSION=VALUE, such as tenant=acme; repeat it for another dimension", param="where"
             )
         where[dimension] = value
-    return check_where(where)
+    return where
 
 
 def _one_of(value: str, name: str, known: tuple[str, ...]) -> str:

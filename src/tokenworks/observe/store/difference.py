@@ -14,7 +14,8 @@ def less(total: Cell, part: Cell) -> Cell:
     for name in Cell.__struct_fields__:
         whole, taken = getattr(total, name), getattr(part, name)
         if name == "sketches":
-            rest.sketches = {key: _without(raw, taken.get(key, b"")) for key, raw in whole.items()}
+            parts = {key: _without(raw, taken.get(key, b"")) for key, raw in whole.items()}
+            rest.sketches = {key: left for key, left in parts.items() if left}
         elif isinstance(whole, dict):
             left = {key: value - taken.get(key, 0) for key, value in whole.items()}
             setattr(rest, name, {key: value for key, value in left.items() if value})

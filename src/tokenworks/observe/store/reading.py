@@ -1,7 +1,8 @@
 """Answers about requests: cells of windows, in groups or one after the other, and single records.
 
 A window is read in the pieces of `periods`. Where a dimension or a tag is asked for, its values come from the rows; the
-statements carry values as parameters only.
+statements carry values as parameters only. Cells are of one tag each: what is asked of a tag is read from that tag's
+cells, and requests without it are the whole less those.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +19,8 @@ from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.cell import Cell, cell_of, merged
 from tokenworks.observe.journal.frames import instant_ns
-from tokenworks.observe.ledger import DIMENSIONS, Ended, Window
+from tokenworks.observe.ledger import DIMENSIONS, TAG, Ended, Window
+from tokenworks.observe.store.asked import Asked, asked
 from tokenworks.observe.store.cell_rows import NO_TAG
 from tokenworks.observe.store.dictionaries import clean, combination_of
 from tokenworks.observe.store.difference import less
@@ -28,12 +31,11 @@ from tokenworks.observe.store.schema import cells, details, dimensions, names, r
 from tokenworks.observe.store.tag_limits import OTHER, known_texts
 from tokenworks.observe.store.take_in import hash_of, names_of
 
-TAG: Final = "tag:"
 MAX_STEPS: Final = 10_000
+_ROWS_AT_ONCE: Final = 200  # of those that are looked through for a tag
 _SECOND_NS: Final = 10**9
 Body = TypeVar("Body")
 Where = Mapping[str, str] | None
-Groups = dict[str, list[Cell]]
 _cell_in: Final = partial(unpack, Cell)
 
 
@@ -46,37 +48,41 @@ class Reading:
 
     def cells(self, window: Window, by: str | None, where: Where) -> dict[str, Cell]:
         """By value of `by`; requests that have no such tag are under ""."""
-        tag = by.removeprefix(TAG) if by is not None and by.startswith(TAG) else None
-        if by is not None and tag is None:
-            _check(by)
-        groups: Groups = defaultdict(list)
-        for piece in pieces(window, self._marks):
-            if tag is not None:
-                self._tagged(piece, tag, where, groups)
-            else:
-                self._counted(piece, by, where, groups)
-        found = {value: merged(parts) for value, parts in groups.items()}
-        return found if tag is None else self._with_rest(window, where, found)
+        question = asked(by, where)
+        found = self._groups(window, question)
+        if not question.wants_untagged:
+            return found
+        tagged = {"": merged(found.values())} if question.is_by_tag else found
+        whole = self._groups(window, question.untagged)
+        rest = {value: less(cell, tagged.get(value, Cell())) for value, cell in whole.items()}
+        rest = {value: cell for value, cell in rest.items() if cell.requests}
+        return found | rest if question.value is None else rest
 
     def series(self, window: Window, step_ns: int, where: Where) -> list[tuple[int, Cell]]:
         """One cell for each step, by its start, which is a multiple of its length; above a minute, whole minutes."""
         step_ns = max(1, step_ns) if step_ns < MINUTE_NS else floor(step_ns, MINUTE_NS)
-        starts = range(floor(window.start_ns, step_ns), window.end_ns, step_ns)
-        if len(starts) > MAX_STEPS:
-            raise LedgerError(f"{len(starts)} steps are more than {MAX_STEPS}: ask for longer ones, or a shorter time")
-        coarsest = max((level for level, length in LENGTH_NS.items() if step_ns % length == 0), default=Level.RECORD)
-        parts: dict[int, list[Cell]] = {start_ns: [] for start_ns in starts}
-        for piece in pieces(window, self._marks, coarsest):
-            for at_ns, _, cell in self._rows(piece, None, where):
-                parts.setdefault(floor(at_ns, step_ns), []).append(cell)
-        return [(start_ns, merged(found)) for start_ns, found in sorted(parts.items())]
+        if len(range(floor(window.start_ns, step_ns), window.end_ns, step_ns)) > MAX_STEPS:
+            raise LedgerError(f"there are more than {MAX_STEPS} steps: ask for longer ones, or a shorter time")
+        question = asked(None, where)
+        found = self._steps(window, step_ns, question)
+        if question.wants_untagged:
+            whole = self._steps(window, step_ns, question.untagged)
+            found = {start_ns: less(cell, found[start_ns]) for start_ns, cell in whole.items()}
+        return sorted(found.items())
 
     def records(self, window: Window, where: Where, limit: int, slowest: bool) -> list[Ended]:
-        """The latest first, or the slowest; whole where details are kept, compact where they are not."""
+        """The latest first, or the slowest; whole where details are kept, compact (and without tags) where not."""
+        question = asked(None, where)
         order = records.c.e2e_ns.desc() if slowest else records.c.ended_ns.desc()
         times = (records.c.ended_ns >= window.start_ns, records.c.ended_ns < window.end_ns)
-        statement = _with_bodies().where(*times, *_wanted(where)).order_by(order).limit(limit)
-        return [_ended(row) for row in self._connection.execute(statement)]
+        wanted = (dimensions.c[name] == clean(value) for name, value in question.where.items())
+        statement = _with_bodies().where(*times, *wanted).order_by(order)
+        if question.tag is None:
+            return [_ended(row) for row in self._connection.execute(statement.limit(limit))]
+        statement = statement.where(details.c.body.is_not(None), *_in_minutes_of(question))
+        counted_as = self._counting(question.tag)
+        with self._connection.execute(statement.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+            return list(islice((ended for ended in map(_ended, rows) if counted_as(ended) == question.value), limit))
 
     def record(self, name: str) -> Ended | None:
         """The latest that has this name."""
@@ -112,54 +118,65 @@ class Reading:
             if name in names_of(ended.record):
                 yield ended
 
-    def _counted(self, piece: Piece, by: str | None, where: Where, groups: Groups) -> None:
-        for _, value, cell in self._rows(piece, by, where):
-            groups[value].append(cell)
+    def _groups(self, window: Window, question: Asked) -> dict[str, Cell]:
+        groups: dict[str, list[Cell]] = defaultdict(list)
+        for piece in pieces(window, self._marks):
+            for _, value, cell in self._rows(piece, question):
+                groups[value].append(cell)
+        return {value: merged(parts) for value, parts in groups.items()}
 
-    def _tagged(self, piece: Piece, tag: str, where: Where, groups: Groups) -> None:
+    def _steps(self, window: Window, step_ns: int, question: Asked) -> dict[int, Cell]:
+        starts = range(floor(window.start_ns, step_ns), window.end_ns, step_ns)
+        coarsest = max((level for level, length in LENGTH_NS.items() if step_ns % length == 0), default=Level.RECORD)
+        parts: dict[int, list[Cell]] = {start_ns: [] for start_ns in starts}
+        for piece in pieces(window, self._marks, coarsest):
+            for at_ns, _, cell in self._rows(piece, question):
+                parts.setdefault(floor(at_ns, step_ns), []).append(cell)
+        return {start_ns: merged(found) for start_ns, found in parts.items()}
+
+    def _rows(self, piece: Piece, question: Asked) -> Iterator[tuple[int, str, Cell]]:
+        """When, the value of what it is by ("" without), and what it came to; of a tag, those that have it."""
         if piece.level is Level.RECORD:
-            known = known_texts(self._connection, floor(piece.start, HOUR_NS), clean(tag))
-            for ended, cell in self._whole_records(piece, where):
-                if tag in ended.record.tags:
-                    value = clean(ended.record.tags[tag])
-                    groups[value if value in known else OTHER].append(cell)
+            yield from self._of_records(piece, question)
             return
-        key = sa.select(words.c.id).where(words.c.text == clean(tag)).scalar_subquery()
-        statement = (
-            sa.select(words.c.text, cells.c.body)
-            .join_from(cells, words, words.c.id == cells.c.tag_value)
-            .where(cells.c.tag_key == key, *_in(piece))
-        )
-        for value, body in self._connection.execute(_filtered(statement, cells.c.dimension, where)):
-            groups[value].append(_read(_cell_in, body))
-
-    def _with_rest(self, window: Window, where: Where, found: dict[str, Cell]) -> dict[str, Cell]:
-        """And, under "", all others: what is in the whole and in no group."""
-        total = self.cells(window, None, where).get("", Cell())
-        rest = less(total, merged(found.values()))
-        if rest.requests:  # and those that have the tag, with nothing in it
-            found[""] = merged([found[""], rest]) if "" in found else rest
-        return found
-
-    def _rows(self, piece: Piece, by: str | None, where: Where) -> Iterator[tuple[int, str, Cell]]:
-        """When, the value of `by` ("" without), and what it came to."""
-        if piece.level is Level.RECORD:
-            for ended, cell in self._whole_records(piece, where):
-                yield instant_ns(ended.record), _value(ended, by), cell
-            return
-        value = sa.literal("") if by is None else dimensions.c[by]
-        statement = sa.select(cells.c.start_s, value, cells.c.body).where(cells.c.tag_key == NO_TAG, *_in(piece))
-        if by is not None:
-            statement = statement.join(dimensions, dimensions.c.id == cells.c.dimension).where(*_wanted(where))
-        else:
-            statement = _filtered(statement, cells.c.dimension, where)
+        value: sa.ColumnElement[str] = sa.literal("") if question.by is None else _column(question.by)
+        statement = sa.select(cells.c.start_s, value, cells.c.body).where(*_in(piece), *_of_tag(question))
+        if question.tag is not None:
+            statement = statement.join_from(cells, words, words.c.id == cells.c.tag_value)
+        statement = question.of_dimensions(statement, cells.c.dimension)
         for start_s, text, body in self._connection.execute(statement):
             yield start_s * _SECOND_NS, text, _read(_cell_in, body)
 
-    def _whole_records(self, piece: Piece, where: Where) -> Iterator[tuple[Ended, Cell]]:
+    def _of_records(self, piece: Piece, question: Asked) -> Iterator[tuple[int, str, Cell]]:
+        """The same of single records, which are counted under the tags that cells are."""
+        counted_as = self._counting(question.tag) if question.tag is not None else None
+        for ended, cell in self._whole_records(piece, question):
+            at_ns = instant_ns(ended.record)
+            if counted_as is None:
+                yield at_ns, _value(ended, question.by), cell
+                continue
+            text = counted_as(ended)
+            if text and text == (question.value or text):
+                yield at_ns, text if question.is_by_tag else _value(ended, question.by), cell
+
+    def _counting(self, tag: str) -> Callable[[Ended], str]:
+        """Under which value of a tag a record is counted; "": under none."""
+        known: dict[int, set[str]] = {}  # by the hour
+
+        def counted_as(ended: Ended) -> str:
+            hour_ns = floor(instant_ns(ended.record), HOUR_NS)
+            if hour_ns not in known:
+                known[hour_ns] = known_texts(self._connection, hour_ns, tag)
+            text = _tag_of(ended, tag)
+            return text if text in known[hour_ns] or not text or not known[hour_ns] else OTHER
+
+        return counted_as
+
+    def _whole_records(self, piece: Piece, question: Asked) -> Iterator[tuple[Ended, Cell]]:
         statement = sa.select(details.c.body).join(records, records.c.ended_ns == details.c.ended_ns)
         times = (details.c.ended_ns >= piece.start, details.c.ended_ns < piece.end)
-        for (body,) in self._connection.execute(_filtered(statement.where(*times), records.c.dimension, where)):
+        statement = question._replace(by=None).of_dimensions(statement.where(*times), records.c.dimension)
+        for (body,) in self._connection.execute(statement):
             ended, is_good = _read(unpack_detail, body)
             yield ended, _cell_of(ended, is_good)
 
@@ -172,22 +189,25 @@ def _cell_of(ended: Ended, is_good: bool) -> Cell:
     return cell
 
 
-def _check(dimension: str) -> None:
-    if dimension not in DIMENSIONS:
-        raise LedgerError(f"{dimension!r} is nothing to group by: take one of {', '.join(DIMENSIONS)}, or tag:KEY")
+def _column(by: str) -> sa.ColumnElement[str]:
+    return words.c.text if by.startswith(TAG) else dimensions.c[by]
 
 
-def _wanted(where: Where) -> list[sa.ColumnElement[bool]]:
-    for name in where or {}:
-        _check(name)
-    return [dimensions.c[name] == clean(value) for name, value in (where or {}).items()]
+def _of_tag(question: Asked) -> Sequence[sa.ColumnElement[bool]]:
+    """Cells of the tag, with the value wanted, or any that is one; of requests whatever their tags where none is."""
+    if question.tag is None:
+        return [cells.c.tag_key == NO_TAG]
+    its_id = sa.select(words.c.id).where(words.c.text == question.tag).scalar_subquery()
+    return cells.c.tag_key == its_id, words.c.text == question.value if question.value else words.c.text != ""
 
 
-def _filtered(statement: sa.Select[Any], column: sa.ColumnElement[int], where: Where) -> sa.Select[Any]:
-    """Rows of the wanted dimensions alone; without a join where all are wanted."""
-    if not where:
-        return statement
-    return statement.join(dimensions, dimensions.c.id == column).where(*_wanted(where))
+def _in_minutes_of(question: Asked) -> Sequence[sa.ColumnElement[bool]]:
+    """Of records: in a minute that has the tag's value; so a rare one is not looked for in every record."""
+    if not question.value:
+        return []
+    minutes = sa.select(cells.c.start_s).join(words, words.c.id == cells.c.tag_value)
+    minutes = minutes.where(cells.c.level == int(Level.MINUTE), *_of_tag(question))
+    return [(records.c.ended_ns // MINUTE_NS * (MINUTE_NS // _SECOND_NS)).in_(minutes)]
 
 
 def _in(piece: Piece) -> Sequence[sa.ColumnElement[bool]]:
@@ -219,3 +239,8 @@ def _read(unpacked: Callable[[bytes], Body], body: bytes) -> Body:
 
 def _value(ended: Ended, by: str | None) -> str:
     return "" if by is None else combination_of(ended.record)[DIMENSIONS.index(by)]
+
+
+def _tag_of(ended: Ended, tag: str) -> str:
+    """What a record has in a tag, as it is written in the ledger; "": nothing."""
+    return next((clean(value) for key, value in ended.record.tags.items() if clean(key) == tag), "")

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from tokenworks.contract.config import Settings
-from tokenworks.contract.errors import InvalidRequest
-from tokenworks.observe.ledger import DIMENSIONS, Ledger, Window
+from tokenworks.observe.ledger import Ledger, Window
 from tokenworks.observe.tables.columns import Column
 from tokenworks.observe.tables.rows import EVERYTHING
 from tokenworks.observe.tables.series import Series, build_series
@@ -71,9 +70,6 @@ def build_over_time(
 
     `limit` is of subjects, which have the most requests. Raises InvalidRequest, LedgerError.
     """
-    if by not in (*DIMENSIONS, EVERYTHING):
-        names = ", ".join(DIMENSIONS)
-        raise InvalidRequest(f"over time, rows cannot be by {by!r}; give one of {names}, or {EVERYTHING}", param="by")
     asked: dict[str, Any] = {"preset": preset, "columns": columns}
     table = build_table(ledger, window, settings, by=by, where=where, limit=limit, **asked)
     seen = table.observed

@@ -17,7 +17,7 @@ from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.record import Gap
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell, merged
-from tokenworks.observe.ledger import DIMENSIONS, Ledger, Window, WorkerStretch
+from tokenworks.observe.ledger import DIMENSIONS, TAG, Ledger, Window, WorkerStretch
 from tokenworks.observe.tables.bill import Bill, bill_of
 from tokenworks.observe.tables.columns import Column, columns_named, preset_columns
 from tokenworks.observe.tables.facts import has_beaten_its_peak
@@ -36,6 +36,8 @@ class Table(msgspec.Struct, frozen=True):
     columns: list[Column]
     rows: list[dict[str, Any]]
     total: dict[str, Any]  # one row of all requests
+    num_requests: int
+    instead: dict[str, list[str]]  # where nothing matches `where`: what its names stand at in this window, most first
     num_hidden: int  # groups that `limit` cut off
     bill: Bill
     gaps: list[Gap]
@@ -74,7 +76,7 @@ def build_table(
     before `preset`; `limit` keeps that many groups with the most requests, 0 all. Raises InvalidRequest, LedgerError.
     """
     check_by(by)
-    where = check_where(where or {})
+    where = check_where(where or {}, by)
     wanted = columns_named(list(columns) or list(preset_columns(preset)))
     workers, tenants = ledger.workers(window), ledger.cells(window, "tenant")
     extent = ledger.extent()
@@ -83,7 +85,8 @@ def build_table(
     owed = bill_of(window, settings.cost.currency, tenants, parts)
     cells = tenants if by == "tenant" and not where else ledger.cells(window, None if by == EVERYTHING else by, where)
     rows = Rows(wanted, observed.seconds, workers, where, owed.overhead)
-    total = rows.of(EVERYTHING, merged(cells.values()))
+    all_of_it = merged(cells.values())
+    total = rows.of(EVERYTHING, all_of_it)
     cells = {name: Cell() for name in rows.machine_names(by)} | cells
     names = _ordered(by, cells)
     shown = names[: limit or None]
@@ -96,6 +99,8 @@ def build_table(
         columns=wanted,
         rows=[total] if by == EVERYTHING else [{by: name} | rows.of(by, cells[name], name) for name in shown],
         total=total,
+        num_requests=all_of_it.requests,
+        instead={} if all_of_it.requests else {name: _values(ledger, window, name) for name in where},
         num_hidden=len(names) - len(shown) if by != EVERYTHING else 0,
         bill=owed,
         gaps=ledger.gaps(window),
@@ -105,18 +110,34 @@ def build_table(
 
 def check_by(by: str) -> None:
     """Raises InvalidRequest for what rows cannot be made of."""
-    if by not in (*DIMENSIONS, EVERYTHING) and not (by.startswith("tag:") and by != "tag:"):
+    if by not in (*DIMENSIONS, EVERYTHING) and not _is_tag(by):
         names = ", ".join(DIMENSIONS)
         raise InvalidRequest(f"rows cannot be by {by!r}; give one of {names}, {EVERYTHING}, or tag:KEY", param="by")
 
 
-def check_where(where: Mapping[str, str]) -> dict[str, str]:
-    """The same; raises InvalidRequest for what requests are not kept apart by."""
+def check_where(where: Mapping[str, str], by: str = EVERYTHING) -> dict[str, str]:
+    """The same; raises InvalidRequest for what requests are not kept apart by, together with what rows are by."""
     for name in where:
-        if name not in DIMENSIONS:
+        if name not in DIMENSIONS and not _is_tag(name):
             names = ", ".join(DIMENSIONS)
-            raise InvalidRequest(f"`where` knows {names}, and not {name!r}", param="where")
+            raise InvalidRequest(f"`where` knows {names} and tag:KEY, and not {name!r}", param="where")
+    tags = sorted({name for name in (*where, by) if _is_tag(name)})
+    if len(tags) > 1:
+        raise InvalidRequest(
+            f"{' and '.join(tags)} cannot be asked for together: sums are kept for one tag at a time. Ask for one of "
+            "them, or let clients send both in one tag",
+            param="where",
+        )
     return dict(where)
+
+
+def _is_tag(name: str) -> bool:
+    return name.startswith(TAG) and name != TAG
+
+
+def _values(ledger: Ledger, window: Window, name: str) -> list[str]:
+    cells = ledger.cells(window, name)
+    return sorted((value for value in cells if value), key=lambda value: -cells[value].requests)
 
 
 def observed_window(window: Window, extent: Window | None, workers: Sequence[WorkerStretch]) -> Window:
