@@ -612,7 +612,8 @@ function drawDrift({ features, requests, reference_requests: before }) {
     h("tbody", {}, features.map((feature) => h("tr", {},
       h("th", { scope: "row" }, feature.feature.replaceAll("_", " "), " ", feature.moved && chip("moved", "warn")),
       h("td", { class: feature.moved ? "warn" : "" }, number(feature.psi)), h("td", { class: "soft" }, number(feature.noise)),
-      h("td", { class: "text" }, feature.before), h("td", { class: "text" }, feature.after))))));
+      h("td", { class: "text" }, feature.before),
+      h("td", { class: "text" }, feature.after, feature.moved && h("span", { class: "soft" }, ` (grew most: ${feature.change})`)))))));
 }
 
 function drawChains({ breakdown }) {
