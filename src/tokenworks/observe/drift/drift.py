@@ -109,7 +109,8 @@ def _numbers(name: str, before: np.ndarray, after: np.ndarray, threshold: float)
 
 def _reach(bounds: np.ndarray, *, is_count: bool) -> np.ndarray:
     """How far from each bound a value is as good as at it [bounds]."""
-    return np.maximum(np.abs(bounds) * _NEAR, _NEAR_COUNT if is_count else 0.0)
+    reach: np.ndarray = np.maximum(np.abs(bounds) * _NEAR, _NEAR_COUNT if is_count else 0.0)
+    return reach
 
 
 def _words(name: str, before: Counter[str], after: Counter[str], threshold: float) -> FeatureDrift:
