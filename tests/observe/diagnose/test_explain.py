@@ -98,6 +98,14 @@ def test_the_application_around_it_is_shown_with_the_critical_path() -> None:
     assert sum(line.critical_ns for line in lines.values()) == 3 * SECOND_NS
 
 
+def test_gaps_are_told_by_nearest_rank() -> None:
+    gaps_us = [70, 10, 20, 5000, *[30] * 196]
+    gaps = told(record(gaps_us=b"".join(gap.to_bytes(4, "little") for gap in gaps_us))).gaps
+    assert gaps is not None
+    assert (gaps.count, gaps.p50_ns, gaps.p99_ns, gaps.longest_ns) == (200, 30_000, 30_000, 5_000_000)
+    assert told(record(gaps_us=b"")).gaps is None
+
+
 def test_alone_in_its_trace_it_has_no_application_around_it() -> None:
     assert told(record(trace_id=TRACE, span_id="m" * 16)).spans == []
 

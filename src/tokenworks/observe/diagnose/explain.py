@@ -8,6 +8,7 @@ stand where they were. Durations are nanoseconds, amounts are in the configured 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -243,8 +244,9 @@ def _cost_lines(costs: Costs) -> list[CostLine]:
 
 
 def _gaps(record: Record) -> Gaps | None:
-    gaps_us = np.frombuffer(record.gaps_us, "<u4")
-    if not len(gaps_us):
+    """By nearest rank, as the table's percentiles; `np.quantile` would load a fifth of NumPy for it."""
+    gaps_us = np.sort(np.frombuffer(record.gaps_us, "<u4")).tolist()
+    if not gaps_us:
         return None
-    p50_us, p99_us, longest_us = np.quantile(gaps_us, (0.5, 0.99, 1.0))
-    return Gaps(len(gaps_us), int(p50_us * 1000), int(p99_us * 1000), int(longest_us * 1000))
+    p50_us, p99_us = (gaps_us[math.ceil(share * len(gaps_us)) - 1] for share in (0.5, 0.99))
+    return Gaps(len(gaps_us), p50_us * 1000, p99_us * 1000, gaps_us[-1] * 1000)
