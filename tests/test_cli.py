@@ -282,6 +282,19 @@ def test_doctor_takes_what_serve_takes(folder: Path, monkeypatch: pytest.MonkeyP
     assert "cannot read none.toml" in invoke("doctor", "--config", "none.toml").output
 
 
+def test_doctor_tells_of_a_window_that_the_model_does_not_have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    result = invoke("doctor", "--port", "0", "--max-context-tokens", "99999")
+    assert result.exit_code == 0
+    assert re.search(
+        r"window +│ warn │ max_context_tokens is 99,999, and the model's window 2,048 tokens", result.output
+    )
+    fitting = invoke("doctor", "--port", "0", "--max-context-tokens", "2048").output
+    assert re.search(r"window +│ ok +│ 2,048 tokens, of the model's 2,048", fitting)
+    assert "│ window" not in invoke("doctor", "--port", "0").output
+    assert "│ window" not in invoke("doctor", "nowhere", "--max-context-tokens", "9").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

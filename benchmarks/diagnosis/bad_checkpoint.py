@@ -51,6 +51,6 @@ def _served(folder: Path) -> Iterator[System]:
 BAD_CHECKPOINT = Place(
     "one worker of a checkpoint that is lost",
     _served,
-    lambda system: system.traffic(of_a_page, 0.0, AT_A_TIME),
+    lambda system: system.traffic(of_a_page, 0.0, AT_A_TIME, at_least=2 * AT_A_TIME),
     (Fault("worker_cannot_start", lost_weights),),
 )

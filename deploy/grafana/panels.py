@@ -212,6 +212,7 @@ ROWS: Final = {
                 Query(f"rate(tokenworks_worker_preemptions_total{RATE})", "{{worker}} preempted"),
                 Query(f"sum by (reason) (rate(tokenworks_leg_failures_total{RATE}))", "leg {{reason}}"),
                 Query(f"rate(tokenworks_workers_lost_total{RATE})", "workers lost"),
+                Query(f"rate(tokenworks_worker_failed_starts_total{RATE})", "failed starts"),
             ],
         ),
         Panel("Ready", "Workers that take requests.", "short", [Query("tokenworks_workers_ready", "{{instance}}")]),

@@ -172,6 +172,11 @@ def test_a_comparison_has_both_sides_and_a_verdict(mixed: Path) -> None:
     assert found["rows"][1]["verdict"] == "noise"
 
 
+def test_a_comparison_with_nothing_says_what_there_is(mixed: Path) -> None:
+    output = " ".join(ask(mixed, *ALL, "--where", "version=new", "--against", "version=3fe1").output.split())
+    assert "No request of version 3fe1 ended in this window. There were requests of version" in output
+
+
 def test_a_window_without_requests_says_where_they_are(mixed: Path) -> None:
     output = ask(mixed, "--since", "1m").output
     assert "No request ended in this window. There are records from" in output

@@ -12,7 +12,7 @@ from tokenworks.contract.errors import ConfigError, ContextLengthExceeded, Inval
 from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.engine import build
-from tokenworks.engine.build import choose_dtype, plan_capacity
+from tokenworks.engine.build import Capacity, choose_dtype, plan_capacity, plan_limits
 
 SPEC = KVSpec("f", num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=32, dtype="bfloat16")  # 256 bytes a token
 
@@ -44,6 +44,15 @@ def test_auto_dtype_follows_checkpoint_and_cpu(references: Any, monkeypatch: pyt
         monkeypatch.setattr(build, "has_fast_bf16", lambda value=has_bf16: value)
         assert choose_dtype("auto", half) == expected
     assert choose_dtype("float32", half) == torch.float32
+
+
+def test_a_window_that_cannot_be_had_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    plan_limits(EngineSettings(max_context_tokens=3200), Capacity(100, 3200))
+    assert caplog.messages == []
+    plan_limits(EngineSettings(max_context_tokens=9999), Capacity(100, 3200))
+    assert caplog.messages == [
+        "max_context_tokens = 9999 cannot be had: model and KV memory allow 3200; longer requests will be refused"
+    ]
 
 
 def test_the_window_is_the_smallest_of_model_setting_and_memory(references: Any) -> None:

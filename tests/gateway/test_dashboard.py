@@ -13,10 +13,12 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.gateway.browser import Browser, chromium
 from tests.observe.asked import RunningApi
+from tests.observe.made import SECOND_NS, record
 from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, SCRIPT, TENANTS, mixed_traffic
 from tokenworks.contract.config import LedgerSettings, Settings
-from tokenworks.contract.record import Gap
+from tokenworks.contract.record import Gap, Stage
+from tokenworks.observe.journal.writer import JournalState
 from tokenworks.observe.units import figure
 
 if TYPE_CHECKING:
@@ -138,6 +140,11 @@ def test_a_tag_groups_the_table_too(browser: Browser, shown: Shown) -> None:
     assert "by=tag%3Afeature" in browser.driver.current_url
     browser.driver.refresh()
     browser.wait(lambda: browser.js(heads) == [MARKUP], "the same after a reload")
+    assert browser.js("document.querySelectorAll('#rows tbody th button').length") == 1
+    browser.js("document.querySelector('#rows tbody th button').click()")
+    browser.wait(lambda: browser.text("#filters") == f"tag:feature={MARKUP} ×", "the filter")
+    browser.wait(lambda: browser.all("#trends .path"), "it over time")
+    browser.js("document.querySelector('#filters button').click()")
     assert browser.js("document.querySelector('#tags').value") == "tag:feature"
     browser.js("[...document.querySelectorAll('#by button')].find((each) => each.textContent === 'tenant').click()")
     browser.wait(lambda: {*browser.js(heads)} == {*TENANTS}, "the tenants")
@@ -325,6 +332,37 @@ def test_an_empty_ledger_says_what_to_do_and_gaps_are_told(
     browser.wait(lambda: "Records are missing" in browser.text("#notices"), "the gap")
     assert f"12 could not be written (disk full {MARKUP})" in browser.text("#notices")
     assert browser.complaints() == []
+
+
+def test_what_one_record_stands_for_is_told_in_the_list_and_in_its_waterfall(
+    browser: Browser, show: Callable[[MemoryLedger], Shown]
+) -> None:
+    refused = {"outcome": "no_worker", "status": 503, "legs": [], "ttft_ns": None, "output_tokens": 0}
+    flood = record(1, time.time_ns() - SECOND_NS, 1000, num_alike=1234, stages_ns={Stage.ROUTE: 1000}, **refused)
+    shown = show(MemoryLedger([flood, record(2, time.time_ns() - SECOND_NS)]))
+    browser.open(shown.url)
+    browser.wait(lambda: browser.all("#request-rows tbody tr"), "the requests")
+    rows = browser.js("[...document.querySelectorAll('#request-rows tbody tr')].map((row) => row.textContent)")
+    assert [("no_worker × 1,234" in row, "×" in row) for row in sorted(rows, key=len)] == [(False, False), (True, True)]
+    browser.js("[...document.querySelectorAll('#request-rows button.link')].find((e) => e.title === 'req-1').click()")
+    browser.wait(lambda: browser.all("#explain-body .fall"), "the waterfall")
+    assert "in one of 1,234 alike" in browser.text("#explain-body")
+    assert browser.text("#drift-note") == "1,235 requests, against 0 in the window before"
+    assert browser.complaints() == []
+
+
+def test_what_the_gateway_cannot_write_down_is_told(browser: Browser, shown: Shown) -> None:
+    browser.open(shown.url)
+    browser.wait(lambda: is_drawn(browser), "all sections")
+    assert browser.text("#unwritten") == ""
+    outlet = shown.rig.gateway.gateway.service.metrics.observer
+    told, outlet.journal = outlet.journal, lambda: JournalState(1234, 5, f"No space left {MARKUP}")
+    try:
+        browser.wait(lambda: browser.text("#unwritten"), "the notice")
+    finally:
+        outlet.journal = told
+    assert f"No space left {MARKUP}: 1,234 wait in the gateway's memory. 5 were dropped" in browser.text("#unwritten")
+    browser.wait(lambda: not browser.text("#unwritten"), "its end")
 
 
 def test_the_page_allows_nothing_but_itself(shown: Shown) -> None:

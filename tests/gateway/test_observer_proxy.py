@@ -63,6 +63,28 @@ def test_questions_are_passed_on_as_they_are(observed_rig: Rig) -> None:
     assert answer.json()["total"]["requests"] == answer.json()["rows"][0]["requests"] > 0
 
 
+def test_a_tag_is_a_filter_of_everything(observed_rig: Rig) -> None:
+    whole = observed_rig.http.get("/observe/table?by=all").json()["total"]["requests"]
+    asked = {"where": f"tag:feature={MARKUP}", "columns": "requests"}
+    table, series = (observed_rig.http.get(f"/observe/{each}", params=asked).json() for each in ("table", "series"))
+    assert table["total"]["requests"] == sum(point["requests"] for point in series["points"]) == whole
+    for value, count in ((MARKUP, 5), ("nothing", 0)):
+        answer = observed_rig.http.get("/observe/requests", params={"where": f"tag:feature={value}", "limit": 5})
+        assert len(answer.json()["requests"]) == count
+
+
+def test_the_gateway_itself_tells_what_it_has_not_written(observed_rig: Rig) -> None:
+    answer = observed_rig.http.get("/observe/journal")
+    assert set(answer.json()) == {"waiting_frames", "dropped_frames", "failure"}
+    assert answer.json()["failure"] == ""
+    refused = observed_rig.http.get("/observe/journal", headers={"host": "elsewhere.example"})
+    assert (
+        refused.status_code
+        == observed_rig.http.get("/observe/status", headers={"host": "elsewhere.example"}).status_code
+        >= 400
+    )
+
+
 def test_an_id_of_any_characters_is_explained(observed_rig: Rig) -> None:
     """The first of the made-up requests is called by markup with slashes in it."""
     answer = observed_rig.http.get(f"/observe/explain/{quote(SCRIPT, safe='')}")
@@ -79,6 +101,7 @@ def test_an_id_of_any_characters_is_explained(observed_rig: Rig) -> None:
         ("table?where=acme", 400, "DIMENSION=VALUE"),
         ("table?where=tenant=a&where=tenant=b", 400, "DIMENSION=VALUE"),
         ("table?where=colour=red", 400, "tenant"),
+        ("table?by=tag:a&where=tag:b=1", 400, "tag:a and tag:b"),
         ("table?preset=best", 400, "online"),
         ("table?columns=ttft_p98", 400, "nearest"),
         ("table?since=yesterday", 400, "since"),

@@ -84,6 +84,7 @@ def test_a_worker_that_cannot_start_is_written_down_with_its_last_words(
     wait_until(lambda: ("worker_lost", "w0") in incidents(recording_rig))
     told = [frame for frame in recording_rig.frames() if isinstance(frame, Incident) and "not" in frame.kind]
     assert [(each.subject, each.text) for each in told] == [("w1", "exited with code 3: no memory")]
+    assert recording_rig.metrics()["tokenworks_worker_failed_starts_total",] == 1
 
 
 def test_a_stores_sample_is_of_all_its_tiers(recording_rig: Rig, wait_until: WaitUntil) -> None:

@@ -35,7 +35,12 @@ class Question(NamedTuple):
 )
 @click.option("--since", default="1h", show_default=True, help="Start: a time ago (90m, 7d), or a date and time.")
 @click.option("--until", default="now", show_default=True, help="End, likewise.")
-@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only these, such as tenant=acme; may be repeated.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Only these, such as tenant=acme or tag:team=web; may be repeated.",
+)
 @click.option(
     "--every", default="", metavar="STEP", help="Over time, a row for each step: 10s, 1m, 6h, 1d, or auto for some 30."
 )
@@ -62,6 +67,7 @@ def table(as_json: bool, as_csv: bool, watch: bool, where: tuple[str, ...], colu
       tokenworks table --by tenant --since 7d            who used and cost how much this week
       tokenworks table --every 1m --since 15m            minute by minute
       tokenworks table --every auto --where tenant=acme --preset online
+      tokenworks table --by tag:team --where scenario=offline
       tokenworks table --preset realtime --where scenario=realtime --watch
       tokenworks table --against before                  is this hour different from the one before it?
       tokenworks table --where version=3fe1 --against version=77ab

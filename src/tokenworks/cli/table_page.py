@@ -104,7 +104,8 @@ def comparison_page(comparison: Comparison) -> RenderableType:
         grid.add_row(row.column.heading, *figures, *_change(row), verdict, style=_COLOURS[row.verdict])
     share = f"{comparison.confidence:.0%}"
     remark = f"The bounds hold for all columns together with {share} confidence, from how slices of each window differ."
-    return Group(_side("before", first), _side("now", second), grid, Text(remark, style="dim"))
+    empty = [_nothing_here(table) for table in comparison.tables if not table.num_requests]
+    return Group(_side("before", first), _side("now", second), *empty, grid, Text(remark, style="dim"))
 
 
 def table_notes(table: Table) -> Iterator[str]:
@@ -116,6 +117,12 @@ def table_notes(table: Table) -> Iterator[str]:
     if table.low_peaks and {"mfu", "mbu"} & {column.key for column in table.columns}:
         names = ", ".join(printable(name, 20) for name in table.low_peaks)
         yield f"{names} did more than the peak that was measured on a busy machine: MFU and MBU are upper bounds there"
+    if table.shared_names:
+        names = ", ".join(printable(name, 20) for name in table.shared_names)
+        yield (
+            f"{names}: several workers had this name at a time, since several systems keep this ledger; by worker they "
+            "are one row. Give each `tokenworks serve` a ledger of its own (--ledger-path)"
+        )
     if table.num_hidden:
         yield f"{table.num_hidden:,} more groups with fewer requests are not shown; --rows 0 shows all"
     if table.observed.seconds < 0.9 * table.window.seconds:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tokenworks.cli.terminal_text import counted, printable
 from tokenworks.observe.diagnose.explain import CostLine, Explanation, LegLine, SpanLine
-from tokenworks.observe.units import amount, duration, money
+from tokenworks.observe.units import amount, duration
 
 MAX_SPANS: Final = 60
 _MIN_BAR: Final = 10
@@ -167,7 +167,9 @@ def _costs(lines: Iterable[CostLine], told: Explanation, currency: str) -> Table
         )
     table.add_row("total", f"{amount(told.cost, told.cost)} {printable(currency, 12)}", "", style="bold")
     if told.saved:
-        table.add_row("saved by cached tokens", f"{money(told.saved)} {printable(currency, 12)}", "", style="dim")
+        table.add_row(
+            "saved by cached tokens", f"{amount(told.saved, told.cost)} {printable(currency, 12)}", "", style="dim"
+        )
     return table
 
 

@@ -356,7 +356,9 @@ function drawTable(answer) {
     h("th", { scope: "row", title: row[answer.by] }, state.by.includes("=") ? row[answer.by] || NONE : filterButton(row[answer.by])),
     answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
-  fill(byId("rows"), h("table", {}, head, body), hidden);
+  const shared = answer.shared_names.length > 0 && h("p", { class: "pad soft" },
+    `${answer.shared_names.join(", ")}: several workers had this name at a time, since several systems keep this ledger.`);
+  fill(byId("rows"), h("table", {}, head, body), hidden, shared);
 }
 
 function filterButton(value) {
@@ -675,7 +677,8 @@ async function openExplain(id) {
 /** Give the focus back once the dialog is closed: the browser gives it to what had it, which may have been drawn again. */
 function refocus(dialog, key) {
   if (key === undefined) return;
-  dialog.addEventListener("close", () => { if (document.activeElement === document.body) focusOn(document, key); }, { once: true });
+  const isNobodys = () => document.activeElement === document.body || dialog.contains(document.activeElement);
+  dialog.addEventListener("close", () => { if (isNobodys()) focusOn(document, key); }, { once: true });
 }
 
 function drawExplanation(told) {

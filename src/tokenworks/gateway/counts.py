@@ -17,6 +17,7 @@ class DispatchCounts:
     def __init__(self) -> None:
         self.bad_frames = 0
         self.lost_workers = 0
+        self.failed_starts = 0  # of workers, as the supervisor told
         self.continuations = 0  # sequences that another worker went on with after some of their tokens
         self.resends: Counter[str] = Counter()  # by reason: "lost", "refused"
         self.decisions: Counter[tuple[str, str]] = Counter()  # by (way, reason)
@@ -41,6 +42,9 @@ class DispatchCounts:
 def count_metrics(counts: DispatchCounts) -> Iterable[Metric]:
     """What Prometheus sees of it."""
     yield CounterMetricFamily("tokenworks_workers_lost", "Workers that died or fell silent.", counts.lost_workers)
+    yield CounterMetricFamily(
+        "tokenworks_worker_failed_starts", "Starts of workers that ended before they were ready.", counts.failed_starts
+    )
     yield CounterMetricFamily("tokenworks_bad_frames", "Frames that did not decode.", counts.bad_frames)
     yield CounterMetricFamily(
         "tokenworks_continuations", "Sequences that went on after their worker was lost.", counts.continuations

@@ -53,7 +53,7 @@ class Members:
                 self._hello(identity, message)
             case wire.WorkerExited():
                 if not message.was_ready and self.workers.get(message.worker_id) is None:
-                    self._samples.worker_not_started(message.worker_id, message.reason)
+                    self._not_started(message)
                 self.lose(message.worker_id, f"exited ({message.reason})")
             case wire.StoreStatus():
                 is_new = self.stores.tell(message, time.monotonic())
@@ -127,6 +127,11 @@ class Members:
         if now_s >= self._rejoin_due_s.setdefault(worker_id, now_s + HELLO_GRACE_S):
             self._rejoin_due_s[worker_id] = now_s + self._lease_s
             self._send(identity, wire.encode(wire.Rejoin()))
+
+    def _not_started(self, told: wire.WorkerExited) -> None:
+        _log.error("worker %s could not start: it %s", told.worker_id, told.reason)
+        self._counts.failed_starts += 1
+        self._samples.worker_not_started(told.worker_id, told.reason)
 
     def _lost(self, worker: Worker | None, how: str) -> None:
         if worker is None:

@@ -49,11 +49,6 @@ class Sketch:
         """Count a value."""
         self._counts[_bucket(value)] += times
 
-    def add_many(self, values: np.ndarray) -> None:
-        """Count many; any numeric dtype."""
-        for number, count in zip(*np.unique(_buckets(values), return_counts=True), strict=True):
-            self._counts[int(number)] += int(count)
-
     def merge(self, other: Sketch) -> None:
         """Take in another."""
         self._counts.update(other._counts)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tokenworks.observe.sketch import ERROR, Sketch
+from tokenworks.observe.sketch import ERROR, Sketch, encode_values
 from tokenworks.observe.tables.intervals import Estimate, difference, percentile, proportion, quotient, ratio
 
 WORLDS = 200
@@ -23,9 +23,7 @@ def coverage(estimate: Callable[[np.random.Generator], Estimate | None], truth: 
 
 
 def sketch_of(values: np.ndarray) -> Sketch:
-    sketch = Sketch()
-    sketch.add_many(values)
-    return sketch
+    return Sketch.decode(encode_values(values))
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5], ids=["independent", "a bad second is bad for all"])

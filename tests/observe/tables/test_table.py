@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from tests.observe.conftest import MakeLedger
+from tests.observe.made import NOON_NS, worker_sample
 from tests.observe.memory_ledger import end_of
 from tests.observe.tables.test_bill import DAY, HOUR_NS, disclosed_day
+from tokenworks.cli.table_page import table_notes
 from tokenworks.contract.config import CostSettings, ObjectiveSettings, Settings
 from tokenworks.contract.errors import InvalidRequest
 from tokenworks.contract.kv import Tier
@@ -267,6 +269,24 @@ def test_the_table_prices_the_day_that_deepseek_disclosed(make_ledger: MakeLedge
     found = build_table(make_ledger(disclosed_day(), Settings()), DAY, Settings(), by="all", preset="all").total
     assert (found["full_cost"], found["hit_rate"]) == (pytest.approx(87_072), pytest.approx(342 / 608))
     assert f"{found['full_cost_per_m_tokens']:.3f} {found['full_cost_per_m_output']:.3f}" == "0.112 0.518"
+
+
+@pytest.mark.parametrize(("second_from_s", "is_shared"), [(30, True), (55, False), (60, False), (90, False)])
+def test_a_name_that_two_workers_have_at_a_time_is_told(
+    make_ledger: MakeLedger, second_from_s: int, is_shared: bool
+) -> None:
+    """Not one that was started again, nor one whose clock was set back a little meanwhile."""
+    frames: list[Frame] = [
+        worker_sample(from_ns + lived_ns, 0, lived_ns, started_ns=from_ns, worker=name)
+        for name, from_s in (("w0", 1), ("w1", 1), ("w0", second_from_s))
+        for from_ns in [NOON_NS + from_s * SECOND_NS]
+        for lived_ns in (5 * SECOND_NS, 59 * SECOND_NS)
+    ]
+    window = Window(NOON_NS, NOON_NS + 600 * SECOND_NS)
+    found = build_table(make_ledger(frames, SETTINGS), window, SETTINGS, by="worker")
+    assert found.shared_names == found.as_json()["shared_names"] == ["w0"] * is_shared
+    notes = " ".join(table_notes(found))
+    assert ("w0: several workers had this name at a time" in notes, "--ledger-path" in notes) == (is_shared, is_shared)
 
 
 def test_gaps_are_told(make_ledger: MakeLedger) -> None:

@@ -43,6 +43,10 @@ LEAVE_S: Final = 3.0
 AGAIN_S: Final = 5.0  # before a task that failed
 NICENESS: Final = 10
 LOCK: Final = "observer.lock"
+SHARED: Final = (
+    "another system keeps its ledger in %s too: table and bill are of both, and workers of the same name are one row. "
+    "Give this one a folder of its own: --ledger-path"
+)
 
 
 def run_observer(settings: Settings, tasks: Sequence[Task] = TASKS) -> None:
@@ -85,12 +89,17 @@ async def _main(
 
 
 async def _alone(lock: int, folder: Path, stopping: asyncio.Event) -> bool:
-    """Wait until no other observer has this folder; False: asked to stop before that."""
-    is_told = False
+    """Wait until no other observer has this folder; False: asked to stop before that.
+
+    One that was to be stopped is gone in `DRAIN_S`. One that stays belongs to another system.
+    """
+    num_waits = 0
     while not _has(lock):
-        if not is_told:
+        if num_waits == 0:
             log.info("another observer watches %s; this one waits", folder)
-        is_told = True
+        elif num_waits * WAIT_S == DRAIN_S + LEAVE_S:
+            log.warning(SHARED, folder)
+        num_waits += 1
         if await _waited(stopping, WAIT_S):
             return False
     return True

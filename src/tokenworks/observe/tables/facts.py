@@ -9,12 +9,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from tokenworks.observe.cell import Cell
 from tokenworks.observe.ledger import WorkerStretch
 from tokenworks.observe.sketch import Sketch
+
+SURELY_TWO_NS: Final = 10 * 10**9
+"""Lives of one name that overlap for longer are two workers': a restart looks so too where a clock was set back
+meanwhile, for as long as that was."""
 
 
 class Machines(msgspec.Struct, frozen=True):
@@ -89,6 +94,18 @@ def has_beaten_its_peak(stretch: WorkerStretch) -> bool:
     step_s = sum(stretch.use.step_ns.values()) / 1e9
     flops, read_bytes = stretch.peak_flops * step_s, stretch.peak_bytes_per_s * step_s
     return 0 < flops < stretch.use.flops or 0 < read_bytes < stretch.use.read_bytes
+
+
+def shared_names(stretches: Iterable[WorkerStretch]) -> list[str]:
+    """Names that several workers had at the same time, as those of two systems with one ledger have."""
+    lives = sorted(stretches, key=lambda stretch: (stretch.worker, stretch.from_ns))
+    until_ns: dict[str, int] = {}
+    shared = set()
+    for life in lives:
+        if min(until_ns.get(life.worker, 0), life.until_ns) > life.from_ns + SURELY_TWO_NS:
+            shared.add(life.worker)
+        until_ns[life.worker] = max(until_ns.get(life.worker, 0), life.until_ns)
+    return sorted(shared)
 
 
 def _energy_j(stretches: Iterable[WorkerStretch]) -> float | None:

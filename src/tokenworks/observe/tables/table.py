@@ -20,7 +20,7 @@ from tokenworks.observe.cell import Cell, merged
 from tokenworks.observe.ledger import DIMENSIONS, TAG, Ledger, Window, WorkerStretch
 from tokenworks.observe.tables.bill import Bill, bill_of
 from tokenworks.observe.tables.columns import Column, columns_named, preset_columns
-from tokenworks.observe.tables.facts import has_beaten_its_peak
+from tokenworks.observe.tables.facts import has_beaten_its_peak, shared_names
 from tokenworks.observe.tables.prices import PriceList
 from tokenworks.observe.tables.rows import EVERYTHING, Rows
 
@@ -42,6 +42,7 @@ class Table(msgspec.Struct, frozen=True):
     bill: Bill
     gaps: list[Gap]
     low_peaks: list[str]  # workers whose peaks were measured too low, so that their MFU or MBU is an upper bound
+    shared_names: list[str]  # of workers that several had at the same time, so that a row is of all of them
 
     def as_json(self) -> dict[str, Any]:
         """For printing."""
@@ -56,6 +57,7 @@ class Table(msgspec.Struct, frozen=True):
             "until_ns": self.observed.end_ns,
             "gaps": msgspec.to_builtins(self.gaps),
             "low_peaks": self.low_peaks,
+            "shared_names": self.shared_names,
         }
 
 
@@ -105,6 +107,7 @@ def build_table(
         bill=owed,
         gaps=ledger.gaps(window),
         low_peaks=sorted({stretch.worker for stretch in workers if has_beaten_its_peak(stretch)}),
+        shared_names=shared_names(workers),
     )
 
 
