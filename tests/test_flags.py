@@ -57,8 +57,8 @@ FROZEN = {
     "chains": """
         TRACE --since --until --traces --json --ledger-path --ledger-database --zone --config --settings
     """,
-    "explain": """REQUEST_ID --last --slowest --since --json --ledger-path --ledger-database --cost-currency --config
-        --settings""",
+    "explain": """REQUEST_ID --last --slowest --outcome --since --json --ledger-path --ledger-database --cost-currency
+        --config --settings""",
     "diagnose": f"""--since --until --baseline --rules --json --ledger-path --ledger-database --cost-currency
         {OBJECTIVES} --config --settings""",
     "doctor": SERVE,

@@ -75,6 +75,17 @@ def test_explain_finds_a_request_without_its_id() -> None:
     assert sum(line["ns"] for line in told["stages"]) == told["e2e_ns"]
 
 
+def test_explain_finds_what_did_not_end_well_and_says_what_there_is() -> None:
+    assert (
+        "none of the 100 requests looked at ended as 'failed'. They ended as: ok (100)"
+        in invoke("explain", "--last", "--outcome", "failed").output
+    )
+    assert json.loads(invoke("explain", "--slowest", "--outcome", "ok", "--json").output)["outcome"] == "ok"
+    wrong = invoke("explain", "evil", "--outcome", "ok")
+    assert wrong.exit_code != 0
+    assert "--outcome goes with --last or --slowest" in wrong.output
+
+
 def test_diagnose_draws_what_it_found_and_what_it_looked_at() -> None:
     result = invoke("diagnose", *WINDOW)
     assert result.exit_code == 0, result.output

@@ -135,6 +135,29 @@ def test_the_page_says_what_is_missing(mixed: Path) -> None:
     assert "(12 frames): disk full" in text
 
 
+def test_the_page_shows_bad_ends_that_there_were_without_being_asked(mixed: Path) -> None:
+    for asked in ((), ("--preset", "online"), ("--every", "5m")):
+        assert {"rejected", "timeouts", "failed"} <= set(ask(mixed, *ALL, *asked, width=200).output.split())
+    assert "rejected" not in ask(mixed, *ALL, "--columns", "requests,success_rate").output
+    assert "rejection_rate" not in answer(mixed, *ALL)["rows"][0]
+
+
+def test_the_page_shows_no_bad_ends_where_all_ended_well(tmp_path: Path) -> None:
+    at_ns = WINDOW.start_ns + SECOND_NS
+    fine = Record("f", at_ns, SECOND_NS, "anna", "m", Scenario.ONLINE, "ok", 200)
+    shown = ask(write_ledger(tmp_path, [fine]), *ALL).output
+    assert "success" in shown
+    assert not {"rejected", "timeouts", "failed"} & set(shown.split())
+
+
+@pytest.mark.parametrize("more", [(), ("--every", "5m")], ids=["whole", "over time"])
+def test_requests_that_no_worker_had_are_called_so(mixed: Path, more: tuple[str, ...]) -> None:
+    shown = ask(mixed, *ALL, "--by", "worker", *more, width=200).output
+    assert "no worker" in shown
+    assert "(none)" not in shown
+    assert "worker no worker" not in shown
+
+
 def test_a_tenants_name_stays_text(mixed: Path) -> None:
     output = ask(mixed, *ALL, "--by", "tenant", width=160).output
     assert re.search(r"\[red\]x\[/\]\\x1b\[2J<b>\"=1", output)

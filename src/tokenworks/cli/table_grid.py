@@ -81,13 +81,18 @@ def _step_figure(steps: Sequence[Step], column: Column) -> str:
 
 
 def _sheet(table: Table) -> _Sheet:
-    names = [printable(str(row.get(table.by, EVERYTHING)), 24) or "(none)" for row in table.rows]
+    names = [row_name(table.by, str(row.get(table.by, EVERYTHING)), 24) for row in table.rows]
     rows = list(table.rows)
     has_total = len(rows) + table.num_hidden > 1
     if has_total:
         names, rows = [*names, EVERYTHING], [*rows, table.total]
     figures = [[figure(row[column.key], column.unit) for row in rows] for column in table.columns]
     return _Sheet(names, table.columns, figures, has_total)
+
+
+def row_name(by: str, name: str, most: int) -> str:
+    """What a group is called, in so many characters; some requests have nothing there, and no worker ever had them."""
+    return printable(name, most) or ("no worker" if by == "worker" else "(none)")
 
 
 def _parts(sheet: _Sheet, width: int) -> Iterator[_Sheet]:

@@ -22,7 +22,8 @@ from tokenworks.observe.tables.columns import COLUMNS
 from tokenworks.observe.tables.comparison import Comparison, Side, compare, parse_against
 from tokenworks.observe.tables.over_time import OverTime, build_over_time
 from tokenworks.observe.tables.rows import EVERYTHING
-from tokenworks.observe.tables.table import Table, build_table
+from tokenworks.observe.tables.table import Table, build_table, check_where
+from tokenworks.observe.tables.troubles import with_troubles
 from tokenworks.observe.terms import with_terms
 from tokenworks.observe.when import parse_window
 
@@ -60,7 +61,10 @@ def list_columns() -> None:
     _console().print(grid)
 
 
-def _answer(ledger: SqlLedger, settings: Settings, question: Question) -> Table | Comparison | OverTime:
+def _answer(
+    ledger: SqlLedger, settings: Settings, question: Question, *, is_page: bool = False
+) -> Table | Comparison | OverTime:
+    """A page has the columns that were asked for, and those of troubles that there were."""
     now_ns = time.time_ns()
     window = parse_window(question.since, question.until, now_ns)
     asked: dict[str, Any] = {"preset": question.preset, "columns": question.columns}
@@ -68,6 +72,9 @@ def _answer(ledger: SqlLedger, settings: Settings, question: Question) -> Table 
         first = parse_against(question.against, window, question.where, now_ns)
         return compare(ledger, settings, first, Side(window, question.where, "now"), **asked)
     asked |= {"where": question.where, "limit": question.rows}
+    if is_page and not question.columns:
+        where = check_where(question.where, question.by or EVERYTHING)
+        asked["columns"] = with_troubles(ledger, window, where, question.preset)
     if question.every:
         by = question.by or EVERYTHING
         return build_over_time(ledger, window, settings, question.every, by=by, **asked)
@@ -75,7 +82,7 @@ def _answer(ledger: SqlLedger, settings: Settings, question: Question) -> Table 
 
 
 def _page(ledger: SqlLedger, settings: Settings, question: Question, console: Console) -> RenderableType:
-    answer = _answer(ledger, settings, question)
+    answer = _answer(ledger, settings, question, is_page=True)
     if isinstance(answer, Comparison):
         return comparison_page(answer)
     if isinstance(answer, OverTime):

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokenworks.cli.table_grid import series_grids, table_grids
+from tokenworks.cli.table_grid import row_name, series_grids, table_grids
 from tokenworks.cli.terminal_text import printable
 from tokenworks.contract.record import PICO
 from tokenworks.observe.tables.bill import Bill, BillLine
@@ -57,9 +57,14 @@ def series_page(answer: OverTime, width: int, place: str) -> RenderableType:
     totals = [table.total] if table.by == EVERYTHING else table.rows
     for (name, series), total in zip(answer.series.items(), totals, strict=True):
         if table.by != EVERYTHING:
-            parts.append(Text(f"\n{printable(table.by, 60)} {printable(name, 60) or '(none)'}", style="bold"))
+            parts.append(Text(f"\n{_heading(table.by, name)}", style="bold"))
         parts += series_grids(series, total, width)
     return Group(*parts, "", *_bill_and_notes(table))
+
+
+def _heading(by: str, name: str) -> str:
+    told = row_name(by, name, 60)
+    return told if by == "worker" and not name else f"{printable(by, 60)} {told}"
 
 
 def bill_page(bill: Bill) -> RenderableType:

@@ -99,9 +99,12 @@ def _times(told: Explanation) -> str:
 
 def _stages(console: Console, told: Explanation) -> Table:
     table = _bars(console)
+    drawn: set[str] = set()
     for line in told.stages:
         bar = _bar(console, line.start_ns, line.ns, told.e2e_ns, line.stage.value)
-        table.add_row(line.stage.value, bar, _ms(line.ns), f"{line.share:.1%}")
+        name = f"{line.stage.value} again" if line.stage.value in drawn else line.stage.value
+        table.add_row(name, bar, _ms(line.ns), f"{line.share:.1%}")
+        drawn.add(line.stage.value)
     if told.ttft_ns is not None:
         table.add_row("", _mark(console, told.ttft_ns, told.e2e_ns), "", "")
     return table
@@ -120,7 +123,11 @@ def _legs(console: Console, told: Explanation) -> Group:
 def _leg_words(leg: LegLine) -> Iterator[str]:
     if leg.sequence:
         yield f"choice {leg.sequence + 1}"
+    if leg.is_new_life:
+        yield "started again since: another life of this worker than the one that was lost"
     yield printable(leg.why)
+    if leg.lost:
+        yield f"the worker {printable(leg.lost, 120)}"
     if leg.expected_cached_tokens:
         yield f"{leg.expected_cached_tokens:,} cached tokens expected"
     if leg.predicted_ttft_ns is not None and leg.actual_ttft_ns is not None:

@@ -614,7 +614,8 @@ function drawDrift({ features, requests, reference_requests: before }) {
     h("tbody", {}, features.map((feature) => h("tr", {},
       h("th", { scope: "row" }, feature.feature.replaceAll("_", " "), " ", feature.moved && chip("moved", "warn")),
       h("td", { class: feature.moved ? "warn" : "" }, number(feature.psi)), h("td", { class: "soft" }, number(feature.noise)),
-      h("td", { class: "text" }, feature.before), h("td", { class: "text" }, feature.after))))));
+      h("td", { class: "text" }, feature.before),
+      h("td", { class: "text" }, feature.after, feature.moved && h("span", { class: "soft" }, ` (grew most: ${feature.change})`)))))));
 }
 
 function drawChains({ breakdown }) {
@@ -713,7 +714,9 @@ const legLabel = (leg) => [leg.worker, leg.kind !== "whole" && leg.kind].filter(
 function legWords(leg) {
   const predicted = isNumber(leg.predicted_ttft_ns) && `predicted first token after ${ns(leg.predicted_ttft_ns)}, came after ${ns(leg.actual_ttft_ns)}`;
   const expected = leg.expected_cached_tokens > 0 && `${count(leg.expected_cached_tokens)} cached tokens expected there`;
-  const words = [leg.why, expected, predicted, leg.outcome !== "ok" && `ended: ${leg.outcome}`].filter(Boolean).join("; ");
+  const again = leg.is_new_life && "started again since: another life of this worker than the one that was lost";
+  const ended = leg.outcome !== "ok" && `ended: ${[leg.outcome, leg.lost].filter(Boolean).join(", the worker ")}`;
+  const words = [again, leg.why, expected, predicted, ended].filter(Boolean).join("; ");
   return h("p", { class: "soft" }, h("b", {}, leg.worker), ` ${words}`);
 }
 

@@ -149,12 +149,16 @@ def test_caches_that_find_less_than_half_of_what_they_did_are_told_of(
 
 def test_features_that_moved_are_told_of_by_name() -> None:
     features = [
-        FeatureFigure("input_tokens", 0.5, 0.01, True, "P50 100, P90 900", "P50 300, P90 2700"),
+        FeatureFigure(
+            "input_tokens", 0.5, 0.01, True, "P50 100, P90 900", "P50 300, P90 2700", "above 250: 20% -> 70%"
+        ),
         FeatureFigure("tenant", 0.1, 0.01, False),
     ]
     (alert,) = firing(MemoryLedger(), NOW, ObjectiveSettings(), features)
     assert (alert.name, alert.subject) == ("Drift", "input_tokens")
-    assert alert.summary == "input_tokens drifted, PSI 0.50: from P50 100, P90 900 to P50 300, P90 2700"
+    assert alert.summary == (
+        "input_tokens drifted, PSI 0.50: above 250: 20% -> 70% of all; P50 100, P90 900 before, P50 300, P90 2700 now"
+    )
 
 
 def test_long_windows_are_read_rarely_and_short_ones_always() -> None:

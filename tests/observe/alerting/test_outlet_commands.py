@@ -49,12 +49,24 @@ def test_drift_names_what_moved_and_from_what_to_what(folder: Path) -> None:
     keep_drifting_traffic(folder)
     result = run("drift", "--since", "1h", "--reference", "1h")
     assert result.exit_code == 0
-    (line,) = [line for line in result.output.splitlines() if "input_tokens" in line]
+    (line,) = [line for line in result.output.splitlines() if line.startswith(" input_tokens")]
     assert "moved" in line
     assert "P50" in line
     assert "[bold]<b>" in result.output
     assert re.search(r"before: \d+ requests from .*\n +now: \d+ requests from ", result.output)
     assert "steady" in result.output
+    assert re.search(r"· input_tokens, what grew most: above \d+: \d+% -> \d+%", result.output)
+
+
+def test_drift_of_a_window_without_a_past_compares_its_halves(folder: Path) -> None:
+    keep_drifting_traffic(folder)
+    told = json.loads(run("drift", "--since", "3h", "--json").output)
+    assert told["are_halves"]
+    assert told["reference"]["end_s"] == told["window"]["start_s"]
+    assert {each["feature"] for each in told["features"] if each["moved"]} == {"input_tokens", "tenant"}
+    assert "its two halves" in run("drift", "--since", "3h").output
+    asked = run("drift", "--since", "3h", "--reference", "1d")
+    assert "leave --reference out to compare them" in " ".join(asked.output.split())
 
 
 def test_drift_as_json_has_every_bin(folder: Path) -> None:

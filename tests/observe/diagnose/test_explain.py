@@ -10,9 +10,9 @@ from tests.observe.memory_ledger import MemoryLedger
 from tokenworks.contract.errors import NotFound
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Leg, Record, SequenceReport, Stage, Work
-from tokenworks.observe.diagnose.explain import Explanation, explain, pick
+from tokenworks.observe.diagnose.explain import Explanation, explain
 from tokenworks.observe.diagnose.explain_words import MEANINGS, reason_in_words
-from tokenworks.observe.ledger import Span, Window
+from tokenworks.observe.ledger import Span
 from tokenworks.policy.split import Reason
 
 TRACE = "a" * 32
@@ -98,18 +98,16 @@ def test_the_application_around_it_is_shown_with_the_critical_path() -> None:
     assert sum(line.critical_ns for line in lines.values()) == 3 * SECOND_NS
 
 
+def test_gaps_are_told_by_nearest_rank() -> None:
+    gaps_us = [70, 10, 20, 5000, *[30] * 196]
+    gaps = told(record(gaps_us=b"".join(gap.to_bytes(4, "little") for gap in gaps_us))).gaps
+    assert gaps is not None
+    assert (gaps.count, gaps.p50_ns, gaps.p99_ns, gaps.longest_ns) == (200, 30_000, 30_000, 5_000_000)
+    assert told(record(gaps_us=b"")).gaps is None
+
+
 def test_alone_in_its_trace_it_has_no_application_around_it() -> None:
     assert told(record(trace_id=TRACE, span_id="m" * 16)).spans == []
-
-
-def test_last_and_slowest_are_picked_by_rank() -> None:
-    ledger = MemoryLedger(record(at, NOON_NS + at * SECOND_NS, e2e_ns=SECOND_NS * (3 - at)) for at in range(3))
-    assert [pick(ledger, None, is_slowest=False, rank=rank) for rank in (1, 3)] == ["req-2", "req-0"]
-    assert pick(ledger, None, is_slowest=True) == "req-0"
-    with pytest.raises(NotFound, match="only 3 records"):
-        pick(ledger, None, is_slowest=True, rank=4)
-    with pytest.raises(NotFound, match="no single records yet"):
-        pick(ledger, Window(0, 1), is_slowest=True)
 
 
 def test_an_unknown_id_says_what_to_do() -> None:

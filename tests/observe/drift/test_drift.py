@@ -118,6 +118,57 @@ def test_a_finding_says_from_what_to_what() -> None:
     assert lengths.bins[-1].label.startswith("above ")
 
 
+def lengths_of(window: Window, *lengths: int, cached: float = 0.0) -> list[list[Record]]:
+    """Requests with these prompt lengths in turn, of which that share was cached; 400 of them."""
+    made = []
+    for number in range(400):
+        tokens = lengths[number % len(lengths)]
+        found = {Tier.DEVICE: round(tokens * cached) if number % 2 else 0}
+        made.append(record(number, window.start_ns + number, prompt_tokens=tokens, cached_tokens=found))
+    return [made]
+
+
+def compared(before: list[list[Record]], after: list[list[Record]], feature: str = "input_tokens") -> FeatureDrift:
+    return {each.feature: each for each in compare(before, after)}[feature]
+
+
+def test_one_more_digit_in_every_prompt_is_no_drift() -> None:
+    digit = compared(lengths_of(BEFORE, 203, 203, 203, 48), lengths_of(AFTER, 204, 204, 204, 49))
+    assert digit.psi > 10 * digit.noise  # bins alone cannot tell
+    assert digit.nearby_psi == pytest.approx(0, abs=1e-6)
+    assert (digit.moved, digit.is_near) == (False, True)
+
+
+def test_what_moved_by_more_than_next_to_nothing_has_moved() -> None:
+    for length, is_moved in ((212, False), (216, True), (194, False), (190, True)):
+        assert compared(lengths_of(BEFORE, 203), lengths_of(AFTER, length)).moved == is_moved
+    few = [compared(lengths_of(BEFORE, 10), lengths_of(AFTER, length)).moved for length in (13, 14)]
+    assert few == [False, True]  # of few tokens, three are next to nothing
+
+
+def test_shares_of_two_peaks_jitter_within_their_peaks() -> None:
+    share = compared(
+        lengths_of(BEFORE, 203, 204, cached=0.94), lengths_of(AFTER, 230, 231, cached=0.96), "prefix_share"
+    )
+    assert not share.moved
+
+
+def test_two_peaks_that_change_places_are_told_by_what_grew_and_not_by_a_median_that_jumped() -> None:
+    before, after = lengths_of(BEFORE, 50, 50, 50, 203), lengths_of(AFTER, 50, 203, 204, 204)
+    grown = compared(before, after)
+    assert grown.moved
+    assert grown.change == "above 50: 25% -> 75%"
+    assert compared(after, before).change == "50: 25% -> 75%"
+    shrunk = compared(lengths_of(BEFORE, 50, 120, 203, 400), lengths_of(AFTER, 50, 203, 203, 400))
+    assert shrunk.change == "120 to 203: 25% -> 50%"
+    cached = compared(lengths_of(BEFORE, 200, cached=0.9), lengths_of(AFTER, 200), "prefix_share")
+    assert cached.change == "0: 50% -> 100%"
+
+
+def test_a_word_that_nobody_had_before_is_told_by_its_name() -> None:
+    assert found(tenants=("carl",))["tenant"].change == "carl: 0% -> 100%"
+
+
 def test_what_moved_comes_first_and_most_first() -> None:
     order = list(found(input_scale=2.5, short=0.5).values())
     assert [each.moved for each in order] == sorted([each.moved for each in order], reverse=True)

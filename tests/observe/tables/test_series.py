@@ -165,3 +165,29 @@ def test_a_window_without_work_owes_nothing_and_knows_it(make_ledger: MakeLedger
     found = build_table(make_ledger([], SETTINGS), WINDOW, SETTINGS, by="all", columns=["full_cost"])
     assert found.total["full_cost"] == 0
     assert found.bill.as_json()["is_full_cost_known"] is True
+
+
+@pytest.mark.parametrize("by", ["all", "worker"])
+def test_machines_in_steps_shorter_than_samples_distance_are_not_counted_twice(
+    make_ledger: MakeLedger, by: str
+) -> None:
+    """Samples five seconds apart, of half a core and a GiB: a step of a second has that, or is not told of."""
+    gib = 1 << 30
+    samples = []
+    for second in range(5, 35, 5):
+        one = worker_sample(NOON_NS + second * SECOND_NS, 0, second * SECOND_NS)
+        use = structs.replace(one.use, rss_bytes=gib, cpu_s=second / 2, disk_read_bytes=second * 1000)
+        samples.append(structs.replace(one, use=use))
+    records = [record(n, NOON_NS + n * SECOND_NS) for n in range(1, 31)]
+    ledger = make_ledger([*records, *samples], SETTINGS)
+    window = Window(NOON_NS + SECOND_NS, NOON_NS + 31 * SECOND_NS)
+    columns = ["memory_bytes", "cpu_cores", "disk_read_bytes_per_s", "busy"]
+    found = build_over_time(ledger, window, SETTINGS, "1s", by=by, columns=columns)
+    told = [row for row in found.rows if row["memory_bytes"] is not None]
+    assert len(told) == 6
+    for row in told:
+        figures = [row[key] for key in columns[:3]]
+        assert figures == pytest.approx([gib, 0.5, 1000], rel=1e-6)
+    untold = [row for row in found.rows if row["memory_bytes"] is None]
+    assert all(row[key] is None for row in untold for key in columns)
+    assert len(untold) == 24

@@ -162,7 +162,8 @@ def drifted(features: Iterable[FeatureFigure]) -> Iterator[Alert]:
     """One for each feature that moved."""
     for each in features:
         if each.moved:
-            summary = f"{each.feature} drifted, PSI {each.psi:.2f}: from {each.before} to {each.after}"
+            windows = f"{each.before} before, {each.after} now"
+            summary = f"{each.feature} drifted, PSI {each.psi:.2f}: {each.change} of all; {windows}"
             yield Alert("Drift", each.feature, TICKET, summary)
 
 

@@ -78,7 +78,10 @@ def drift_figures(ledger: Ledger, alerts: AlertSettings, now_ns: int) -> list[Fe
     start_ns = now_ns - round(alerts.drift_hours * _NS_PER_HOUR)
     reference = Window(start_ns - round(alerts.drift_reference_hours * _NS_PER_HOUR), start_ns)
     found = drift(ledger, Window(start_ns, now_ns), reference, threshold=alerts.drift_psi)
-    return [FeatureFigure(each.feature, each.psi, each.noise, each.moved, each.before, each.after) for each in found]
+    return [
+        FeatureFigure(each.feature, each.psi, each.noise, each.moved, each.before, each.after, each.change)
+        for each in found
+    ]
 
 
 async def look_out(context: ObserverContext) -> None:

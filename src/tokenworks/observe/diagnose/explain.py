@@ -2,37 +2,30 @@
 
 `explain` is what `tokenworks explain`, the dashboard and `GET /observe/explain/{id}` show; it only reads the ledger.
 A record's stages partition its E2E but may be scattered over it (a sequence decodes, stalls, decodes again), so that
-the waterfall shows how much each took, one after the other in the order of a request's life; legs and spans, which
-have a beginning, stand where they were. Durations are nanoseconds, amounts are in the configured currency.
+the waterfall shows how much each took, one after the other (`stage_lines`); legs and spans, which have a beginning,
+stand where they were. Durations are nanoseconds, amounts are in the configured currency.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from tokenworks.contract.errors import NotFound
-from tokenworks.contract.record import PICO, Costs, Leg, Record, Stage
+from tokenworks.contract.record import PICO, Costs, Leg, Record
 from tokenworks.observe.chains.chain import Link, chain_of, held_ns
 from tokenworks.observe.chains.own_spans import SERVICE
-from tokenworks.observe.diagnose.explain_words import MEANINGS, advice_for, reason_in_words, story_of
-from tokenworks.observe.ledger import Ended, Ledger, Window
+from tokenworks.observe.diagnose.explain_words import advice_for, reason_in_words, story_of
+from tokenworks.observe.diagnose.fates import Fate, fates
+from tokenworks.observe.diagnose.stage_lines import StageLine, stage_lines
+from tokenworks.observe.ledger import Ended, Ledger
 
 NO_SUCH: Final = "no record of {id!r}: requests appear when they have ended; `tokenworks explain --last` finds one"
-NO_RECORDS: Final = "the ledger holds no single records yet: send a request to `tokenworks serve`, then ask again"
-
-
-class StageLine(msgspec.Struct, frozen=True):
-    """One stage of the waterfall."""
-
-    stage: Stage
-    start_ns: int  # on the axis of the drawing
-    ns: int
-    share: float  # of E2E
-    meaning: str
 
 
 class LegLine(msgspec.Struct, frozen=True):
@@ -46,6 +39,8 @@ class LegLine(msgspec.Struct, frozen=True):
     start_ns: int
     ns: int
     outcome: str
+    lost: str  # how its worker was lost, as it was written down; empty: it was not, or nobody wrote it down
+    is_new_life: bool  # a sending before it lost a worker of this name, which has started again since
     expected_cached_tokens: int
     predicted_ttft_ns: int | None  # from its sending on
     actual_ttft_ns: int | None
@@ -132,22 +127,11 @@ def explain(ledger: Ledger, request_id: str) -> Explanation:
     found = ledger.record(request_id)
     if found is None:
         raise NotFound(NO_SUCH.format(id=request_id))
-    return explained(found, span_lines(ledger, found.record))
+    return explained(found, span_lines(ledger, found.record), fates(ledger, found.record))
 
 
-def pick(ledger: Ledger, window: Window | None, *, is_slowest: bool, rank: int = 1) -> str:
-    """The id of the `rank`-th slowest, or latest, request of a window (None: of all); raises NotFound."""
-    window = window or ledger.extent()
-    found = list(ledger.records(window, limit=rank, slowest=is_slowest)) if window is not None else []
-    if not found:
-        raise NotFound(NO_RECORDS)
-    if len(found) < rank:
-        raise NotFound(f"there are only {len(found)} records in this window; give a number up to {len(found)}")
-    return found[-1].record.id
-
-
-def explained(ended: Ended, spans: list[SpanLine]) -> Explanation:
-    """The explanation of what the ledger holds of a request."""
+def explained(ended: Ended, spans: list[SpanLine], became: Sequence[Fate]) -> Explanation:
+    """The explanation of what the ledger holds of a request; `became` is of each of its legs."""
     record, costs = ended
     reports = [leg.report for leg in record.legs if leg.report is not None]
     return Explanation(
@@ -177,7 +161,7 @@ def explained(ended: Ended, spans: list[SpanLine]) -> Explanation:
         preemptions=sum(report.preemptions for report in reports),
         gaps=_gaps(record),
         stages=stage_lines(record),
-        legs=[_leg_line(record, leg) for leg in record.legs],
+        legs=[_leg_line(record, leg, fate) for leg, fate in zip(record.legs, became, strict=True)],
         spans=spans,
         costs=_cost_lines(costs),
         cost=costs.total / PICO,
@@ -186,17 +170,6 @@ def explained(ended: Ended, spans: list[SpanLine]) -> Explanation:
         advice=advice_for(record),
         num_alike=record.num_alike,
     )
-
-
-def stage_lines(record: Record) -> list[StageLine]:
-    """The stages that took time, in the order of a request's life."""
-    lines, start_ns = [], 0
-    for stage in Stage:
-        ns = record.stages_ns.get(stage, 0)
-        if ns > 0:
-            lines.append(StageLine(stage, start_ns, ns, ns / max(record.e2e_ns, 1), MEANINGS[stage]))
-            start_ns += ns
-    return lines
 
 
 def span_lines(ledger: Ledger, record: Record) -> list[SpanLine]:
@@ -230,7 +203,7 @@ def _is_stage(link: Link) -> bool:
     return link.span.service == SERVICE and link.span.kind == "internal"
 
 
-def _leg_line(record: Record, leg: Leg) -> LegLine:
+def _leg_line(record: Record, leg: Leg, fate: Fate) -> LegLine:
     report = leg.report
     told = {}
     if report is not None:
@@ -245,6 +218,8 @@ def _leg_line(record: Record, leg: Leg) -> LegLine:
         start_ns=leg.start_ns,
         ns=leg.span_ns,
         outcome=leg.outcome,
+        lost=fate.lost,
+        is_new_life=fate.is_new_life,
         expected_cached_tokens=leg.cached_tokens,
         predicted_ttft_ns=leg.predicted_ns,
         actual_ttft_ns=_actual_ttft_ns(record, leg),
@@ -269,8 +244,9 @@ def _cost_lines(costs: Costs) -> list[CostLine]:
 
 
 def _gaps(record: Record) -> Gaps | None:
-    gaps_us = np.frombuffer(record.gaps_us, "<u4")
-    if not len(gaps_us):
+    """By nearest rank, as the table's percentiles; `np.quantile` would load a fifth of NumPy for it."""
+    gaps_us = np.sort(np.frombuffer(record.gaps_us, "<u4")).tolist()
+    if not gaps_us:
         return None
-    p50_us, p99_us, longest_us = np.quantile(gaps_us, (0.5, 0.99, 1.0))
-    return Gaps(len(gaps_us), int(p50_us * 1000), int(p99_us * 1000), int(longest_us * 1000))
+    p50_us, p99_us = (gaps_us[math.ceil(share * len(gaps_us)) - 1] for share in (0.5, 0.99))
+    return Gaps(len(gaps_us), p50_us * 1000, p99_us * 1000, gaps_us[-1] * 1000)

@@ -50,6 +50,7 @@ _ADVICE: Final = {
 }
 _REASONS: Final = {
     "only worker": "it was the only worker",
+    "lost": "the worker that had it was lost",
     "shared prompt": "choices of one prompt stay together",
     "returned": "it had come while no worker was there, and waited for one to come back",
     "short prompt": "the prompt is short: the least busy worker with the longest cached prefix",
@@ -116,6 +117,9 @@ def _detail(record: Record, stage: Stage, ns: int) -> str:
         return f"its KV was taken from it {times:,} times, and {again:,} tokens were computed again"
     if stage is Stage.QUEUE:
         return f"it waited in {record.legs[-1].worker if record.legs else 'a worker'} behind others"
+    lost = next((leg for leg in record.legs if leg.outcome == "lost"), None)
+    if stage is Stage.ROUTE and lost is not None:
+        return f"{lost.worker} was lost while it had the request, which then waited for another worker"
     return MEANINGS[stage]
 
 

@@ -18,7 +18,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-_ADDED: Final = 0.5
+ADDED: Final = 0.5
+"""Count of each bin."""
 _Z_999: Final = 3.0902  # the standard normal distribution's 99.9 % quantile
 
 
@@ -38,8 +39,8 @@ class Shift(msgspec.Struct, frozen=True):
 def shift(reference: np.ndarray, sample: np.ndarray) -> Shift:
     """The shift between two counts [bins] of the same bins; both must hold something."""
     total_reference, total = float(reference.sum()), float(sample.sum())
-    q = (reference + _ADDED) / (total_reference + _ADDED * len(reference))
-    p = (sample + _ADDED) / (total + _ADDED * len(sample))
+    q = (reference + ADDED) / (total_reference + ADDED * len(reference))
+    p = (sample + ADDED) / (total + ADDED * len(sample))
     scale = 1 / total_reference + 1 / total
     freedom = int(np.count_nonzero(reference + sample)) - 1
     return Shift(

@@ -25,7 +25,7 @@ Run = list[Record]
 
 def sampled(ledger: Ledger, window: Window, limit: int) -> list[Run]:
     """At most about `limit` records of a window, in runs; raises LedgerError."""
-    steps = ledger.series(window, _step_ns(window))
+    steps = ledger.series(window, step_ns(window))
     total = sum(cell.requests for _, cell in steps)
     if total <= limit:
         return [_run(ledger, window, limit)] if total else []
@@ -38,7 +38,7 @@ def sampled(ledger: Ledger, window: Window, limit: int) -> list[Run]:
     return runs
 
 
-def _step_ns(window: Window) -> int:
+def step_ns(window: Window) -> int:
     """About a slice, in the whole units that a ledger keeps cells of, so that it need not look at single records."""
     wanted_ns = max(1, (window.end_ns - window.start_ns) // _SLICES)
     unit_ns = next((unit_ns for unit_ns in _UNITS_NS if wanted_ns >= unit_ns), 1)
@@ -96,6 +96,8 @@ NUMBERS: Final[dict[str, Callable[[list[Run]], Iterator[float]]]] = {
     "prefix_share": _of_each(_prefix_share),
     "mean_logprob": _of_each(lambda record: record.mean_logprob),
 }
+COUNTS: Final = frozenset({"input_tokens", "output_tokens"})
+"""Of those, counts of tokens."""
 WORDS: Final[dict[str, Callable[[list[Run]], Iterator[str]]]] = {
     "scenario": _words_of_each(lambda record: [record.scenario.value]),
     "tenant": _words_of_each(lambda record: [record.tenant]),

@@ -24,6 +24,7 @@ class FeatureFigure(msgspec.Struct, frozen=True):
     moved: bool
     before: str = ""
     after: str = ""
+    change: str = ""
 
 
 class AlertFigure(msgspec.Struct, frozen=True):

@@ -38,7 +38,8 @@ class Rows:
         """The figures of one group, or (None) of all."""
         facts = Facts(cell, self._seconds, full_cost=self._overhead.full_cost(cell.cost))
         if not self._are_shared and by in (*_OF_MACHINES, EVERYTHING):
-            facts.machines = machines_of(w for w in self._workers if name is None or getattr(w, by) == name)
+            own = [w for w in self._workers if name is None or getattr(w, by) == name]
+            facts.machines = machines_of(own, self._seconds) if own else None
         return {column.key: column.of(facts) for column in self._columns}
 
     def machine_names(self, by: str) -> set[str]:
