@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from tokenworks.cli.reference import _NothingYet
 from tokenworks.contract.record import Leg, Record, SequenceReport, Stage, Work
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway import tally
-from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.metrics import tally
+from tokenworks.gateway.metrics.metrics import Metrics
 
 GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"

@@ -29,13 +29,13 @@ from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.record import Record, SequenceReport
 from tokenworks.contract.request import Scenario
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.gateway.legs import Sending, Trail
-from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.keys.tenants import Caller
+from tokenworks.gateway.metrics.metrics import Metrics
+from tokenworks.gateway.pool.legs import Sending, Trail
+from tokenworks.gateway.pool.registry import Worker
 from tokenworks.gateway.process import COLLECTED_AT_ONCE
-from tokenworks.gateway.record import Recording
-from tokenworks.gateway.recorder import Recorder
-from tokenworks.gateway.registry import Worker
-from tokenworks.gateway.tenants import Caller
+from tokenworks.gateway.records.record import Recording
+from tokenworks.gateway.records.recorder import Recorder
 from tokenworks.observe.journal.frames import encode_frame
 
 BATCH: Final = 64

@@ -13,8 +13,11 @@ from typing import Any, Final
 
 from benchmarks.gateway import REPORT
 from benchmarks.recording_parts import made, noted, worker
-from tokenworks.gateway import exchange, flights, metrics, record, record_metrics, recorder, samples
-from tokenworks.gateway.registry import Worker
+from tokenworks.gateway.http import exchange
+from tokenworks.gateway.metrics import metrics, record_metrics
+from tokenworks.gateway.pool import flights, samples
+from tokenworks.gateway.pool.registry import Worker
+from tokenworks.gateway.records import record, recorder
 from tokenworks.observe.journal import writer
 
 Seam = tuple[type | ModuleType, str, Callable[..., Any]]

@@ -30,6 +30,13 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"contract", "policy", "text", "plan", "bench", "engine", "worker", "gateway", "fleet", "kv", "observe"},
     "embedded": set(),  # a checkpoint's files, no code
 }
+GATEWAY_ROOMS: dict[str, set[str]] = {
+    "pool": set(),
+    "keys": set(),
+    "records": {"keys", "pool"},
+    "metrics": {"pool"},
+    "http": {"keys", "metrics", "pool", "records"},
+}
 WITHOUT_ENGINE = ("contract", "policy", "text", "plan", "bench", "gateway", "fleet", "kv", "observe", "cli")
 ENGINE_LIBRARIES = ("torch", "numba", "transformers")
 
@@ -80,6 +87,15 @@ def _names(node: ast.AST, file: Path) -> list[str]:
 
 def test_every_package_is_in_the_table() -> None:
     assert set(packages()) <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", sorted(GATEWAY_ROOMS))
+def test_a_room_of_the_gateway_imports_only_what_the_table_allows(room: str) -> None:
+    allowed = GATEWAY_ROOMS[room] | {room}
+    for file in sorted((SOURCE / "gateway" / room).rglob("*.py")):
+        names = [name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for name in _names(node, file)]
+        found = {name.split(".")[2] for name in names if name.startswith("tokenworks.gateway.")}
+        assert found <= allowed, f"{file.relative_to(SOURCE)} imports {sorted(found - allowed)}"
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))

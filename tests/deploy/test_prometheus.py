@@ -14,7 +14,7 @@ import yaml
 
 from deploy.grafana import build
 from tokenworks.cli.reference import _NothingYet
-from tokenworks.gateway.metrics import Metrics
+from tokenworks.gateway.metrics.metrics import Metrics
 
 PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES = PROMETHEUS / "rules.yml"

@@ -22,7 +22,7 @@ import pytest
 
 from tokenworks.fleet.launch import EMBEDDED_MODEL
 from tokenworks.fleet.port import claim_port
-from tokenworks.gateway.tenants import ANONYMOUS
+from tokenworks.gateway.keys.tenants import ANONYMOUS
 
 PYTHON = os.environ.get("VLLM_PYTHON", "")
 LOOK = "import importlib.util as u, sys; sys.exit(not (u.find_spec('vllm') and u.find_spec('xxhash')))"

@@ -10,10 +10,10 @@ import pytest
 from tests.gateway.test_legs import HELLO, WORKER, sent
 from tokenworks.contract.record import SequenceReport
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.gateway import farewells
-from tokenworks.gateway.farewells import Farewells
-from tokenworks.gateway.legs import Sending, Trail
-from tokenworks.gateway.registry import Worker
+from tokenworks.gateway.pool import farewells
+from tokenworks.gateway.pool.farewells import Farewells
+from tokenworks.gateway.pool.legs import Sending, Trail
+from tokenworks.gateway.pool.registry import Worker
 
 REPORT = SequenceReport(steps=3)
 

@@ -15,11 +15,11 @@ import pytest
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.record import Record
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway import floods
-from tokenworks.gateway.floods import MAX_KINDS, SINGLE_PER_S, Floods
-from tokenworks.gateway.legs import Trail
-from tokenworks.gateway.record import Recording
-from tokenworks.gateway.tenants import UNKNOWN, Caller
+from tokenworks.gateway.keys.tenants import UNKNOWN, Caller
+from tokenworks.gateway.pool.legs import Trail
+from tokenworks.gateway.records import floods
+from tokenworks.gateway.records.floods import MAX_KINDS, SINGLE_PER_S, Floods
+from tokenworks.gateway.records.record import Recording
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.store import open_ledger
 from tokenworks.observe.store.open import open_writing

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from tokenworks.gateway.gaps import COUNTED_AT_ONCE, LONGEST_GAP_US, GapHistogram
+from tokenworks.gateway.metrics.gaps import COUNTED_AT_ONCE, LONGEST_GAP_US, GapHistogram
 
 BOUNDS_S = (0.001, 0.0025, 0.01, 2.5)
 

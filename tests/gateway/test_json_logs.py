@@ -21,7 +21,7 @@ def written(caplog: pytest.LogCaptureFixture) -> Iterator[StringIO]:
     handler = logging.StreamHandler(file)
     handler.setFormatter(JsonFormatter("gateway"))
     caplog.set_level(logging.INFO)
-    logger = logging.getLogger("tokenworks.gateway.app")
+    logger = logging.getLogger("tokenworks.gateway.http.app")
     logger.addHandler(handler)
     yield file
     logger.removeHandler(handler)

@@ -15,10 +15,10 @@ from openai import AuthenticationError, OpenAI
 from tokenworks.contract.config import GatewaySettings, LedgerSettings
 from tokenworks.contract.errors import ConfigError, Unauthorized
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway import keys
-from tokenworks.gateway.key_file import MAX_NAME_CHARS, MAX_NOTE_CHARS, KeyFile
-from tokenworks.gateway.keys import Keys
-from tokenworks.gateway.tenants import UNKNOWN, Caller, caller_of
+from tokenworks.gateway.keys import keys
+from tokenworks.gateway.keys.key_file import MAX_NAME_CHARS, MAX_NOTE_CHARS, KeyFile
+from tokenworks.gateway.keys.keys import Keys
+from tokenworks.gateway.keys.tenants import UNKNOWN, Caller, caller_of
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, WaitUntil

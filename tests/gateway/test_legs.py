@@ -13,8 +13,8 @@ from tokenworks.contract import wire
 from tokenworks.contract.card import Card
 from tokenworks.contract.kv import KVSpec
 from tokenworks.contract.record import SequenceReport, Stage
-from tokenworks.gateway.legs import Sending, Trail
-from tokenworks.gateway.registry import Worker
+from tokenworks.gateway.pool.legs import Sending, Trail
+from tokenworks.gateway.pool.registry import Worker
 
 CARD = Card("cpu", 1, "float32", "float32", 1, 1, "float32", 1, 100, (), (), 9.0, 0.5, 0.25, 0, 0, 0)
 HELLO = wire.Hello(wire.PROTOCOL, "w0", os.getpid(), "m", 100, KVSpec("scripted", 1, 1, 8, 4, "float32"), CARD)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenworks.gateway.observer_metrics import STALE_S, ObserverMetrics
+from tokenworks.gateway.metrics.observer_metrics import STALE_S, ObserverMetrics
 from tokenworks.observe.observer.figures import FILE, AlertFigure, FeatureFigure, Figures, write_figures
 
 NOW_S = 1_763_812_800.0

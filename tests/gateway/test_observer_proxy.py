@@ -23,7 +23,7 @@ from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, SCRIPT, mixed_traffic
 from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.errors import LedgerDamaged
-from tokenworks.gateway import observer_client
+from tokenworks.gateway.http import observer_client
 from tokenworks.observe.ledger import OpenLedger
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from tokenworks.contract.config import CostSettings, ObjectiveSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import PICO, Costs, Leg, Record, Stage, Work
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway.metrics import Metrics
-from tokenworks.gateway.record_metrics import MAX_TENANTS, RecordMetrics, cost_by_stage
+from tokenworks.gateway.metrics.metrics import Metrics
+from tokenworks.gateway.metrics.record_metrics import MAX_TENANTS, RecordMetrics, cost_by_stage
 from tokenworks.observe.cell import cell_of, merged
 from tokenworks.observe.tables.cost import costs_of
 from tokenworks.policy.top_names import OTHER

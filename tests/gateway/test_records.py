@@ -25,9 +25,9 @@ from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Record, SequenceReport, Stage, Work
 from tokenworks.contract.request import Request, Scenario
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.gateway.flights import MAX_RESENDS
-from tokenworks.gateway.record import Recording
-from tokenworks.gateway.tenants import Caller, caller_of
+from tokenworks.gateway.keys.tenants import Caller, caller_of
+from tokenworks.gateway.pool.flights import MAX_RESENDS
+from tokenworks.gateway.records.record import Recording
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, WaitUntil

@@ -12,8 +12,8 @@ from tests.gateway.test_lifetimes import PROMPT, events, open_stream
 from tokenworks.contract import wire
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.gateway import patience
-from tokenworks.gateway.flights import MAX_RESENDS
+from tokenworks.gateway.pool import patience
+from tokenworks.gateway.pool.flights import MAX_RESENDS
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, WaitUntil

@@ -13,8 +13,8 @@ from tokenworks.contract import wire
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Frame, Incident, StoreSample, WorkerSample, WorkerUse
 from tokenworks.contract.wire import StoreStatus, TierStatus
-from tokenworks.gateway import samples
-from tokenworks.gateway.samples import Samples
+from tokenworks.gateway.pool import samples
+from tokenworks.gateway.pool.samples import Samples
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import Rig, WaitUntil

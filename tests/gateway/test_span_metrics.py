@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenworks.gateway.observer_metrics import ObserverMetrics
+from tokenworks.gateway.metrics.observer_metrics import ObserverMetrics
 from tokenworks.observe.observer.figures import Figures, SpanFigures, write_figures
 
 NOW_S = 1_763_812_800.0

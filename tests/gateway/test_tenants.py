@@ -13,7 +13,7 @@ from tokenworks.contract.config import KVSettings
 from tokenworks.contract.kv import BlockName, Tier, block_names, root_name
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
-from tokenworks.gateway.tenants import ANONYMOUS, caller_of, key_in, salt_for
+from tokenworks.gateway.keys.tenants import ANONYMOUS, caller_of, key_in, salt_for
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, ScriptedWorker

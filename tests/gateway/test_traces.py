@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tokenworks.gateway.traces import trace_of
+from tokenworks.gateway.records.traces import trace_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -6,9 +6,7 @@ from typing import Any
 
 import click
 
-from tokenworks.bench.options import GroupedCommand, as_url, bench_options
-
-PAGE_WIDTH = 110  # where the output is not a terminal that has its own
+from tokenworks.bench.options import PAGE_WIDTH, GroupedCommand, as_url, bench_options
 
 
 @click.command(cls=GroupedCommand, context_settings={"max_content_width": PAGE_WIDTH})

@@ -21,8 +21,8 @@ import uvloop
 from rich.console import Console
 
 from tokenworks.bench.client import LoadClient, open_session
-from tokenworks.bench.command import PAGE_WIDTH
 from tokenworks.bench.measure import RequestResult, summarise
+from tokenworks.bench.options import PAGE_WIDTH
 from tokenworks.bench.preflight import Refused, Unreachable, find_model, settle_style
 from tokenworks.bench.progress import show_progress
 from tokenworks.bench.prompts import PromptStyle

@@ -20,6 +20,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 ABOVE_ZERO = click.FloatRange(min=0.0, min_open=True)
 AT_LEAST_ZERO = click.FloatRange(min=0.0)
 COUNT = click.IntRange(min=1)
+PAGE_WIDTH = 110
+"""Where the output is not a terminal that has its own."""
 
 
 class GroupedOption(click.Option):

@@ -15,7 +15,7 @@ from tokenworks.cli.terminal_text import printable
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.folders import state_folder
 from tokenworks.contract.request import Scenario
-from tokenworks.gateway.key_file import Key, KeyFile
+from tokenworks.gateway.keys.key_file import Key, KeyFile
 
 _HEADINGS: Final = ("id", "tenant", "scenario", "made", "revoked", "note")
 

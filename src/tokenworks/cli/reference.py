@@ -30,9 +30,9 @@ from tokenworks.contract.setting import (
     receiver_settings,
     section_types,
 )
-from tokenworks.gateway.counts import DispatchCounts
-from tokenworks.gateway.metrics import Metrics
-from tokenworks.gateway.registry import StoreRegistry, WorkerRegistry
+from tokenworks.gateway.metrics.metrics import Metrics
+from tokenworks.gateway.pool.counts import DispatchCounts
+from tokenworks.gateway.pool.registry import StoreRegistry, WorkerRegistry
 from tokenworks.observe.tables.columns import COLUMNS
 from tokenworks.observe.tables.presets import PRESETS
 

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
 from tokenworks.cli.options import SettingsCommand, settings_from, takes_settings
+from tokenworks.cli.table_question import Question
 from tokenworks.contract.errors import InvalidRequest
 from tokenworks.observe.tables.presets import PRESETS
 
 _ASKED: Final = ("by", "since", "until", "preset", "rows", "against", "every")
-
-
-class Question(NamedTuple):
-    """What was asked, in the words of who asks."""
-
-    by: str | None
-    since: str
-    until: str
-    where: dict[str, str]
-    preset: str
-    columns: tuple[str, ...]
-    rows: int
-    against: str
-    every: str
 
 
 @click.command(cls=SettingsCommand)

@@ -28,7 +28,7 @@ from tokenworks.observe.terms import with_terms
 from tokenworks.observe.when import parse_window
 
 if TYPE_CHECKING:
-    from tokenworks.cli.table import Question
+    from tokenworks.cli.table_question import Question
 
 _REFRESH_S: Final = 2.0
 _PLAIN_WIDTH: Final = 120  # where the output is not a terminal that has its own

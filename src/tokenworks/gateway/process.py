@@ -26,17 +26,17 @@ from tokenworks.contract.auth import check_keys_have_a_place
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import Draining, StartupError
 from tokenworks.contract.folders import state_folder
-from tokenworks.gateway.app import build_app
-from tokenworks.gateway.dispatch import Dispatcher
-from tokenworks.gateway.key_file import KeyFile
-from tokenworks.gateway.keys import Keys
-from tokenworks.gateway.metrics import Metrics
-from tokenworks.gateway.observer_client import ObserverClient
-from tokenworks.gateway.prompts import PromptReader
-from tokenworks.gateway.recorder import Recorder
-from tokenworks.gateway.samples import Samples
-from tokenworks.gateway.scribe import Scribe
-from tokenworks.gateway.service import Service
+from tokenworks.gateway.http.app import build_app
+from tokenworks.gateway.http.observer_client import ObserverClient
+from tokenworks.gateway.http.prompts import PromptReader
+from tokenworks.gateway.http.service import Service
+from tokenworks.gateway.keys.key_file import KeyFile
+from tokenworks.gateway.keys.keys import Keys
+from tokenworks.gateway.metrics.metrics import Metrics
+from tokenworks.gateway.pool.dispatch import Dispatcher
+from tokenworks.gateway.pool.samples import Samples
+from tokenworks.gateway.records.recorder import Recorder
+from tokenworks.gateway.records.scribe import Scribe
 from tokenworks.observe.journal.writer import Journal
 from tokenworks.text.tokenizer import load_tokenizer
 
