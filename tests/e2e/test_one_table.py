@@ -111,6 +111,12 @@ def drive(served: Served, keys: dict[str, str]) -> None:
                 client.completions.create(model="embedded", prompt="x", temperature=9)
 
 
+def has_told(folder: Path, at_ns: int) -> bool:
+    """Whether both workers have been sampled after that time, and the ledger has it."""
+    stretches = open_ledger(LedgerSettings(path=str(folder))).workers(Window(at_ns - 10**10, time.time_ns()))
+    return {"w0", "w1"} <= {stretch.worker for stretch in stretches if stretch.until_ns > at_ns}
+
+
 @pytest.fixture(scope="module")
 def run(serve: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory, wait_for: Any) -> Iterator[Run]:
     with pytest.MonkeyPatch.context() as patch:
@@ -121,8 +127,10 @@ def run(serve: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory, 
         wait_for(lambda: served.metric("tokenworks_workers_ready") == 2, "both workers")
         drive(served, {tenant: key_of(tenant) for tenant in TENANTS})
         wait_for(lambda: served.metric("tokenworks_worker_running") == 0, "the workers to be idle")
-        time.sleep(6)  # until each worker has told of its time once more
+        idle_ns = time.time_ns()
+        wait_for(lambda: has_told(folder, idle_ns), "the time of both workers until they were idle")
         end_ns = time.time_ns()
+        wait_for(lambda: has_told(folder, end_ns), "everything of the window: frames come in order")
         since, until = (datetime.fromtimestamp(ns / 1e9, UTC).isoformat() for ns in (start_ns, end_ns))
         found = Run(served, folder, since, until, Window(start_ns // 1000 * 1000, end_ns // 1000 * 1000))
         wait_for(lambda: sum(cell.requests for cell in found.cells(None).values()) == REQUESTS, "all records")

@@ -73,7 +73,7 @@ def test_what_it_does_not_do_is_refused(
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(references: Any) -> None:
-    with pytest.raises(ConfigError, match="no device 'TPU' here; it finds:.*CPU"):
+    with pytest.raises(ConfigError, match="no device 'TPU' here; set `device` to one of:.*CPU"):
         build_openvino_engine(
             references("qwen2").directory, EngineSettings(), KVSettings(), "TPU", 1, lambda done, total: None
         )
