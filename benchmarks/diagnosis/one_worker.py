@@ -33,7 +33,6 @@ ONE_WORKER = Place(
         Fault("cache_evicted", many_pages),
         Fault("worker_lost", killed_worker),
         Fault("cache_lost", killed_worker),
-        Fault("turned_away", killed_worker),
         Fault("late_by_loss", killed_worker),
         Fault("restart_loop", deadly_requests),
         Fault("failing", deadly_requests),

@@ -37,10 +37,12 @@ def test_a_fault_is_found(visit: Visit, fault: Fault) -> None:
     assert finding["evidence"]
 
 
-def test_a_worker_that_cannot_start_is_found(tmp_path: Path) -> None:
-    [fault] = BAD_CHECKPOINT.faults
+def test_a_worker_that_cannot_start_is_found_and_who_is_turned_away_for_it(tmp_path: Path) -> None:
     with visiting(BAD_CHECKPOINT, tmp_path) as visit:
-        assert fault.rule not in visit.findings(visit.usual)
-        finding = fault.finding(visit.provoked(fault))
-    assert finding is not None
-    assert finding["signal"].endswith("1.")
+        assert not visit.findings(visit.usual).keys() & set(BAD_CHECKPOINT.rules)
+        found = {fault.rule: fault.finding(visit.provoked(fault)) for fault in BAD_CHECKPOINT.faults}
+    unready, refused = found["worker_cannot_start"], found["turned_away"]
+    assert unready is not None
+    assert unready["signal"].startswith("Workers that died before they were ready:")
+    assert refused is not None
+    assert refused["hurt"]
