@@ -43,6 +43,6 @@ def test_a_worker_that_cannot_start_is_found_and_who_is_turned_away_for_it(tmp_p
         found = {fault.rule: fault.finding(visit.provoked(fault)) for fault in BAD_CHECKPOINT.faults}
     unready, refused = found["worker_cannot_start"], found["turned_away"]
     assert unready is not None
-    assert unready["signal"].startswith("Workers that died before they were ready:")
+    assert unready["signal"].startswith("Workers that died before they were ready")
     assert refused is not None
     assert refused["hurt"]
