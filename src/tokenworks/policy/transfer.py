@@ -10,7 +10,7 @@ speeds and what fetches really took beside them (`TransferModel`), R from the wo
     D = min(w R(0) + b S(k) + g,  a(k) + max(b (S(n) - S(k)), g))      w = 0.04, b = 0.8, g = 5 ms
 
 and then computes what has not come. The first term is the promise: **a request takes at most 5 % (and g) longer than it
-would have without the store, whatever the tiers do, if computing really takes 0.8 of its prediction or more.Proof:
+would have without the store, whatever the tiers do, if computing really takes 0.8 of its prediction or more.** Proof:
 let computing take x of what is predicted, x >= b. The request starts to compute at t <= w R(0) + b S(k) + g and ends at
 t + x R(k), with R(0) = S(k) + R(k):
 
