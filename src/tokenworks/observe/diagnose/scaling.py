@@ -84,9 +84,9 @@ def _part(ledger: Ledger, window: Window) -> _Part:
     computed = cell.prompt_tokens - sum(cell.cached_tokens.values()) + cell.output_tokens
     wall_ns = sum(stretch.use.wall_ns for stretch in stretches)
     busy_ns = wall_ns - sum(stretch.use.idle_ns for stretch in stretches)
-    lives_s = sum(stretch.until_ns - stretch.from_ns for stretch in stretches) / 1e9
+    middle_ns = (window.start_ns + window.end_ns) // 2  # who came by then was there; samples may come late
     return _Part(
-        workers=round(lives_s / max(window.seconds, 1e-9)),  # each is known from its first sample to its last
+        workers=len({stretch.worker for stretch in stretches if stretch.from_ns <= middle_ns}),
         tokens_per_s=computed / max(window.seconds, 1e-9) or math.nan,
         pace=computed / (busy_ns / 1e9) if computed and busy_ns else math.nan,
         busy_share=busy_ns / wall_ns if wall_ns else math.nan,
