@@ -373,3 +373,18 @@ def test_the_page_allows_nothing_but_itself(shown: Shown) -> None:
     assert " style=" not in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page
+
+
+def test_when_an_outage_was_and_what_changed_within_the_window_is_told(
+    browser: Browser, show: Callable[[MemoryLedger], Shown]
+) -> None:
+    refused = {"outcome": "no_worker", "status": 503, "legs": [], "ttft_ns": None, "output_tokens": 0}
+    now_ns = time.time_ns()
+    served = [record(number, now_ns - (600 - 3 * number) * SECOND_NS) for number in range(200)]
+    outage = [record(200 + number, now_ns - (300 - number) * SECOND_NS, 1000, **refused) for number in range(40)]
+    shown = show(MemoryLedger(served + outage))
+    browser.open(shown.url)
+    browser.wait(lambda: "turned away" in browser.text("#findings"), "the finding")
+    assert "worst from" in browser.text("#findings")
+    browser.wait(lambda: "that came first" in browser.text("#drift-note"), "the halves")
+    assert browser.complaints() == []

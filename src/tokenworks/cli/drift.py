@@ -40,9 +40,9 @@ def drift(since: str, until: str, reference: str | None, is_json: bool, **option
       tokenworks drift --since "2026-03-01 09:00" --until "2026-03-01 12:00" --json
     """
     from tokenworks.cli.drift_page import Compared, show_drift
-    from tokenworks.observe.drift.drift import MIN_VALUES, sizes
     from tokenworks.observe.drift.drift import drift as compare_windows
-    from tokenworks.observe.drift.halves import halves
+    from tokenworks.observe.drift.drift import sizes
+    from tokenworks.observe.drift.halves import halves_where_needed
     from tokenworks.observe.store import open_ledger
 
     settings = settings_from(options)
@@ -50,11 +50,10 @@ def drift(since: str, until: str, reference: str | None, is_json: bool, **option
     window = parse_window(since, until, now_ns)
     before = reference_window(reference or _BEFORE, window, now_ns)
     with closing(open_ledger(settings.ledger)) as ledger:
-        told = sizes(ledger, window, before)
-        own = halves(ledger, window) if told.reference_requests < MIN_VALUES <= told.requests else None
+        own = halves_where_needed(ledger, window, before)
         if own is not None and reference is None:
             before, window = own
-            told = sizes(ledger, window, before)
+        told = sizes(ledger, window, before)
         found = compare_windows(ledger, window, before, threshold=settings.alerts.drift_psi)
     show_drift(Compared(found, told, window, before, own), is_json=is_json)
 

@@ -593,6 +593,7 @@ const SEVERITIES = { critical: "bad", warning: "warn" };
 
 function finding(found) {
   const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action],
+    ["when", found.worst && `worst from ${clock(found.worst[0] / 1e9)} to ${clock(found.worst[1] / 1e9)}`],
     ["hurts", found.hurt.length > 0 && h("ul", {}, found.hurt.map((each) => h("li", {}, h("b", {}, each.tenant), ` ${each.text}`)))], ["gain", found.gain],
     ["evidence", h("ul", {}, found.evidence.map(evidence))]];
   return h("article", { class: "panel finding", "data-severity": found.severity },
@@ -603,8 +604,9 @@ function finding(found) {
 
 const evidence = (each) => h("li", {}, h("b", {}, each.text), ` ${each.meaning}`, each.before && h("span", { class: "soft" }, ` (before: ${each.before})`));
 
-function drawDrift({ features, requests, reference_requests: before }) {
-  byId("drift-note").textContent = `${count(requests)} requests, against ${count(before)} in the window before`;
+function drawDrift({ features, requests, reference_requests: before, are_halves: areHalves }) {
+  const where = areHalves ? "that came first: too little was before the window" : "in the window before";
+  byId("drift-note").textContent = `${count(requests)} requests, against ${count(before)} ${where}`;
   if (!features.length) {
     fill(byId("features"), empty("Too little to compare", "Drift needs 50 requests in this window and as many in the one before."));
     return;

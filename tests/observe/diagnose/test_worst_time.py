@@ -41,3 +41,11 @@ def test_a_slow_stretch_of_one_scenario_is_told_with_its_time(has_past: bool) ->
 def test_a_fault_of_the_whole_window_has_no_time_of_its_own() -> None:
     scene = turned_away(Scene().usual(BEFORE, 80).usual(NOW, 60), NOW, 40)
     assert found(scene, "turned_away").worst is None
+
+
+def test_an_outage_is_found_in_a_run_without_a_past_though_who_was_served_was_served_well() -> None:
+    """Who is turned away has no first token: the best stretch must not be the one with the outage in it."""
+    scene = turned_away(Scene().usual(NOW, 200), FAULTY, 30)
+    finding = found(scene, "turned_away")
+    assert finding.worst is not None
+    assert finding.baseline.end_ns <= FAULTY.start_ns or finding.baseline.start_ns >= FAULTY.end_ns

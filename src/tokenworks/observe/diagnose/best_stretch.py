@@ -1,10 +1,11 @@
 """What a run is compared with that has nothing before it: the stretch of itself in which its requests did best.
 
-The run is cut into equal steps. Of all stretches a quarter of it long, that is taken in which first tokens and further
-tokens came soonest, by P95: what is wrong with one request in twenty makes a stretch worse. Then it grows on both sides
-as long as the next step is as good as it is. So a run in which nothing is wrong is compared with (nearly) all of
-itself, and finding something by looking for its best moment alone is as unlikely as it can be; a run that was good for
-less than a quarter of its time is compared with the best there was, which may hide what was wrong throughout.
+The run is cut into equal steps. Of all stretches a quarter of it long, that is taken in which the fewest requests went
+without an answer, and of those the one in which first tokens and further tokens came soonest, by P95: what is wrong
+with one request in twenty makes a stretch worse. Then it grows on both sides as long as the next step is as good as it
+is. So a run in which nothing is wrong is compared with (nearly) all of itself, and finding something by looking for its
+best moment alone is as unlikely as it can be; a run that was good for less than a quarter of its time is compared with
+the best there was, which may hide what was wrong throughout.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _MAX_SINGLES: Final = 20_000  # requests that are read one by one: below a minut
 _SECOND_NS: Final = 10**9
 _MINUTE_NS: Final = 60 * _SECOND_NS
 _AS_GOOD: Final = 1.25  # a step is as good as a stretch where its P95 is no more than this times the stretch's
+_AS_SURE: Final = 0.05  # and where of its requests no greater part than this more went unanswered
 _P95: Final = 0.95
 _MEASURES: Final = ("ttft", "tpot")
 
@@ -65,10 +67,10 @@ def _best(cells: Sequence[Cell], whole: dict[str, float]) -> tuple[int, int] | N
     for first in range(len(cells) - least + 1):
         part = merged(cells[first : first + least])
         if part.requests >= MIN_REQUESTS:
-            ranked.append((sum(_times(part, whole)), first))
+            ranked.append((_unserved(part), sum(_times(part, whole)), first))
     if not ranked:
         return None
-    _, first = min(ranked)
+    *_, first = min(ranked)
     return first, first + least
 
 
@@ -76,7 +78,11 @@ def _grown(cells: Sequence[Cell], first: int, last: int) -> tuple[int, int]:
     """The range with its neighbours, as long as they are as good; the better one first."""
     while options := list(_neighbours(cells, first, last)):
         stretch = _whole(cells[first:last])
-        times, step = min((max(_times(cells[step], stretch), default=0.0), step) for step in options)
+        most = _unserved(merged(cells[first:last])) + _AS_SURE
+        served = [step for step in options if _unserved(cells[step]) <= most]
+        times, step = min(
+            ((max(_times(cells[step], stretch), default=0.0), step) for step in served), default=(math.inf, 0)
+        )
         if times > _AS_GOOD:
             break
         first, last = min(first, step), max(last, step + 1)
@@ -93,6 +99,12 @@ def _neighbours(cells: Sequence[Cell], first: int, last: int) -> Iterator[int]:
 def _whole(cells: Sequence[Cell]) -> dict[str, float]:
     cell = merged(cells)
     return {name: _p95(cell, name) for name in _MEASURES}
+
+
+def _unserved(cell: Cell) -> float:
+    """The part of its requests that the system gave no answer, in twentieths: one in a hundred is no difference."""
+    unserved = cell.rejected + cell.failed + cell.timeouts
+    return round(20 * unserved / cell.requests) / 20 if cell.requests else 0.0
 
 
 def _times(cell: Cell, usual: dict[str, float]) -> list[float]:

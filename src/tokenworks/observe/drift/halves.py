@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from tokenworks.observe.drift.drift import MIN_VALUES
+from tokenworks.observe.drift.drift import MIN_VALUES, sizes
 from tokenworks.observe.drift.traffic_sample import step_ns
 from tokenworks.observe.ledger import Ledger, Window
+
+
+def halves_where_needed(ledger: Ledger, window: Window, reference: Window) -> tuple[Window, Window] | None:
+    """The halves of a window that has enough requests while its reference has too few; None where not."""
+    told = sizes(ledger, window, reference)
+    return halves(ledger, window) if told.reference_requests < MIN_VALUES <= told.requests else None
 
 
 def halves(ledger: Ledger, window: Window) -> tuple[Window, Window] | None:

@@ -16,6 +16,7 @@ from tokenworks.observe.cell import Cell
 from tokenworks.observe.chains.breakdown import breakdown
 from tokenworks.observe.diagnose.diagnosis import diagnosis as what_is_wrong
 from tokenworks.observe.drift.drift import drift, sizes
+from tokenworks.observe.drift.halves import halves_where_needed
 from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.observer.question import Question
 from tokenworks.observe.tables.bill import bill
@@ -130,13 +131,15 @@ def chains(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 
 def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:
-    """`GET /observe/drift`: what moved against the time before, equally long."""
-    features = drift(ledger, question.window, question.reference)
+    """`GET /observe/drift`: what moved against the time before, equally long; or between the halves of the window."""
+    own = halves_where_needed(ledger, question.window, question.reference)
+    reference, window = own or (question.reference, question.window)
     return {
-        "window": _window(question.window),
-        "reference": _window(question.reference),
-        **sizes(ledger, question.window, question.reference)._asdict(),
-        "features": features,
+        "window": _window(window),
+        "reference": _window(reference),
+        "are_halves": own is not None,
+        **sizes(ledger, window, reference)._asdict(),
+        "features": drift(ledger, window, reference),
     }
 
 
