@@ -28,6 +28,8 @@ from tokenworks.worker.kv_publish import Publisher
 from tokenworks.worker.kv_traffic import TrafficCounts
 from tokenworks.worker.prefill_speed import PrefillSpeed
 
+STORE_S: Final = 0.5
+"""A store that runs answers a new worker within a tenth of a second; one that starts meanwhile is found later."""
 ANSWER_S: Final = 0.003
 """A store answers what it holds within a millisecond; the step that a sequence would miss may take a second."""
 
@@ -46,6 +48,13 @@ class KVExchange:
         self._fetcher = Fetcher(engine, client, self._speed, self._counts, clock)
         self._publisher = Publisher(engine, client, self._speed, self._counts)
         self._steps = engine.steps
+
+    def wait_for_store(self, longest_s: float = STORE_S) -> None:
+        """Until the store has told how fast its tiers are, or so long: who comes first then finds what it holds."""
+        end_s = self._clock() + longest_s
+        while not self._client.speeds and self._clock() < end_s:
+            self._client.socket.poll(20)
+            self._receive()
 
     @property
     def socket(self) -> zmq.Socket[bytes]:

@@ -138,7 +138,9 @@ def load_of(engine: Engine, exchange: KVExchange | None, meter: Meter) -> Callab
 def open_exchange(context: zmq.Context[zmq.Socket[bytes]], engine: Engine, hello: Hello, address: str) -> KVExchange:
     """The exchange with the host's KV store; the store may come later, or never."""
     client = KVClient(context, address, f"{hello.worker_id}-{hello.pid}", engine.spec)
-    return KVExchange(engine, client, hello.card)
+    exchange = KVExchange(engine, client, hello.card)
+    exchange.wait_for_store()
+    return exchange
 
 
 def choose_threads(settings: EngineSettings) -> int:

@@ -55,3 +55,28 @@ def test_who_is_looked_up_misses_no_step_for_a_quick_store(references: Any, is_s
     assert engine.steps == (0 if is_silent else 1)
     assert len(client.polls_ms) == 1
     assert 0 < client.polls_ms[0] <= 3
+
+
+class LateStore(QuickStore):
+    """It has told its speeds when it was looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(is_silent=True)
+        self._told, self.speeds = self.speeds, {}
+        self._looks = looks
+
+    def receive(self) -> list[StoreEvent]:
+        if len(self.polls_ms) >= self._looks:
+            self.speeds = self._told
+        return []
+
+
+@pytest.mark.parametrize(("looks", "longest_s", "is_there"), [(3, 60.0, True), (10**9, 0.0, False)])
+def test_a_worker_that_starts_waits_for_its_store_but_not_for_long(
+    references: Any, looks: int, longest_s: float, is_there: bool
+) -> None:
+    client = LateStore(looks)
+    exchange = KVExchange(references("qwen3-tied").engine(), client, card(1e-3))  # type: ignore[arg-type]
+    exchange.wait_for_store(longest_s)
+    assert bool(client.speeds) is is_there
+    assert len(client.polls_ms) == (looks if is_there else 0)

@@ -45,7 +45,6 @@ class _Run:
         self._service = service
         self._metrics = service.metrics
         self._dispatcher = service.dispatcher
-        self._has_store = service.has_store()
         self._exchange = exchange
         self._recording = exchange.recording
         self._job = job
@@ -157,7 +156,7 @@ class _Run:
     def _usage(self, *, is_last: bool = False) -> Usage:
         completion_tokens = sum(choice.num_tokens for choice in self._job.choices)
         total = self._job.prompt_tokens + completion_tokens
-        by_tier = cached_by_tier(self._first_choices()) if self._has_store else None
+        by_tier = cached_by_tier(self._first_choices()) if self._service.has_store() else None
         details = PromptTokensDetails(self._cached_tokens(), by_tier)
         usage = Usage(self._job.prompt_tokens, completion_tokens, total, details)
         return self._with_cost(usage) if is_last and self._job.has_cost else usage
