@@ -22,8 +22,7 @@ MIN_REQUESTS: Final = 20
 _STEPS: Final = 24
 _LEAST_PART: Final = 4  # a stretch has this part of the steps at least
 _MAX_SINGLES: Final = 20_000  # requests that are read one by one: below a minute a ledger has no sums
-_SECOND_NS: Final = 10**9
-_MINUTE_NS: Final = 60 * _SECOND_NS
+_MINUTE_NS: Final = 60 * 10**9
 _AS_GOOD: Final = 1.25  # a step is as good as a stretch where its P95 is no more than this times the stretch's
 _AS_SURE: Final = 0.05  # and where of its requests no greater part than this more went unanswered
 _P95: Final = 0.95
@@ -36,8 +35,7 @@ def best_stretch(ledger: Ledger, window: Window) -> Window | None:
     num_requests = ledger.cells(run).get("", Cell()).requests if run.seconds > 0 else 0
     if num_requests < 2 * MIN_REQUESTS:
         return None
-    step_ns = _step_ns(run, num_requests)
-    found = ledger.series(run, step_ns)
+    found = ledger.series(run, step_ns(run, num_requests, _STEPS))
     cells = [cell for _, cell in found]
     best = _best(cells, _whole(cells))
     if best is None:
@@ -55,9 +53,10 @@ def _run(ledger: Ledger, window: Window) -> Window:
     return Window(max(window.start_ns, extent.start_ns), min(window.end_ns, extent.end_ns))
 
 
-def _step_ns(run: Window, num_requests: int) -> int:
-    step_ns = math.ceil((run.end_ns - run.start_ns) / _STEPS)
-    return max(step_ns, _MINUTE_NS) if num_requests > _MAX_SINGLES else step_ns
+def step_ns(window: Window, num_requests: int, num_steps: int) -> int:
+    """The length of steps that a window is cut into: so many, but of very many requests none below a minute."""
+    length_ns = math.ceil((window.end_ns - window.start_ns) / num_steps)
+    return max(length_ns, _MINUTE_NS) if num_requests > _MAX_SINGLES else length_ns
 
 
 def _best(cells: Sequence[Cell], whole: dict[str, float]) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from tokenworks.observe.cell import Cell
+from tokenworks.observe.diagnose.best_stretch import step_ns
 from tokenworks.observe.diagnose.sides import WHOLE, Side, Subject
 from tokenworks.observe.diagnose.signals import SIGNALS
 from tokenworks.observe.ledger import Ledger, Window
@@ -18,8 +18,6 @@ from tokenworks.observe.ledger import Ledger, Window
 _STEPS: Final = 60
 _MOST: Final = 0.7  # of the window
 _SECOND_NS: Final = 10**9
-_MINUTE_NS: Final = 60 * _SECOND_NS
-_MAX_SINGLES: Final = 20_000  # requests that are read one by one: below a minute a ledger has no sums
 
 
 def worst_time(ledger: Ledger, subject: Subject, name: str) -> Window | None:
@@ -30,18 +28,13 @@ def worst_time(ledger: Ledger, subject: Subject, name: str) -> Window | None:
         return None
     least = (whole + (usual if math.isfinite(usual) else 0.0)) / 2
     where = {} if subject.kind == WHOLE else {subject.kind: subject.name}
-    step_ns = _step_ns(window, subject.now.cell)
+    length_ns = max(_SECOND_NS, step_ns(window, subject.now.cell.requests, _STEPS))
     steps = [
-        Window(max(start_ns, window.start_ns), min(start_ns + step_ns, window.end_ns))
-        for start_ns, cell in ledger.series(window, step_ns, where)
-        if cell.requests and of(Side(Window(start_ns, start_ns + step_ns), cell)) > least
+        Window(max(start_ns, window.start_ns), min(start_ns + length_ns, window.end_ns))
+        for start_ns, cell in ledger.series(window, length_ns, where)
+        if cell.requests and of(Side(Window(start_ns, start_ns + length_ns), cell)) > least
     ]
     if not steps:
         return None
     found = Window(steps[0].start_ns, steps[-1].end_ns)
     return found if found.seconds <= _MOST * window.seconds else None
-
-
-def _step_ns(window: Window, cell: Cell) -> int:
-    step_ns = max(_SECOND_NS, math.ceil((window.end_ns - window.start_ns) / _STEPS))
-    return max(step_ns, _MINUTE_NS) if cell.requests > _MAX_SINGLES else step_ns
