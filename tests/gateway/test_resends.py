@@ -126,6 +126,7 @@ def test_who_comes_while_nobody_is_there_waits_for_the_worker_to_come_back(
         bare_rig.kill(worker)
     else:
         worker.send(wire.Goodbye("w0"))
+    wait_until(lambda: len(bare_rig.gateway.gateway.dispatcher.workers) == 0)
     flights = bare_rig.gateway.gateway.dispatcher._flights
     asking, found = start(bare_rig, n=2)
     wait_until(lambda: len(flights) == 2)
