@@ -14,7 +14,8 @@ Requests are as long as those of a public trace of chats are on average; 16 outp
 a record takes hardly depends on them. A turn ends with a write of the journal and maybe a sync, which take 0.15 ms
 whatever was recorded: below 1 us a request with 200 requests. The interval is the middle 95 % of 2,000 samples drawn
 from the pairs. The observer's own time stands beside it: it is another process, of a low priority. Each turn's
-processor time includes what other programs on the same cores do to its caches: let the machine be idle.
+processor time includes what other programs on the same cores do to its caches: let the machine be idle. Instructions,
+which nobody else has a part in, are counted by `benchmarks/recording_instructions.py`.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--role", choices=["measure", "gateway", "worker"], default="measure", help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--flush-s", type=float, default=LedgerSettings().flush_s, help=argparse.SUPPRESS)
     parser.add_argument("--model", default=str(EMBEDDED), help="checkpoint directory whose tokenizer is used")
     parser.add_argument("--part", choices=PARTS, default="all", help="what is switched off and on")
     parser.add_argument("--prompt-tokens", type=int, default=CHAT_PROMPT_TOKENS)
@@ -81,7 +83,8 @@ def be_gateway(options: argparse.Namespace) -> None:
     from tokenworks.gateway.process import run_gateway
 
     own = GatewaySettings(port=0, worker_address=options.address, model_name="bench")
-    settings = Settings(model=options.model, gateway=own, ledger=LedgerSettings(path=options.folder))
+    ledger = LedgerSettings(path=options.folder, flush_s=options.flush_s)
+    settings = Settings(model=options.model, gateway=own, ledger=ledger)
     switch_by_signal(*switches(options.part, options.output_tokens))
     run_gateway(settings, on_ready=lambda host, port: print(port, flush=True))
 
@@ -131,9 +134,9 @@ def own(options: argparse.Namespace, role: str) -> list[str]:
 
 
 @contextmanager
-def process(*module: str) -> Iterator[subprocess.Popen[str]]:
-    """A module that runs meanwhile."""
-    command = [sys.executable, "-m", *module]
+def process(*module: str, under: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A module that runs meanwhile, under another program where one is named."""
+    command = [*under, sys.executable, "-m", *module]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as started:
         try:
             yield started

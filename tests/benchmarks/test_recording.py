@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import recording_seams
+from benchmarks.recording_instructions import events_of
 from benchmarks.recording_parts import BATCH, Bench
 from benchmarks.recording_seams import PARTS, switches
 
@@ -32,3 +33,10 @@ def test_every_part_is_measured_on_requests_that_are_recorded() -> None:
     text, _ = bench._metrics.exposition()
     assert b'tokenworks_records_total{outcome="ok",scenario="online"} %d.0' % BATCH in text
     assert b'tokenworks_tenant_cost_total{tenant="acme"} 0.0' not in text
+
+
+def test_callgrinds_totals_are_read_by_event_also_where_zeros_are_left_out() -> None:
+    dump = "# callgrind format\nversion: 1\nevents: Ir Dr I1mr\n\nfn=main\n12 7 3\ntotals: 700 300\n"
+    assert events_of(dump) == {"Ir": 700, "Dr": 300}
+    with pytest.raises(ValueError, match="without totals"):
+        events_of("events: Ir\n")

@@ -98,3 +98,12 @@ def test_it_is_space_saving_as_published() -> None:
         if names._uses_until_halving == 10_000:
             slow = {each: (counts[0] // 2, counts[1] // 2) for each, counts in slow.items()}
         assert names._candidates == slow
+
+
+def test_many_uses_at_once_count_as_many_towards_the_next_halving() -> None:
+    names = TopNames(1, half_life=3)
+    names.place("a", 8, uses=2)
+    assert names._placed == {"a": 8}
+    names.place("a", 8, uses=2)  # the third and the fourth
+    assert names._placed == {"a": 12}
+    assert names._uses_until_halving == 3

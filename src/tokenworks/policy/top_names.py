@@ -35,10 +35,10 @@ class TopNames:
     def __len__(self) -> int:
         return len(self._placed)
 
-    def place(self, name: str, weight: int = 1) -> tuple[str, str | None]:
-        """Count a use; under which name to show it, and which name lost its place by that."""
-        self._uses_until_halving -= 1
-        if not self._uses_until_halving:
+    def place(self, name: str, weight: int = 1, uses: int = 1) -> tuple[str, str | None]:
+        """Count uses of that weight in all; under which name to show them, and which name lost its place by that."""
+        self._uses_until_halving -= uses
+        if self._uses_until_halving <= 0:
             self._age()
         if name in self._placed:
             self._placed[name] += weight

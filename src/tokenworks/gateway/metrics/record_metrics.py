@@ -89,8 +89,11 @@ class RecordMetrics(Collector):
         results = [self._result(record) for record in records]
         self._gen_ai.add(kind, records)
         self._add_to_scenario(kind, records, [each for each in costs if each is not NO_COSTS], results)
-        for record, each, result in zip(records, costs, results, strict=True):
-            self._add_to_tenant(record, 0 if each is NO_COSTS else each.total, result)
+        by_tenant: dict[str, list[tuple[Record, Costs, str]]] = defaultdict(list)
+        for each in zip(records, costs, results, strict=True):
+            by_tenant[each[0].tenant].append(each)
+        for tenant, its in by_tenant.items():
+            self._add_to_tenant(tenant, *zip(*its, strict=True))
 
     def collect(self) -> Iterable[Metric]:
         """Every family, also those that have no lines yet."""
@@ -131,18 +134,23 @@ class RecordMetrics(Collector):
             sums.saved += sum([each.saved for each in costs])
             sums.wasted += sum([each.total for each in costs]) if kind.outcome != "ok" else 0
 
-    def _add_to_tenant(self, record: Record, cost: int, result: str) -> None:
-        prompt_tokens, output_tokens = record.prompt_tokens, record.output_tokens
-        name, dropped = self._places.place(record.tenant[:MAX_LABEL_CHARS], 1 + prompt_tokens + output_tokens)
+    def _add_to_tenant(
+        self, tenant: str, records: Sequence[Record], costs: Sequence[Costs], results: Sequence[str]
+    ) -> None:
+        prompt_tokens = sum([record.prompt_tokens for record in records])
+        output_tokens = sum([record.output_tokens for record in records])
+        weight = len(records) + prompt_tokens + output_tokens
+        name, dropped = self._places.place(tenant[:MAX_LABEL_CHARS], weight, len(records))
         if dropped is not None:
             self._tenants.pop(dropped, None)
         sums = self._tenants.get(name)
         if sums is None:
             sums = self._tenants[name] = _TenantSums()
-        sums.results[result] += 1
+        for result, count in Counter(results).items():
+            sums.results[result] += count
         sums.prompt_tokens += prompt_tokens
         sums.output_tokens += output_tokens
-        sums.cost += cost
+        sums.cost += sum([each.total for each in costs if each is not NO_COSTS])
 
     def _scenario_families(self) -> Iterable[Metric]:
         families = {name: CounterMetricFamily(name, text, labels=labels) for name, text, labels in _SCENARIO_FAMILIES}
