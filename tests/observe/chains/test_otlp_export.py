@@ -257,7 +257,7 @@ def test_headers_come_from_the_standard_environment() -> None:
     assert target == Target("http://c/v1/traces", {"authorization": "Bearer x", "k": "v"})
 
 
-@pytest.mark.parametrize("address", ["collector:4318", "grpc://c:4317", "http://", "c"])
+@pytest.mark.parametrize("address", ["collector:4318", "grpc://c:4317", "http://", "c", "http://c..x", "http://[::1"])
 def test_what_is_no_address_is_refused_with_what_to_write(address: str) -> None:
     with pytest.raises(ConfigError, match="http://HOST:4318"):
         target_of(ExportSettings(otlp_endpoint=address), {})

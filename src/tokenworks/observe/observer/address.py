@@ -10,11 +10,11 @@ import os
 import socket
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.folders import state_folder
+from tokenworks.contract.http_address import http_address
 
 SOCKET_FILE: Final = "observer.sock"
 _LONGEST_PATH: Final = 107
@@ -30,16 +30,12 @@ class TcpAddress(NamedTuple):
 
 def tcp_address(address: str) -> TcpAddress:
     """The parts of `[ledger] address`; raises ConfigError."""
-    parts = urlsplit(address)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
+    parts = http_address(address)
+    if parts is None or parts.scheme != "http" or not parts.port or parts.path not in ("", "/"):
         raise ConfigError(
             f"{address!r} is no address of an observer: write http://HOST:PORT, such as http://127.0.0.1:7070"
         )
-    return TcpAddress(parts.hostname, port)
+    return TcpAddress(parts.hostname or "", parts.port)
 
 
 def socket_path(settings: LedgerSettings) -> str | None:
