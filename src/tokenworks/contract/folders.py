@@ -9,6 +9,8 @@ from typing import Final
 from tokenworks.contract.config import LedgerSettings
 
 OFF: Final = "off"
+BLOCK_FOLDER: Final = "tokenworks-kv-1"
+"""Below `kv.disk_path`: all of it is ours, and nothing beside it."""
 KERNELS_VARIABLE: Final = "NUMBA_CACHE_DIR"
 BESIDE_THE_CODE: Final = Path(__file__).resolve().parent.parent / "engine" / "__pycache__"
 """Where Numba keeps what it has compiled, if it is told nothing."""
