@@ -48,7 +48,5 @@ def state_folder(ledger: LedgerSettings) -> Path | None:
 
 def _base(variable: str, otherwise: str) -> Path:
     given = os.environ.get(variable, "")
-    base = (
-        Path(given) if Path(given).is_absolute() else Path.home() / otherwise
-    )  # the specification: others are ignored
+    base = Path(given) if Path(given).is_absolute() else Path.home() / otherwise  # relative ones are to be ignored
     return base / "tokenworks"
