@@ -9,6 +9,8 @@ from typing import Final
 from tokenworks.contract.config import LedgerSettings
 
 OFF: Final = "off"
+LONGEST_SOCKET_PATH: Final = 107
+"""Bytes of a socket's file name on Linux (unix(7): sun_path, less the NUL)."""
 BLOCK_FOLDER: Final = "tokenworks-kv-1"
 """Below `kv.disk_path`: all of it is ours, and nothing beside it."""
 KERNELS_VARIABLE: Final = "NUMBA_CACHE_DIR"

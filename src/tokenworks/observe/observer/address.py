@@ -1,6 +1,6 @@
 """Where the observer answers HTTP: a socket file in the state folder, or the address that was set for it.
 
-The socket's name must fit into 107 bytes (unix(7)), and a state folder may lie deeper than that: such a one is named
+The socket's name must fit into `LONGEST_SOCKET_PATH`, and a state folder may lie deeper than that: such a one is named
 through a descriptor of the folder, which Linux shows below /proc/self/fd.
 """
 
@@ -13,11 +13,10 @@ from typing import Final, NamedTuple
 
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import ConfigError
-from tokenworks.contract.folders import state_folder
+from tokenworks.contract.folders import LONGEST_SOCKET_PATH, state_folder
 from tokenworks.contract.http_address import http_address
 
 SOCKET_FILE: Final = "observer.sock"
-_LONGEST_PATH: Final = 107
 _BACKLOG: Final = 128
 
 
@@ -47,7 +46,7 @@ def socket_path(settings: LedgerSettings) -> str | None:
     if folder is None:
         return None
     path = folder / SOCKET_FILE
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return str(path)
     folder.mkdir(parents=True, exist_ok=True)
     return f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_CLOEXEC)}/{SOCKET_FILE}"

@@ -19,6 +19,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.record import Gap
 from tokenworks.observe.store import cell_rows
 from tokenworks.observe.store.marks import read_marks, write_marks
 from tokenworks.observe.store.packing import Unreadable, unpack_detail, unpack_record_id
@@ -34,7 +35,7 @@ from tokenworks.observe.store.schema import (
     store_samples,
     worker_samples,
 )
-from tokenworks.observe.store.take_in import hash_of, names_of
+from tokenworks.observe.store.take_in import add_events, hash_of, names_of
 
 GRACE_NS: Final = 5 * MINUTE_NS
 ROWS_AT_ONCE: Final = 2000
@@ -119,8 +120,11 @@ def _roll_up_day(connection: sa.Connection, marks: Marks, now_ns: int) -> bool:
 
 
 def _made(connection: sa.Connection, level: Level, start_ns: int, mark: str) -> None:
-    cell_rows.roll_up(connection, level, start_ns)
-    write_marks(connection, {mark: start_ns + LENGTH_NS[level]})
+    end_ns = start_ns + LENGTH_NS[level]
+    add_events(
+        connection, [Gap(start_ns, end_ns, 1, trouble) for trouble in cell_rows.roll_up(connection, level, start_ns)]
+    )
+    write_marks(connection, {mark: end_ns})
 
 
 def _oldest(table: sa.Table, until_ns: int) -> sa.Select[Any]:
