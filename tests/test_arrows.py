@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "tokenworks"
+PAGE = Path(__file__).parent.parent / "docs" / "design" / "001-parts-and-arrows.md"
 ALLOWED: dict[str, set[str]] = {
     "contract": set(),
     "policy": {"contract"},
@@ -104,6 +105,18 @@ def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
     wrong = [f"{file.relative_to(SOURCE)} imports {name}" for file, name in imported_packages(package)]
     wrong = [line for line in wrong if line.rpartition(" ")[2] not in allowed]
     assert not wrong
+
+
+def test_the_page_about_the_parts_says_the_same() -> None:
+    told: dict[str, set[str]] = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].strip("`") in ALLOWED:
+            told[cells[0].strip("`")] = set(cells[1].split(", ")) - {"nothing of ours"}
+    everything = set(ALLOWED) - {"cli", "embedded"}
+    assert told.pop("cli") == {"all", "lazily"}
+    assert ALLOWED["cli"] == everything
+    assert told == {package: ALLOWED[package] for package in everything}
 
 
 def test_the_table_has_no_circle() -> None:

@@ -95,6 +95,14 @@ def test_json_to_a_file_leaves_stdout_to_the_page(server: Any, tmp_path: Path) -
     assert all(len(line["itl_s"]) == 3 for line in lines)
 
 
+def test_a_report_that_cannot_be_written_is_told_below_its_page(server: Any) -> None:
+    path = f"/proc/{os.getpid()}/report.json"  # nobody can make a file there, root neither
+    result = run(server.url, "--requests", "1", "--output-tokens", "2", "--json", path)
+    assert result.exit_code == 1
+    assert "TTFT" in result.stdout
+    assert f"Could not open file '{path}'" in " ".join(result.stderr.split())
+
+
 def test_json_to_a_dash_is_all_there_is_on_stdout(server: Any) -> None:
     result = run(server.url, "--requests", "2", "--output-tokens", "2", "--json", "-")
     assert json.loads(result.stdout)["ok"] == 2

@@ -116,6 +116,7 @@ def test_usage_and_both_kinds_of_end_are_seen() -> None:
         (b'data: {"error": "gone"}\n\n', "error_event", "gone"),
         (b"data: {not json\n\n", "bad_event", "not json"),
         (b"data: \xff\n\n", "bad_event", "xff"),
+        (b'data: {"error": ' + b"[" * 50_000 + b"]" * 50_000 + b"}\n\n", "bad_event", "recursion"),
     ],
 )
 def test_errors_inside_a_stream_have_a_code(event: bytes, code: str, message: str) -> None:
@@ -134,6 +135,7 @@ def test_errors_inside_a_stream_have_a_code(event: bytes, code: str, message: st
         (b"[1, 2]", ("default", "[1, 2]")),
         (b" <html> ", ("default", "<html>")),
         (b"", ("default", "")),
+        (b"[" * 50_000, ("default", "[" * 300)),
     ],
 )
 def test_error_bodies_of_all_sorts_are_read(body: bytes, expected: tuple[str, str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenworks.contract.config import Settings
+from tokenworks.contract.config import DEFAULT_STORE_BYTES, KVSettings, Settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.loader import load_settings, read_settings, write_settings
 from tokenworks.contract.setting import Setting, all_settings, bytes_text, parse_bytes
@@ -212,3 +212,8 @@ def test_settings_handed_on_badly_are_an_error(folder: Path, content: bytes) -> 
     (folder / "s.json").write_bytes(content)
     with pytest.raises(ConfigError, match="cannot read the settings"):
         read_settings(folder / "s.json")
+
+
+def test_a_store_that_is_given_no_memory_has_enough_for_blocks_to_pass_through() -> None:
+    assert KVSettings(disk_path="blocks").memory_bytes == DEFAULT_STORE_BYTES
+    assert KVSettings(disk_path="blocks", host_bytes=5).memory_bytes == 5

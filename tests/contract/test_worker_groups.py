@@ -110,6 +110,7 @@ def test_a_wrong_key_or_value_names_file_entry_and_what_is_allowed(file: Path, t
     [
         ("runs = 'openai'", 'workers[0]: runs = "openai" needs `url`; give the server\'s base URL, such as http'),
         ("runs = 'openai'\nurl = 'x:8000'", "workers[0].url: 'x:8000' is not allowed; give the server's base URL"),
+        ("runs = 'openai'\nurl = 'http://x::8000'", "workers[0].url: 'http://x::8000' is not allowed; give the server"),
         ("url = 'http://x/v1'", 'workers[0].url is only for runs = "openai"; leave it out, or set that'),
         ("runs = 'openvino'\nurl = 'http://x/v1'", 'workers[0].url is only for runs = "openai"'),
         ("upstream_model = 'm'", 'workers[0].upstream_model is only for runs = "openai"'),

@@ -70,6 +70,22 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is a list": (lambda d: (d / "config.json").write_text("[]"), "holds no JSON object"),
     "incomplete config": (lambda d: (d / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}'), "lacks"),
     "wrong kind": (lambda d: edit_config(d, hidden_size="wide"), "value of the wrong kind"),
+    "config without end": (lambda d: (d / "config.json").write_text("[" * 100_000), "cannot be read as JSON"),
+    "no layers": (lambda d: edit_config(d, num_hidden_layers=0), "num_layers comes to 0; it must be at least 1"),
+    "no window": (lambda d: edit_config(d, max_position_embeddings=0), "max_context_tokens comes to 0"),
+    "heads at odds": (lambda d: edit_config(d, num_key_value_heads=3), "cannot share 3 key/value heads evenly"),
+    "odd head": (lambda d: edit_config(d, head_dim=33), "head_dim 33 is odd"),
+    "window of some layers": (
+        lambda d: edit_config(
+            d,
+            architectures=["Qwen2ForCausalLM"],
+            sliding_window=8,
+            use_sliding_window=True,
+            layer_types=["sliding_attention"],
+        ),
+        "layer_types names 1 layers, num_hidden_layers 3",
+    ),
+    "architecture in words": (lambda d: edit_config(d, architectures="LlamaForCausalLM"), "none named"),
     "unsupported architecture": (
         lambda d: edit_config(d, architectures=["MambaForCausalLM"]),
         "MambaForCausalLM is not supported; supported: LlamaForCausalLM",
@@ -77,6 +93,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "quantised": (lambda d: edit_config(d, quantization_config={"quant_method": "awq"}), "quantised.*awq"),
     "other activation": (lambda d: edit_config(d, hidden_act="gelu"), "'gelu' is not supported"),
     "unsupported rope": (lambda d: edit_config(d, rope_parameters={"rope_type": "longrope"}), "'longrope' is not"),
+    "rope without its factor": (lambda d: edit_config(d, rope_parameters={"rope_type": "linear"}), "lacks 'factor'"),
+    "rope that shrinks to nothing": (
+        lambda d: edit_config(d, rope_parameters={"rope_type": "yarn", "factor": 0}),
+        "factor is 0.0; it must be above 0",
+    ),
+    "rope in words": (
+        lambda d: edit_config(d, rope_parameters={"rope_type": "yarn", "factor": "much"}),
+        "value of the wrong kind",
+    ),
     "partial rope": (lambda d: edit_config(d, partial_rotary_factor=0.5), "partial_rotary_factor"),
     "wrong shape": (lambda d: resave(d, cut_norm), r"model.norm.weight is \[63\], config.json asks for \[64\]"),
     "integer weights": (lambda d: resave(d, make_integer), "only floating-point"),

@@ -160,6 +160,19 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_what_a_killed_start_left_half_written_goes_and_what_another_one_writes_stays(
+    directory: Path, cache: Path
+) -> None:
+    load(directory)
+    (folder,) = cache.iterdir()
+    parts(cache)[0].unlink()
+    (folder / "left.part").write_bytes(b"half")
+    (folder / "writing.part").write_bytes(b"half")
+    os.utime(folder / "left.part", (0, 0))
+    load(directory)
+    assert [path.name for path in folder.glob("*.part")] == ["writing.part"]
+
+
 def test_a_full_disk_is_a_warning_and_leaves_nothing_half_written(
     directory: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -198,6 +198,16 @@ def test_log_probabilities_are_those_of_the_softmax(kind: str, size: int) -> Non
         np.testing.assert_allclose(top[0, : len(falling)], exact[falling], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_row_with_an_infinite_logit_comes_to_an_end(size: int) -> None:
+    rows = np.zeros((2, size), np.float32)
+    rows[0, size // 2] = np.inf
+    chosen, top_ids, _ = log_probabilities(rows, np.array([0, 1]), np.array([0, 0]), 3)
+    assert np.isnan(chosen[0]) or chosen[0] == -np.inf
+    assert set(top_ids[0].tolist()) == {-1}
+    assert top_ids[1].tolist() == list(range(min(3, size)))
+
+
 def test_log_probabilities_are_the_same_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(2).standard_normal((4, 3001)).astype(np.float32)
     which, token_ids = np.array([0, 2, 3]), np.array([5, 3000, 17])

@@ -10,6 +10,7 @@ import pytest
 
 from tokenworks.contract.config import GatewaySettings, KVSettings, Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.folders import BLOCK_FOLDER
 from tokenworks.fleet.doctor import (
     check_cores,
     check_cpu,
@@ -172,7 +173,11 @@ def test_a_link_to_nothing_is_no_place_for_the_stores_folder(tmp_path: Path) -> 
 
 
 def test_the_blocks_that_a_folder_holds_already_need_no_more_room(tmp_path: Path) -> None:
-    free_bytes = shutil.disk_usage(tmp_path).free
-    with (tmp_path / "block").open("wb") as file:
-        file.truncate(1 << 40)  # sparse: it takes no room
-    assert check_store_disk(KVSettings(disk_path=str(tmp_path), disk_bytes=free_bytes + (1 << 39))).verdict is OK
+    wanted = KVSettings(disk_path=str(tmp_path), disk_bytes=shutil.disk_usage(tmp_path).free + (1 << 39))
+    blocks = tmp_path / BLOCK_FOLDER / "ab"
+    blocks.mkdir(parents=True)
+    (blocks / "lost").symlink_to("nowhere")
+    for folder, verdict in ((tmp_path, WARN), (blocks, OK)):  # what is not a store's is nothing that it could drop
+        with (folder / "file").open("wb") as file:
+            file.truncate(1 << 40)  # sparse: it takes no room
+        assert check_store_disk(wanted).verdict is verdict

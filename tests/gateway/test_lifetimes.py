@@ -269,6 +269,16 @@ def test_a_bug_in_handling_one_frame_does_not_stop_the_others(
     assert bare_rig.post("/v1/completions", prompt=PROMPT).status_code == 200
 
 
+def test_a_bug_in_one_duty_does_not_keep_those_who_wait_from_being_told(
+    running_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_rig(lease_s=0.3) as rig:
+        monkeypatch.setattr(rig.gateway.gateway.dispatcher._members, "check_leases", lambda: 1 // 0)
+        rig.kill(rig.add_worker())
+        assert rig.post("/v1/completions", prompt=PROMPT).json()["error"]["code"] == "no_worker"
+        assert "this is a bug" in caplog.text
+
+
 def test_a_worker_of_another_version_is_refused(
     bare_rig: Rig, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:

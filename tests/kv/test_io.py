@@ -11,7 +11,7 @@ from tests.kv.test_slow_tier import HangingTier
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.arena import Arena, create_arena
 from tokenworks.kv.format import BlockFault
-from tokenworks.kv.io import SCAN_PART, TierThreads
+from tokenworks.kv.io import SCAN_PART, THREADS, TierThreads
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.tiers.tier import PutRefused, TierError
 
@@ -33,6 +33,13 @@ class FailingTier(HangingTier):
 
     def get(self, name: BlockName, into: memoryview) -> int:
         raise TierError("gone")
+
+
+class BrokenTier(HangingTier):
+    """Raises what no tier should."""
+
+    def get(self, name: BlockName, into: memoryview) -> int:
+        return 1 // 0
 
 
 class Threads:
@@ -146,6 +153,13 @@ def test_a_tier_that_fails_is_reported_with_its_own_words() -> None:
     threads.holding(BLOCK)
     assert threads.one(Write(Tier.DISK, BLOCK.name, 0, SIZE)).error == "full"
     assert threads.one(Probe(Tier.DISK)).error == "gone"
+
+
+def test_a_bug_in_a_tier_is_told_to_who_waits_and_leaves_the_threads_alive(caplog: pytest.LogCaptureFixture) -> None:
+    threads = Threads(BrokenTier({}), HangingTier({}))
+    for _ in range(2 * THREADS):
+        assert threads.one(Read(Tier.DISK, BLOCK.name, 0, SIZE)).error.startswith("ZeroDivisionError")
+    assert "Read of the disk tier failed: this is a bug" in caplog.text
 
 
 def test_a_probe_reads_a_block_that_is_there_or_leaves_nothing_of_its_own(threads: Threads) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import pytest
 import zmq
@@ -13,9 +14,10 @@ from tests.kv.chain import chain
 from tests.kv.peer import Peer, contents
 from tokenworks.contract.config import KVSettings
 from tokenworks.contract.kv import BlockName, Tier
+from tokenworks.kv import process
 from tokenworks.kv.arena import create_arena
-from tokenworks.kv.build import assemble
-from tokenworks.kv.process import StoreLoop, Wake, listen
+from tokenworks.kv.build import BuiltStore, assemble
+from tokenworks.kv.process import StoreLoop, Wake, close_tiers, listen
 from tokenworks.kv.protocol import Ready
 from tokenworks.kv.tiers.tier import BlockTier
 
@@ -59,9 +61,18 @@ def tier() -> HangingTier:
     return HangingTier({block.name: block.content for block in chain(3, seed=1)})
 
 
+class Running(NamedTuple):
+    """A store in a thread."""
+
+    loop: StoreLoop
+    address: str
+    built: BuiltStore
+    thread: threading.Thread
+
+
 @pytest.fixture
-def address(tier: HangingTier) -> Iterator[str]:
-    """Of a store in a thread, with `tier` for a disk."""
+def running(tier: HangingTier) -> Iterator[Running]:
+    """A store with `tier` for a disk."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     wake = Wake()
     with tempfile.TemporaryDirectory(prefix="kv") as folder:
@@ -72,12 +83,17 @@ def address(tier: HangingTier) -> Iterator[str]:
         loop = StoreLoop(built, socket, [], wake, "kv0")
         thread = threading.Thread(target=loop.run)
         thread.start()
-        yield f"ipc://{folder}/store"
+        yield Running(loop, f"ipc://{folder}/store", built, thread)
         tier.gate.set()
         loop.drain()
         thread.join()
         socket.close(linger=0)
     context.term()
+
+
+@pytest.fixture
+def address(running: Running) -> str:
+    return running.address
 
 
 def test_host_hits_pass_a_tier_that_hangs(address: str, tier: HangingTier) -> None:
@@ -109,3 +125,20 @@ def test_done_to_a_get_that_hangs_leaves_the_block_for_the_next_one(address: str
         tier.gate.set()
         assert peer.get(far) == contents(far)
         assert peer.events == []
+
+
+def test_a_tier_that_hangs_does_not_hold_up_the_end_and_is_told_of(
+    running: Running, tier: HangingTier, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "FLUSH_S", 0.1)
+    monkeypatch.setattr(process, "CLOSE_S", 0.1)
+    tier.gate.clear()
+    with Peer(running.address, "w0") as peer:
+        blocks = chain(3)
+        peer.put(blocks)
+        assert peer.get(blocks) == contents(blocks)  # so the store has heard that they are there
+        running.loop.drain()
+        running.thread.join()
+    close_tiers(running.built)
+    assert "not all blocks were written back in 0.1 s" in caplog.text
+    assert "the tiers could not be closed in 0.1 s" in caplog.text

@@ -101,8 +101,13 @@ def test_a_malformed_trace_names_the_line(tmp_path: Path, text: str, message: st
         read_trace(write(tmp_path, text))
 
 
+PACKED = gzip.compress(AZURE_ROWS.encode(), mtime=0)
+
+
 @pytest.mark.parametrize(
-    "raw", [gzip.compress(AZURE_ROWS.encode(), mtime=0)[:-12], b"\xff\xfe\x00"], ids=["cut", "binary"]
+    "raw",
+    [PACKED[:-12], PACKED[:10] + b"\xff" + PACKED[11:], PACKED[:-8] + bytes(8), b"\xff\xfe\x00"],
+    ids=["cut", "no deflate", "wrong checksum", "binary"],
 )
 def test_damaged_bytes_are_a_trace_error(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "trace"

@@ -283,6 +283,23 @@ def test_a_refused_connection_shows_that_the_server_is_down(
     assert gateway.outputs("r") == []
 
 
+def test_a_bug_in_one_look_does_not_end_the_looking(
+    gateway: Gateway,
+    relay: RunningRelay,
+    server: ForeignServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(upstream: Any) -> Any:
+        return 1 // 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenworks.worker.relay.upstream.Upstream.models", fails)
+        wait_until(lambda: "_watch failed: this is a bug" in caplog.text)
+    server.stop()
+    gateway.wait_for(lambda: "Goodbye" in gateway.kinds())
+
+
 def test_an_unanswered_look_is_no_death_while_there_are_signs_of_life(
     gateway: Gateway, relay: RunningRelay, server: ForeignServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

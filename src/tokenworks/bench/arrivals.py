@@ -17,6 +17,8 @@ import msgspec
 
 from tokenworks.plan.traces import Trace
 
+MAX_LENGTH = 2**31 - 1  # of a prompt, and of a token id: no model has more
+
 
 class PlannedRequest(msgspec.Struct, frozen=True):
     """One request to send: when (seconds from the start), how long, and which trace blocks its prompt is made of."""
@@ -45,7 +47,7 @@ def parse_length(text: str) -> LengthRange:
     """Read `128` or `uniform:64:256`; raises ValueError with what is allowed."""
     kind, _, bounds = text.partition(":")
     low, _, high = bounds.partition(":") if kind == "uniform" else (text, ":", text)
-    if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
+    if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high) <= MAX_LENGTH):
         raise ValueError(f"{text!r} is not a length: give a number such as 128, or uniform:64:256")
     return LengthRange(int(low), int(high))
 

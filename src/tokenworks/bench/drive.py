@@ -107,7 +107,7 @@ async def _settle_style(session: aiohttp.ClientSession, settings: Settings, plan
 
 def _write_records(results: Iterable[RequestResult], path: Path | None) -> None:
     if path is not None:
-        path.write_bytes(b"".join(msgspec.json.encode(result) + b"\n" for result in results))
+        _write(path, b"".join(msgspec.json.encode(result) + b"\n" for result in results))
 
 
 def _publish(report: Report, json_path: str | None) -> None:
@@ -117,11 +117,18 @@ def _publish(report: Report, json_path: str | None) -> None:
     if not is_for_a_person:
         console = Console(stderr=json_path == "-", width=PAGE_WIDTH)
     print_page(report, console)
-    line = to_json(report).decode()
+    line = to_json(report)
     if json_path not in (None, "-"):
-        Path(json_path).write_text(line + "\n", encoding="utf-8")
+        _write(Path(json_path), line + b"\n")
     elif json_path == "-" or not is_for_a_person:
-        click.echo(line)
+        click.echo(line.decode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise click.FileError(str(path), error.strerror) from error
 
 
 def _exit_code(report: Report) -> int:

@@ -18,6 +18,7 @@ from tokenworks.bench.arrivals import PlannedRequest
 from tokenworks.bench.client import LoadClient, PreparedRequest, Target, describe_network_error
 from tokenworks.bench.measure import RequestResult
 from tokenworks.bench.prompts import PromptStyle, probe_body
+from tokenworks.bench.stream import UNREADABLE
 
 MODELS_TIMEOUT_S = 10.0
 READY_WAIT_S = 30.0
@@ -55,7 +56,7 @@ async def find_model(session: aiohttp.ClientSession, target: Target) -> str:
         raise Refused(f"{url} answers {status}: give the server's key with --api-key")
     try:
         return msgspec.json.decode(body, type=_ModelList).data[0].id
-    except (msgspec.MsgspecError, UnicodeDecodeError, IndexError) as error:
+    except (*UNREADABLE, IndexError) as error:
         raise Refused(f"{url} answers {status} and names no model: give one with --model") from error
 
 

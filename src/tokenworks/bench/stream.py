@@ -15,6 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024  # an event that never ends must not fill the client's memory
+UNREADABLE = (
+    msgspec.MsgspecError,
+    UnicodeDecodeError,
+    RecursionError,
+)  # what JSON ends in: the last, nested too deeply
 
 
 class StreamFailure(Exception):
@@ -150,7 +155,7 @@ def _parse_chunk(event: SseEvent) -> Chunk:
         raise StreamFailure(*error_code_and_message(event.data, "error_event"))
     try:
         chunk = _decode_chunk(event.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise StreamFailure("bad_event", f"{error}: {event.data[:200]!r}") from error
     if chunk.error is not None:
         raise StreamFailure(*error_code_and_message(event.data, "error_event"))
@@ -171,7 +176,7 @@ def error_code_and_message(body: bytes, default_code: str) -> tuple[str, str]:
     raw_text = body[:300].decode("utf-8", "replace").strip()
     try:
         parsed = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return default_code, raw_text
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
     if not isinstance(error, dict):

@@ -7,7 +7,7 @@ A value of 0 or "" in a field that says so means "derived at start".
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -77,6 +77,10 @@ class EngineSettings(_Section, frozen=True):
     watts: Annotated[float, Meta(ge=0, description="Power a worker draws, for its card; 0: not stated.")] = 0.0
 
 
+DEFAULT_STORE_BYTES: Final = 1 << 30
+"""The KV store's memory where only a disk or a remote tier is asked for: every block passes through it."""
+
+
 class KVSettings(_Section, frozen=True):
     """The host's KV store: blocks kept beyond the workers' own memory, and shared among them."""
 
@@ -106,6 +110,11 @@ class KVSettings(_Section, frozen=True):
     def is_on(self) -> bool:
         """Whether there is a store at all."""
         return bool(self.host_bytes or self.disk_path or self.remote)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the store, where there is one."""
+        return self.host_bytes or DEFAULT_STORE_BYTES
 
 
 class WorkerGroup(_Section, frozen=True):

@@ -9,6 +9,10 @@ from typing import Final
 from tokenworks.contract.config import LedgerSettings
 
 OFF: Final = "off"
+LONGEST_SOCKET_PATH: Final = 107
+"""Bytes of a socket's file name on Linux (unix(7): sun_path, less the NUL)."""
+BLOCK_FOLDER: Final = "tokenworks-kv-1"
+"""Below `kv.disk_path`: all of it is ours, and nothing beside it."""
 KERNELS_VARIABLE: Final = "NUMBA_CACHE_DIR"
 BESIDE_THE_CODE: Final = Path(__file__).resolve().parent.parent / "engine" / "__pycache__"
 """Where Numba keeps what it has compiled, if it is told nothing."""
@@ -46,7 +50,5 @@ def state_folder(ledger: LedgerSettings) -> Path | None:
 
 def _base(variable: str, otherwise: str) -> Path:
     given = os.environ.get(variable, "")
-    base = (
-        Path(given) if Path(given).is_absolute() else Path.home() / otherwise
-    )  # the specification: others are ignored
+    base = Path(given) if Path(given).is_absolute() else Path.home() / otherwise  # relative ones are to be ignored
     return base / "tokenworks"

@@ -155,7 +155,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     gaps_us: bytes = b""  # between token events of a sequence, all sequences: uint32 each, little endian, microseconds
     stages_ns: dict[Stage, int] = {}  # sums to e2e_ns; with several sequences, those of the one that ended last
     legs: list[Leg] = []  # of all sequences, by start
-    num_alike: int = 1  # requests that this record stands for, itself among them: see `gateway.floods`
+    num_alike: int = 1  # requests that this record stands for, itself among them: see `gateway.records.floods`
 
     @property
     def is_rejected(self) -> bool:

@@ -9,7 +9,6 @@ Entries are counted from 0, as their workers are: `workers[0]` is the first.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +18,11 @@ import msgspec
 from tokenworks.contract.config import EngineSettings, KVSettings, Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.given import Given, find_setting
+from tokenworks.contract.http_address import http_address
 from tokenworks.contract.setting import GROUPS, group_settings
 
 _ONLY_FOR: Final = {"device": "openvino", "url": "openai", "upstream_model": "openai", "key_variable": "openai"}
 _OF_A_SERVER: Final = frozenset({"price_per_hour", "watts", "max_context_tokens"})
-_URL: Final = re.compile(r"https?://[^/\s]+\S*")
 
 
 def groups_of(settings: Settings) -> tuple[WorkerGroup, ...]:
@@ -88,7 +87,7 @@ def _check_kind(where: str, group: WorkerGroup, entry: Collection[str]) -> None:
 
 def _check_server(where: str, group: WorkerGroup, entry: Collection[str]) -> None:
     """A server that others run: it has an address, hands on no KV, and decides for itself how it computes."""
-    if not _URL.fullmatch(group.url):
+    if http_address(group.url) is None:
         said = f"{where}.url: {group.url!r} is not allowed" if group.url else f'{where}: runs = "openai" needs `url`'
         raise ConfigError(f"{said}; give the server's base URL, such as http://10.0.0.7:8000/v1")
     if group.role == "prefill":

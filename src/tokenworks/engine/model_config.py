@@ -29,6 +29,21 @@ ARCHITECTURES: Final = (
     MIXTRAL,
 )
 ROPE_TYPES: Final = ("default", "linear", "llama3", "yarn")
+_ROPE_NEEDS: Final = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+_ROPE_NUMBERS: Final = (
+    *("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    *("beta_fast", "beta_slow", "attention_factor"),
+)
+"""Those that are given are above 0."""
+_SIZES: Final = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "max_context_tokens",
+)
 
 _FAMILY_DEFAULTS: Final[dict[str, dict[str, Any]]] = {MIXTRAL: {"rope_theta": 1e6, "rms_norm_eps": 1e-5}}
 """What `transformers` takes where a config of the family is silent, and the other families have another value."""
@@ -77,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist: point at a Hugging Face checkpoint directory") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}): fetch the file again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object: fetch the file again")
@@ -90,24 +105,26 @@ def read_model_config(directory: Path) -> ModelConfig:
     raw = read_json(path)
     architecture = _architecture(raw, path)
     try:
-        return _build(
+        config = _build(
             {**_FAMILY_DEFAULTS.get(architecture, {}), **raw}, architecture, read_stored_quantization(raw, path)
         )
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}: it is no complete {architecture} config") from error
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path} has a value of the wrong kind: {error}") from error
+    if fault := _fault(config):
+        raise CheckpointError(f"{path}: {fault}")
+    return config
 
 
 def _architecture(raw: Mapping[str, Any], path: Path) -> str:
-    names = raw.get("architectures") or ["(none named)"]
-    if names[0] not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{path}: architecture {names[0]} is not supported; supported: {', '.join(ARCHITECTURES)}"
-        )
+    names = raw.get("architectures")
+    name = names[0] if isinstance(names, list) and names else "(none named)"
+    if name not in ARCHITECTURES:
+        raise CheckpointError(f"{path}: architecture {name} is not supported; supported: {', '.join(ARCHITECTURES)}")
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{path}: hidden_act {raw['hidden_act']!r} is not supported; supported: 'silu'")
-    return str(names[0])
+    return str(name)
 
 
 def _build(raw: Mapping[str, Any], architecture: str, stored: StoredQuantization | None) -> ModelConfig:
@@ -138,6 +155,21 @@ def _build(raw: Mapping[str, Any], architecture: str, stored: StoredQuantization
     )
 
 
+def _fault(config: ModelConfig) -> str | None:
+    """What is at odds in sizes that are numbers all the same; None where nothing is."""
+    if wrong := next((name for name in _SIZES if getattr(config, name) < 1), None):
+        return f"{wrong} comes to {getattr(config, wrong)}; it must be at least 1"
+    if config.num_heads % config.num_kv_heads:
+        return f"{config.num_heads} query heads cannot share {config.num_kv_heads} key/value heads evenly"
+    if config.head_dim % 2:
+        return f"head_dim {config.head_dim} is odd: rotary embedding turns halves"
+    if len(config.windows) != config.num_layers:
+        return f"layer_types names {len(config.windows)} layers, num_hidden_layers {config.num_layers}"
+    numbers = {"rope_theta": config.rope.theta, **{name: config.rope.parameters.get(name) for name in _ROPE_NUMBERS}}
+    wrong = next((name for name, value in numbers.items() if value is not None and not float(value) > 0), None)
+    return f"{wrong} is {numbers[wrong]}; it must be above 0" if wrong else None
+
+
 def _rope(raw: Mapping[str, Any]) -> RopeConfig:
     given = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     kind = str(given.get("rope_type") or given.get("type") or "default")
@@ -146,6 +178,8 @@ def _rope(raw: Mapping[str, Any]) -> RopeConfig:
     if float(given.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))) != 1.0:
         raise CheckpointError("partial_rotary_factor other than 1 is not supported")
     given.setdefault("original_max_position_embeddings", raw["max_position_embeddings"])
+    given |= {name: float(given[name]) for name in _ROPE_NEEDS.get(kind, ())}
+    given |= {name: float(given[name]) for name in _ROPE_NUMBERS if given.get(name) is not None}
     return RopeConfig(theta=float(given.get("rope_theta", raw.get("rope_theta", 10000.0))), type=kind, parameters=given)
 
 

@@ -14,8 +14,11 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import xxhash
@@ -28,6 +31,9 @@ from tokenworks.engine.kernels.quantized import pack_int4, unpack_int4
 from tokenworks.engine.quantize import QUANTIZER_VERSION, QuantizedWeight
 
 log = logging.getLogger(__name__)
+
+_PART: Final = ".part"
+_LEFT_S: Final = 3600.0  # nobody writes one file for so long: who began it was killed
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,10 +110,19 @@ def _restore(entry: Entry, values: Tensor, scales: Tensor) -> QuantizedWeight:
     return QuantizedWeight(unpacked, scales, entry.bits, entry.group_size)
 
 
+def _remove_left(folder: Path) -> None:
+    """Take away what killed processes left half written: it may be gigabytes, and grows with each of them."""
+    for path in folder.glob(f"*{_PART}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_S:
+                path.unlink()
+
+
 def _write_whole(path: Path, data: bytes) -> None:
     """Write to a temporary file and move it into place; nothing is left where that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    _remove_left(path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=path.name, suffix=_PART, dir=path.parent)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)

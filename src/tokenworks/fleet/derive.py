@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -18,9 +17,6 @@ from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.cores import share_of_cores
 from tokenworks.fleet.launch import check_address, check_store_address, kinds_of_workers, resolve_model
 from tokenworks.fleet.port import claim_port
-
-DEFAULT_HOST_BYTES: Final = 1 << 30
-"""The store's memory where only a disk or a remote tier is asked for: every block passes through it."""
 
 
 def derive(settings: Settings, run_dir: Path, num_cores: int) -> Settings:
@@ -77,7 +73,7 @@ def derive_store(kv: KVSettings, run_dir: Path) -> KVSettings:
         return kv
     return msgspec.structs.replace(
         kv,
-        host_bytes=kv.host_bytes or DEFAULT_HOST_BYTES,
+        host_bytes=kv.memory_bytes,
         disk_path=str(Path(kv.disk_path).expanduser().absolute()) if kv.disk_path else "",
         store_address=kv.store_address or f"ipc://{run_dir}/store",
     )

@@ -15,6 +15,7 @@ import msgspec
 
 from tokenworks.contract.config import Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.folders import LONGEST_SOCKET_PATH
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.events import GATEWAY, OBSERVER, STORE
 
@@ -22,7 +23,6 @@ EMBEDDED_MODEL: Final = Path(__file__).resolve().parent.parent / "embedded"
 SETTINGS_FILE: Final = "settings.json"
 _ADDRESS: Final = re.compile(r"tcp://.+:[1-9]\d*|ipc://.+", re.ASCII)
 _ANYWHERE: Final = ("*", "0.0.0.0", "[::]")
-_LONGEST_SOCKET_PATH: Final = 107  # unix(7): sun_path, less the NUL
 
 
 def resolve_model(settings: Settings) -> Settings:
@@ -61,10 +61,10 @@ def check_store_address(address: str) -> None:
     """Raises ConfigError where `address` is none that a store on this machine can be reached at."""
     scheme, _, place = address.partition("://")
     is_wrong = not _ADDRESS.fullmatch(address) or (scheme == "tcp" and place.rpartition(":")[0] in _ANYWHERE)
-    if is_wrong or (scheme == "ipc" and len(place) > _LONGEST_SOCKET_PATH):
+    if is_wrong or (scheme == "ipc" and len(os.fsencode(place)) > LONGEST_SOCKET_PATH):
         raise ConfigError(
             f"{address!r} is no store address: a store serves one machine, through its memory; write "
-            f"tcp://127.0.0.1:PORT, or ipc://PATH with {_LONGEST_SOCKET_PATH} characters of path at most"
+            f"tcp://127.0.0.1:PORT, or ipc://PATH with {LONGEST_SOCKET_PATH} bytes of path at most"
         )
 
 

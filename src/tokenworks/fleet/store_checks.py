@@ -9,11 +9,12 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tokenworks.contract.config import KVSettings, Settings
+from tokenworks.contract.folders import BLOCK_FOLDER
 from tokenworks.contract.worker_groups import groups_of
-from tokenworks.fleet.derive import DEFAULT_HOST_BYTES
 from tokenworks.fleet.finding import Finding, Verdict
 from tokenworks.fleet.packages import is_met, requirements
 
@@ -32,7 +33,7 @@ def check_store(settings: Settings, available_bytes: int | None) -> Iterator[Fin
 
 def check_store_memory(kv: KVSettings, available_bytes: int | None) -> Finding:
     """The store's memory, which it takes when it starts, against what is free."""
-    wanted = kv.host_bytes or DEFAULT_HOST_BYTES
+    wanted = kv.memory_bytes
     if available_bytes is None:
         return Finding("kv memory", Verdict.OK, f"{_gib(wanted)} asked for; what is free is unknown on this system")
     found = f"{_gib(wanted)} of {_gib(available_bytes)} available"
@@ -71,12 +72,22 @@ def check_extra(extra: str, needed_by: str) -> Finding:
 
 
 def _room_bytes(folder: Path) -> int:
-    """What may lie in `folder`: free space, and what it holds already; raises OSError where it cannot be written to."""
+    """What a tier in `folder` may hold: free space, and what it has already; raises OSError where it cannot be written.
+
+    What others keep there is nothing that the tier could take.
+    """
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists() or parent.is_symlink())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"{existing} is not a folder that this user may write to")
-    held_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return shutil.disk_usage(existing).free + held_bytes
+    return shutil.disk_usage(existing).free + sum(_sizes_bytes(folder / BLOCK_FOLDER))
+
+
+def _sizes_bytes(folder: Path) -> Iterator[int]:
+    """Of the files below it, as far as a store that runs leaves them there meanwhile."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                yield os.lstat(os.path.join(parent, name)).st_size
 
 
 def _gib(num_bytes: int) -> str:

@@ -7,6 +7,7 @@ lifeline hangs on it); a child's threads and the signal handlers do no more than
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import tempfile
@@ -21,7 +22,7 @@ import zmq
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import StartupError, TokenworksError
-from tokenworks.contract.folders import state_folder
+from tokenworks.contract.folders import LONGEST_SOCKET_PATH, state_folder
 from tokenworks.contract.loader import write_settings
 from tokenworks.contract.wire import WorkerExited, encode
 from tokenworks.fleet.child import Child
@@ -51,7 +52,7 @@ CommandFor = Callable[[str, Settings, Path], list[str]]
 _POLL_S: Final = 0.2
 _REPORT_TIMEOUT_MS: Final = 1000  # a gateway that has just started may be connected to a moment later
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_LONGEST_SOCKET_PATH: Final = 100  # of 107 characters that Linux allows, with room for the file's name
+_NAME_BYTES: Final = 40  # room for `/tokenworks-`, eight random characters, and a socket's name below that
 
 
 def serve(settings: Settings, command_for: CommandFor = child_command) -> None:
@@ -164,6 +165,6 @@ class Supervisor:
 @contextmanager
 def _run_dir() -> Iterator[Path]:
     """A private folder (mode 0700) for the sockets and the settings, gone afterwards."""
-    is_short = len(tempfile.gettempdir()) < _LONGEST_SOCKET_PATH - 30
+    is_short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_SOCKET_PATH - _NAME_BYTES
     with tempfile.TemporaryDirectory(prefix="tokenworks-", dir=None if is_short else "/tmp") as path:
         yield Path(path)

@@ -30,7 +30,6 @@ from tokenworks.kv.tiers.open import open_remote
 from tokenworks.kv.tiers.tier import BlockTier, TierError
 from tokenworks.policy.tiering import TierPolicy
 
-DEFAULT_HOST_BYTES: Final = 1 << 30
 HOST_LATENCY_S: Final = 0.0005  # a message there and back between two processes
 COPIED_BYTES: Final = 4 << 20
 LEAVING_SHARE: Final = 32
@@ -47,7 +46,7 @@ class BuiltStore(msgspec.Struct, frozen=True):
 
 def build_store(settings: KVSettings, store_id: str, wake: Callable[[], None], lease_s: float = LEASE_S) -> BuiltStore:
     """The store that `settings` ask for. `wake` is called, from any thread, when an outcome is there to be taken."""
-    arena = create_arena(settings.host_bytes or DEFAULT_HOST_BYTES, free_memory_bytes())
+    arena = create_arena(settings.memory_bytes, free_memory_bytes())
     built = assemble(arena, open_tiers(settings), settings, store_id, wake, lease_s)
     arena.page_in()
     return built

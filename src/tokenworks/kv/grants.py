@@ -2,10 +2,10 @@
 
 A live client that takes places and never writes them must not keep the others' room: places are bounded by bytes, by
 number and by time. In bytes a client may have as much as is left when all clients' places are taken off: alone half of
-the memory, beside another that has all it may a third, and so on; so however many of them are stuck, some room is left
-for the next (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998). Who has let a
-place run out is trusted with one at a time, until it commits it. It may still write to what was taken back; that is why
-every reader verifies its own copy.
+the memory, beside one that has its half a quarter, and so on (two that fill up together have a third each); so however
+many of them are stuck, some room is left for the next (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions
+on Networking 6(2), 1998). Who has let a place run out is trusted with one at a time, until it commits it. It may still
+write to what was taken back; that is why every reader verifies its own copy.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 STATUS_EVERY_S: Final = 1.0
 FLUSH_S: Final = 20.0
+CLOSE_S: Final = 8.0  # beside it: together less than the supervisor allows, which kills who takes longer
 IDLE_POLL_MS: Final = 200
 HURRIED_POLL_MS: Final = 10
 MAX_FRAMES: Final = 1000  # taken in before answers go out
@@ -91,6 +92,8 @@ class StoreLoop:
         until_s = time.monotonic() + FLUSH_S
         while not self._store.is_saved and time.monotonic() < until_s:
             self._turn()
+        if not self._store.is_saved:
+            log.warning("not all blocks were written back in %g s: those that were not are computed again", FLUSH_S)
 
     def _turn(self) -> None:
         self._poller.poll(HURRIED_POLL_MS if self._store.is_hurried else IDLE_POLL_MS)
@@ -151,7 +154,10 @@ class StoreLoop:
 
 
 def run_store(settings: Settings, store_id: str, gateways: Sequence[str], lease_s: float = LEASE_S) -> None:
-    """Keep KV blocks for the workers that dial `settings.kv.store_address`, until drained; raises StartupError."""
+    """Keep KV blocks for the workers that dial `settings.kv.store_address`, until drained.
+
+    Raises ConfigError without an address, and StartupError where there is no memory, no tier or no such address.
+    """
     if not settings.kv.store_address:
         raise ConfigError(
             "give the address where workers reach the store, such as --kv-store-address tcp://127.0.0.1:7100"
@@ -189,7 +195,7 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[
 
 
 def close_tiers(built: BuiltStore) -> None:
-    """Flush and let go of each tier; one that hangs is given up after `FLUSH_S`."""
+    """Flush and let go of each tier; who hangs is given up after `CLOSE_S`."""
 
     def close() -> None:
         for name, tier in built.tiers.items():
@@ -200,4 +206,6 @@ def close_tiers(built: BuiltStore) -> None:
 
     thread = threading.Thread(target=close, name="kv-close", daemon=True)
     thread.start()
-    thread.join(FLUSH_S)
+    thread.join(CLOSE_S)
+    if thread.is_alive():
+        log.warning("the tiers could not be closed in %g s: a power cut now could lose their last blocks", CLOSE_S)

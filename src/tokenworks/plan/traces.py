@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
@@ -139,7 +140,7 @@ def _read_text(path: Path) -> str:
     raw = path.read_bytes()
     try:
         return (gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw).decode("utf-8-sig")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise TraceError(f"{path} is a damaged gzip file ({error}): copy it again") from error
     except UnicodeDecodeError as error:
         raise TraceError(f"{path} is not text ({error}): give a .jsonl or .csv trace, plain or .gz") from error

@@ -9,8 +9,7 @@ Pure: it sees what the gateway knows of each worker and names one. The rule, in 
    a long queue costs every step.
 5. Of the rest the longest held prefix wins; ties go to the lower load, then to the smaller worker id.
 
-Whether somebody else computes the prompt first is `split.py`'s. The router of a later issue, which predicts seconds
-from cards, replaces this function.
+Whether somebody else computes the prompt first is `split.py`'s.
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ class Chunk:
     sequence: Sequence
     start: int
     num_tokens: int
-    num_sampled: (
-        int  # of its last tokens, what follows is sampled: 0 before the sequence's last token, 1 + drafts at it
-    )
+    num_sampled: int  # rows at its end that are sampled: 0 before the sequence's last token, 1 + drafts at it
     drafts: tuple[int, ...] = ()  # guesses behind the sequence's last token
 
     @property

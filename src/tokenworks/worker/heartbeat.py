@@ -7,6 +7,7 @@ that does not know this worker answers `Rejoin`, which is passed on to the step 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ import zmq
 
 from tokenworks.contract.wire import Heartbeat, Load, Rejoin
 from tokenworks.worker.link import GatewayLink
+
+log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0
 STALL_S: Final = 180.0
@@ -51,10 +54,17 @@ class HeartbeatThread(threading.Thread):
         links = [GatewayLink(context, address) for address in self._addresses]
         while not self._stopped.wait(INTERVAL_S):
             if time.monotonic() - self._last_round < STALL_S:
-                self._send(links)
+                self._try_to_send(links)
         for link in links:
             link.close()
         context.term()
+
+    def _try_to_send(self, links: Sequence[GatewayLink]) -> None:
+        """What cannot be read of the machine now may be read a second later; a thread that ends is the worker's end."""
+        try:
+            self._send(links)
+        except Exception:
+            log.exception("this second's heartbeat failed")
 
     def _send(self, links: Sequence[GatewayLink]) -> None:
         beat = self.beat()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.kv.tiers.sealed import is_whole, sealed
+from tokenworks.contract.folders import BLOCK_FOLDER
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.format import HEADER_BYTES, BadBlock
 from tokenworks.kv.tiers.disk import DiskTier
-from tokenworks.kv.tiers.folder import LAYOUT
 from tokenworks.kv.tiers.tier import PutRefused
 
 BLOCK_BYTES = HEADER_BYTES + 4096
@@ -36,7 +36,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 
 def file_of(tmp_path: Path, name: BlockName) -> Path:
-    return tmp_path / "kv" / LAYOUT / name.hex()[:2] / name.hex()
+    return tmp_path / "kv" / BLOCK_FOLDER / name.hex()[:2] / name.hex()
 
 
 def read(tier: DiskTier, name: BlockName, room: int = BLOCK_BYTES) -> bytes:
@@ -133,7 +133,7 @@ def test_many_threads_never_exceed_the_limit_nor_see_half_a_block(opened: Open, 
         thread.start()
     for thread in threads:
         thread.join()
-    files = list((tmp_path / "kv" / LAYOUT).glob("??/*"))
+    files = list((tmp_path / "kv" / BLOCK_FOLDER).glob("??/*"))
     assert not wrong
     assert dict(tier.names()) == {bytes.fromhex(file.name): BLOCK_BYTES for file in files}
     assert len(files) <= 10
@@ -183,7 +183,7 @@ def test_leftovers_go_and_what_is_not_ours_stays(opened: Open, tmp_path: Path) -
     first.put(name, block)
     first.close()
     place = file_of(tmp_path, name)
-    half = tmp_path / "kv" / LAYOUT / "new" / "half"
+    half = tmp_path / "kv" / BLOCK_FOLDER / "new" / "half"
     empty = place.with_name(place.name[:-1] + ("0" if place.name[-1] != "0" else "1"))
     theirs = [place.with_name("notes.txt"), place.with_name("x" * 32), tmp_path / "kv" / "photo"]
     for file in [half, empty, *theirs]:
@@ -197,4 +197,4 @@ def test_only_its_user_may_read_blocks(opened: Open, tmp_path: Path) -> None:
     name, block = sealed(1)
     tier.put(name, block)
     assert file_of(tmp_path, name).stat().st_mode & 0o077 == 0
-    assert (tmp_path / "kv" / LAYOUT).stat().st_mode & 0o077 == 0
+    assert (tmp_path / "kv" / BLOCK_FOLDER).stat().st_mode & 0o077 == 0

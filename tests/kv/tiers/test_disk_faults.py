@@ -19,9 +19,9 @@ import pytest
 
 from tests.kv.tiers.conftest import wait_until
 from tests.kv.tiers.sealed import fill, is_whole, sealed
+from tokenworks.contract.folders import BLOCK_FOLDER
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.tiers.disk import DiskTier
-from tokenworks.kv.tiers.folder import LAYOUT
 from tokenworks.kv.tiers.tier import PutRefused, TierError
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +61,7 @@ def test_a_killed_writer_leaves_whole_blocks_and_loses_none(tmp_path: Path) -> N
         found = [name for name, _ in tier.names()]
         assert all(is_whole(read(tier, name), name) for name in found)
         assert put <= set(found)
-        assert not list((tmp_path / LAYOUT / "new").iterdir())
+        assert not list((tmp_path / BLOCK_FOLDER / "new").iterdir())
         tier.close()
     assert put
 
@@ -133,7 +133,7 @@ def test_a_file_that_may_not_become_that_large_is_refused(tmp_path: Path) -> Non
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tier.names()) == []
-    assert not list((tmp_path / LAYOUT / "new").iterdir())
+    assert not list((tmp_path / BLOCK_FOLDER / "new").iterdir())
     tier.put(*sealed(1, 2 << 20))
     tier.close()
 
@@ -222,7 +222,7 @@ def test_a_put_is_soon_on_the_device_with_its_folder(tmp_path: Path, device: Dev
     assert tier.unsynced_s > 0
     device.may_go_on.set()
     wait_until(lambda: tier.unsynced_s == 0, "the block is flushed")
-    place = tmp_path / LAYOUT / name.hex()[:2] / name.hex()
+    place = tmp_path / BLOCK_FOLDER / name.hex()[:2] / name.hex()
     assert device.flushed[-2:] == [str(place), str(place.parent)]  # the file before its name
     tier.close()
 

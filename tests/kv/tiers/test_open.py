@@ -44,6 +44,7 @@ BAD = {
     "s3://key:secret@bucket": "AWS_ACCESS_KEY_ID",
     "s3://bucket?endpoint=minio:9000": "endpoint is no http",
     "s3://bucket?endpoint=": "endpoint is no http",
+    "s3://bucket?endpoint=http://[::1": "endpoint is no http",
     "s3://bucket?region=x&bucket=y": "unknown option bucket",
 }
 

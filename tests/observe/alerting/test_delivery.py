@@ -224,6 +224,17 @@ async def test_a_notice_that_was_refused_is_logged_and_the_next_is_sent(caplog: 
     assert "ErrorBudgetBurn/online/page (firing) was not delivered" in caplog.text
 
 
+async def test_a_notice_that_cannot_be_put_into_words_does_not_end_the_telling(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unspeakable = FIRING._replace(alert=FIRING.alert._replace(subject="half of a pair: \ud800"))
+    async with open_desk() as desk, delivery(desk, "webhook") as sending:
+        sending.tell([unspeakable, RESOLVED])
+        await desk.has(1)
+        assert [body["status"] for body in desk.bodies] == ["resolved"]
+    assert "this is a bug" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("alerts", "environment", "complaint"),
     [
@@ -233,6 +244,8 @@ async def test_a_notice_that_was_refused_is_logged_and_the_next_is_sent(caplog: 
         (AlertSettings(kind="webhook", url="ftp://host/x"), {}, "not an address"),
         (AlertSettings(kind="pagerduty"), {}, "routing key"),
         (AlertSettings(kind="webhook", url="https://x", secret_variable="HOOK"), {}, "HOOK, which is not set"),
+        (AlertSettings(kind="webhook", url="https://hooks..example.com/hidden"), {}, "is not an address such as https"),
+        (AlertSettings(kind="webhook", url="https://[::1/hidden"), {}, "is not an address such as https"),
         (
             AlertSettings(receivers=(AlertReceiver(url="https://x"), AlertReceiver(kind="wecom"))),
             {},

@@ -18,7 +18,17 @@ def test_an_address_is_host_and_port() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["10.0.0.7:7070", "https://a:1", "http://a", "http://a:0", "http://a:99999", "http://:7", "http://a:1/b"]
+    "address",
+    [
+        "10.0.0.7:7070",
+        "https://a:1",
+        "http://a",
+        "http://a:0",
+        "http://a:99999",
+        "http://:7",
+        "http://a:1/b",
+        "http://[::1",
+    ],
 )
 def test_what_is_no_address_is_told(address: str) -> None:
     with pytest.raises(ConfigError, match="http://HOST:PORT"):

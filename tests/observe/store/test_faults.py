@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.observe.made import DAY_NS, NOON_NS, record
+from tests.observe.made import NOON_NS, record
 from tests.observe.store.conftest import PostgresServer
 from tokenworks.contract.config import CostSettings, LedgerSettings, Settings
 from tokenworks.contract.errors import ConfigError, LedgerBusy, LedgerDamaged, LedgerError, LedgerMissing, LedgerTooNew
@@ -242,22 +242,6 @@ def test_a_damaged_database_is_told_to_who_only_reads(here: LedgerSettings) -> N
     with pytest.raises(LedgerDamaged, match=f"{file} is damaged .*`tokenworks serve` moves it aside"):
         open_ledger(here)
     assert file.exists()
-
-
-def test_a_body_that_the_disk_changed_is_told_and_the_rest_goes_on(
-    settings: LedgerSettings, opened: Opened, caplog: pytest.LogCaptureFixture
-) -> None:
-    ledger = opened(settings)
-    ledger.take_in([record(1), record(2, tenant="bert")])
-    with ledger._database.writing() as connection:
-        statement = database.sa.text("UPDATE cells SET body = :body WHERE dimension = 1")
-        connection.execute(statement, {"body": b"\1\xff\xff"})
-    with pytest.raises(LedgerError, match="cannot be read"):
-        ledger.cells(Window(0, NOON_NS + DAY_NS))
-    ledger.take_in([record(3), record(4, tenant="bert")])
-    assert ledger.cells(Window(0, NOON_NS + DAY_NS), "tenant")["anna"].requests == 1
-    assert ledger.cells(Window(0, NOON_NS + DAY_NS), "tenant")["bert"].requests == 2
-    assert "is damaged" in ledger.gaps(ALL)[0].reason
 
 
 @pytest.fixture

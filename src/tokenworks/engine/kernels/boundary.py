@@ -24,7 +24,8 @@ def boundary(values: Array, weights: Array, limit: float) -> tuple[np.float32, i
     """The smallest logit that is kept, and how many of those equal to it are, first ones first.
 
     Kept is what has less than `limit` of weight before it in falling order, and always the first. `values` is float32
-    [n], n > 0, without NaN; -inf is taken for the lowest finite number.
+    [n], n > 0, without NaN and without +inf, in whose one bin it would stay for ever; -inf is taken for the lowest
+    finite number.
     """
     before = 0.0
     while True:

@@ -18,7 +18,8 @@ _LOG2E: Final = np.float32(1.4426950408889634)
 def log_probabilities(rows: Array, which: Array, token_ids: Array, count: int) -> tuple[Array, Array, Array]:
     """For row `which[i]` of float32 logits [S, V]: that of `token_ids[i]`, and the `count` likeliest in falling order.
 
-    Gives float64 [I], token ids int64 [I, count] (-1 where fewer have a finite logit), and float64 [I, count].
+    Gives float64 [I], token ids int64 [I, count] (-1 where fewer have a finite logit), and float64 [I, count]. A row
+    with an infinite logit, as damaged weights give it, has no likeliest ones.
     """
     count = min(count, rows.shape[1])
     chosen = np.empty(len(which))
@@ -34,7 +35,7 @@ def _describe(row: Array, token_id: int, top_ids: Array, top: Array) -> Any:
     maxima = group_maxima(row)
     highest = largest(maxima)
     log_sum = highest + np.log(stretch_sums(row, highest, _LOG2E).sum())
-    if top.shape[0]:
+    if top.shape[0] and highest < np.inf:
         # As many groups' maxima as are wanted are at least this one; more groups than wanted, or each a token.
         floor = boundary(maxima, np.ones(maxima.shape[0], np.float32), float(top.shape[0]))[0]
         _take_largest(*collect(row, floor), log_sum, top_ids, top)

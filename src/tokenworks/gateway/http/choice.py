@@ -10,6 +10,7 @@ shown, unless the client asked to see what stopped the text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -191,6 +192,8 @@ def cached_by_tier(first: Sequence[Choice]) -> dict[Tier, int]:
     return found
 
 
-def mean_logprob(choices: Sequence[Choice]) -> float:
-    """Of all output tokens; there must be some whose log probability was told."""
-    return sum([choice.logprob_sum for choice in choices]) / sum([choice.num_logprobs for choice in choices])
+def mean_logprob(choices: Sequence[Choice]) -> float | None:
+    """Of all output tokens; None where none was told a log probability, or one that is no number (damaged weights)."""
+    count = sum([choice.num_logprobs for choice in choices])
+    mean = sum([choice.logprob_sum for choice in choices]) / max(1, count)
+    return mean if count and math.isfinite(mean) else None

@@ -32,9 +32,8 @@ from tokenworks.gateway.pool.streams import ClientGone
 from tokenworks.gateway.records.record import Recording
 from tokenworks.gateway.records.traces import Trace, trace_of
 
-DRAIN_FACTOR: Final = (
-    8  # an oversized body is read and dropped up to this many times the limit, so that it gets an answer
-)
+DRAIN_FACTOR: Final = 8
+"""An oversized body is read and dropped up to this many times the limit, so that its sender sees the answer."""
 HELD_BYTES: Final = 1 << 16  # uvicorn's high water
 RETRY_AFTER_S: Final = 2
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")

@@ -93,8 +93,7 @@ class _Run:
         if cached_tokens:
             found = cached_by_tier(self._first_choices())
             recording.cached_tokens = {tier: tokens for tier, tokens in found.items() if tokens}
-        if choices[0].num_logprobs:
-            recording.mean_logprob = mean_logprob(choices)
+        recording.mean_logprob = mean_logprob(choices)
         self._count(recording.output_tokens, cached_tokens)
 
     def _count(self, output_tokens: int, cached_tokens: int) -> None:

@@ -33,7 +33,7 @@ class PromptReader:
         """The token ids of each prompt of a completion request."""
         texts, ids = _split_forms(prompt)
         if texts:
-            ids = await self._in_thread(lambda: [self._encode(text, add_special_tokens) for text in texts])
+            ids = await self.in_thread(lambda: [self._encode(text, add_special_tokens) for text in texts])
         for token_ids in ids:
             if not token_ids:
                 raise InvalidRequest("`prompt` is empty; give at least one token", param="prompt")
@@ -58,17 +58,14 @@ class PromptReader:
             )
             return self._encode(text, bool(body.add_special_tokens))
 
-        token_ids = await self._in_thread(render)
+        token_ids = await self.in_thread(render)
         self._tokenizer.check_ids(token_ids, "messages")
         if not token_ids:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
         return token_ids
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run tokenizer work of another kind."""
-        return await self._in_thread(work)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run tokenizer work, of whatever kind."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:

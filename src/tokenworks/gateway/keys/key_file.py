@@ -130,7 +130,7 @@ def check_tenant(tenant: str) -> None:
     if tenant == ANONYMOUS:
         raise ConfigError(f"{ANONYMOUS!r} is the tenant of requests without a key; choose another name")
     if not tenant.strip():
-        raise ConfigError("the tenant has no name; give 1 to 64 printable characters")
+        raise ConfigError(f"the tenant has no name; give 1 to {MAX_NAME_CHARS} printable characters")
     check_text(tenant, "tenant", MAX_NAME_CHARS)
 
 

@@ -18,10 +18,10 @@ from prometheus_client.metrics_core import Metric
 from tokenworks.contract.record import Record
 from tokenworks.gateway.metrics.tally import Buckets, Tally
 from tokenworks.observe.cell import tpot_ns
+from tokenworks.observe.chains.own_spans import OPERATIONS
 from tokenworks.policy.top_names import OTHER
 
 PROVIDER: Final = "tokenworks"
-OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
 MAX_LABEL_CHARS: Final = 128
 _LABELS: Final = (
     "gen_ai_operation_name",

@@ -102,11 +102,7 @@ class Dispatcher:
         worker, sending, wire_id = flight.worker, flight.sending, flight.wire_id
         flight.let_go(since_ns, "cancelled")
         flight.ended(since_ns)
-        if (
-            worker is not None
-            and sending is not None
-            and self._send(worker.identity, wire.encode(wire.Cancel(wire_id)))
-        ):
+        if worker and sending and self._send(worker.identity, wire.encode(wire.Cancel(wire_id))):
             self._farewells.expect(wire_id, sending, flight.stream.trail)
 
     def close(self, stream: Stream) -> None:
@@ -280,6 +276,9 @@ class Dispatcher:
             flight.refused_by.clear()
             self._send_on(flight)
 
+    def _end_farewells(self) -> None:
+        self._farewells.expire(time.monotonic_ns())
+
     def _fail_overdue(self) -> None:
         now_s = time.monotonic()
         for flight in self._waiting():
@@ -291,9 +290,11 @@ class Dispatcher:
         return [flight for flight in self._flights.values() if flight.worker is None]
 
     async def _tick(self) -> None:
+        """Each duty by itself: one that fails must not keep those who wait from being told."""
         while True:
             await asyncio.sleep(self._lease_s / CHECKS_PER_LEASE)
-            self._members.check_leases()
-            self._farewells.expire(time.monotonic_ns())
-            self._fail_overdue()
-            self._resend_waiting()
+            for duty in (self._members.check_leases, self._end_farewells, self._fail_overdue, self._resend_waiting):
+                try:
+                    duty()
+                except Exception:
+                    _log.exception("%s failed: this is a bug; the other duties go on", duty.__name__)

@@ -33,9 +33,7 @@ class Stream:
     def __init__(self, request_ids: Iterable[str], trail: Trail) -> None:
         self.open_ids = set(request_ids)  # sequences that have not ended
         self.trail = trail
-        self.asked_ns = (
-            0  # monotonic time of the latest look that did not have to wait: the reader was behind until then
-        )
+        self.asked_ns = 0  # monotonic time of the latest look that found something: until then the reader was behind
         self._outputs: list[Arrival] = []
         self._error: TokenworksError | None = None
         self._waiter: asyncio.Future[None] | None = None

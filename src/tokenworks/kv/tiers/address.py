@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.http_address import http_address
 from tokenworks.contract.kv import NAME_BYTES, BlockName
 
 _FORMS: Final = """redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]
@@ -99,8 +100,7 @@ def _check_s3(parts: SplitResult) -> None:
     if not parts.netloc or parts.port is not None:
         raise _wrong("it names no bucket")
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    endpoint = urlsplit(given.get("endpoint", "https://aws"))
-    if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
+    if http_address(given.get("endpoint", "https://aws")) is None:
         raise _wrong("its endpoint is no http:// or https:// address")
 
 

@@ -24,7 +24,7 @@ def read_bulk(connection: socket.socket, into: memoryview, limit_s: float) -> in
     silence.
     """
     end = time.monotonic() + limit_s
-    line = _read_line(connection)
+    line = _read_line(connection, end)
     if line == b"$-1":
         return 0
     if not (line.startswith(b"$") and line[1:].isdigit()) or int(line[1:]) > len(into):
@@ -35,14 +35,12 @@ def read_bulk(connection: socket.socket, into: memoryview, limit_s: float) -> in
     return num_bytes
 
 
-def _read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket, end: float) -> bytes:
     """Byte by byte, so that nothing of the value is taken along: it is a dozen of them."""
-    line = b""
+    line, byte = b"", bytearray(1)
     while not line.endswith(b"\r\n") and len(line) < _LONGEST_LINE:
-        piece = connection.recv(1)
-        if not piece:
-            raise redis.ConnectionError("the server has hung up")
-        line += piece
+        _read(connection, memoryview(byte), end)
+        line += byte
     return line.rstrip(b"\r\n")
 
 

@@ -22,12 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tokenworks.contract.folders import BLOCK_FOLDER
 from tokenworks.contract.kv import NAME_BYTES, BlockName
 from tokenworks.kv.format import HEADER_BYTES
 from tokenworks.kv.tiers.block_file import read_file, write_file
 from tokenworks.kv.tiers.tier import TierError
 
-LAYOUT: Final = "tokenworks-kv-1"
 _FOLDERS: Final = [f"{byte:02x}" for byte in range(256)]
 
 
@@ -106,7 +106,7 @@ class BlockFolder:
 
 def claim_folder(path: Path) -> BlockFolder:
     """Lock the folder, made where it is missing, for this process; raises OSError, and TierError if another has it."""
-    root = path / LAYOUT
+    root = path / BLOCK_FOLDER
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)  # KV can be turned back into its prompt: only we read it
     except FileNotFoundError as error:

@@ -6,8 +6,6 @@ from tokenworks.contract.errors import ConfigError
 from tokenworks.kv.tiers.address import check_remote
 from tokenworks.kv.tiers.tier import BlockTier
 
-__all__ = ["check_remote", "open_remote"]
-
 
 def open_remote(url: str) -> BlockTier:
     """A tier at this address, without connecting to it yet; raises ConfigError where that cannot work."""

@@ -89,6 +89,8 @@ class Delivery:
                     await self._retrying(self._try_latest, key)
                 except (NoticeRefused, RetryError) as error:
                     log.error("alert %s (%s) was not delivered: %s", key, notice.status, error)
+                except Exception:
+                    log.exception("alert %s (%s) was not delivered: this is a bug; others are", key, notice.status)
                 self._outbox.pop(key, None)
 
     async def _try_latest(self, key: str) -> None:
@@ -106,8 +108,8 @@ class Delivery:
             ) as answer:
                 body = await answer.content.read(_MAX_ANSWER_BYTES)
                 found = verdict(self._receiver.kind, answer.status, body)
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise NoticeRefused(f"alerts.url is not an HTTP URL: {error}") from error
+        except aiohttp.InvalidURL:  # its words are the URL, which may hold a token
+            raise NoticeRefused(f"{self.where} cannot be reached at its url: correct that") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _TryAgain(f"{self.where}: {type(error).__name__}: {error}") from error
         told = f"{self.where} answered {answer.status}: {body[:200].decode(errors='replace')}"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from tokenworks.contract.config import AlertReceiver, AlertSettings
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.http_address import http_address
 
 Kind = Literal["webhook", "dingtalk", "wecom", "pagerduty"]
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
@@ -47,8 +47,7 @@ def _receiver(where: str, stated: AlertReceiver, environment: Mapping[str, str])
     url = stated.url or (PAGERDUTY_URL if stated.kind == "pagerduty" else "")
     if not url:
         raise ConfigError(f"{where}.kind is {stated.kind} and {where}.url is empty; give the address to send to")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if http_address(url) is None:
         raise ConfigError(f"{where}.url is not an address such as https://HOST/PATH")  # not shown: it may hold a token
     if stated.kind == "pagerduty" and not secret:
         raise ConfigError(

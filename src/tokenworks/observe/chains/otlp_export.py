@@ -48,7 +48,6 @@ class SpanExporter:
         wait: Callable[[float], float] | None = None,
     ) -> None:
         self.counts = counts or SpanFigures()
-        self.num_retries = 0
         self._target = target
         self._zone = zone
         self._wait = wait or (lambda wait_s: wait_s * random.uniform(0.5, 1.0))  # so that not all come back at once
@@ -66,11 +65,6 @@ class SpanExporter:
             self._queue.append(record)
         if self._queue:
             self._has_some.set()
-
-    @property
-    def num_queued(self) -> int:
-        """Records that wait."""
-        return len(self._queue)
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -92,7 +86,6 @@ class SpanExporter:
                 return
             if wait_s is None or attempt + 1 == MAX_TRIES:
                 break
-            self.num_retries += 1
             await asyncio.sleep(wait_s or self._wait(min(MAX_WAIT_S, FIRST_WAIT_S * 2**attempt)))
         self.counts.dropped_requests += len(batch)
         _log.warning("spans of %d requests were dropped: %s: %s", len(batch), self._target.url, complaint)

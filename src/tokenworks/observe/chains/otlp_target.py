@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
 from tokenworks.contract.config import ExportSettings
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.http_address import http_address
 
 _PATH: Final = "/v1/traces"
 
@@ -32,7 +33,7 @@ def target_of(settings: ExportSettings, environment: Mapping[str, str]) -> Targe
     url = traces or (base.rstrip("/").removesuffix(_PATH) + _PATH if base else "")
     if not url:
         return None
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    if http_address(url) is None:
         raise ConfigError(f"{url!r} is no address to send spans to; write http://HOST:4318 (OTLP over HTTP, not gRPC)")
     names = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
     pairs = [pair.partition("=") for name in names for pair in environment.get(name, "").split(",") if "=" in pair]

@@ -17,17 +17,13 @@ from tokenworks.contract.record import Record, Stage
 from tokenworks.observe.ledger import Attribute, Span
 
 SERVICE: Final = "tokenworks"
-_OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+"""The conventions' words for what an endpoint is asked."""
 _CLIENTS_OWN: Final = frozenset({"client_gone"})  # ends that are no error of the server's
 _SERVER_ERROR: Final = 500
 _SPAN_ID_BYTES: Final = 8
-_BEFORE_A_RUN: Final = (
-    Stage.RECEIVE,
-    Stage.TOKENISE,
-    Stage.ADMIT,
-    Stage.ROUTE,
-    Stage.LOST,
-)  # lost: before the last run
+_BEFORE_A_RUN: Final = (Stage.RECEIVE, Stage.TOKENISE, Stage.ADMIT, Stage.ROUTE, Stage.LOST)
+"""Before the last run, that is: what was lost was a run before it."""
 _ORDER: Final = (*_BEFORE_A_RUN, *(stage for stage in Stage if stage not in _BEFORE_A_RUN))
 
 
@@ -53,7 +49,7 @@ def spans_of(record: Record, zone: str = "") -> list[Span]:
 
 def operation(record: Record) -> str:
     """The conventions' word for what was asked."""
-    return _OPERATIONS.get(record.endpoint, "chat" if "chat" in record.endpoint else "text_completion")
+    return OPERATIONS.get(record.endpoint, "chat" if "chat" in record.endpoint else "text_completion")
 
 
 def is_error(record: Record) -> bool:

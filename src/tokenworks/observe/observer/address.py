@@ -1,6 +1,6 @@
 """Where the observer answers HTTP: a socket file in the state folder, or the address that was set for it.
 
-The socket's name must fit into 107 bytes (unix(7)), and a state folder may lie deeper than that: such a one is named
+The socket's name must fit into `LONGEST_SOCKET_PATH`, and a state folder may lie deeper than that: such a one is named
 through a descriptor of the folder, which Linux shows below /proc/self/fd.
 """
 
@@ -10,14 +10,13 @@ import os
 import socket
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import ConfigError
-from tokenworks.contract.folders import state_folder
+from tokenworks.contract.folders import LONGEST_SOCKET_PATH, state_folder
+from tokenworks.contract.http_address import http_address
 
 SOCKET_FILE: Final = "observer.sock"
-_LONGEST_PATH: Final = 107
 _BACKLOG: Final = 128
 
 
@@ -30,16 +29,12 @@ class TcpAddress(NamedTuple):
 
 def tcp_address(address: str) -> TcpAddress:
     """The parts of `[ledger] address`; raises ConfigError."""
-    parts = urlsplit(address)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
+    parts = http_address(address)
+    if parts is None or parts.scheme != "http" or not parts.port or parts.path not in ("", "/"):
         raise ConfigError(
             f"{address!r} is no address of an observer: write http://HOST:PORT, such as http://127.0.0.1:7070"
         )
-    return TcpAddress(parts.hostname, port)
+    return TcpAddress(parts.hostname or "", parts.port)
 
 
 def socket_path(settings: LedgerSettings) -> str | None:
@@ -51,7 +46,7 @@ def socket_path(settings: LedgerSettings) -> str | None:
     if folder is None:
         return None
     path = folder / SOCKET_FILE
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return str(path)
     folder.mkdir(parents=True, exist_ok=True)
     return f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_CLOEXEC)}/{SOCKET_FILE}"

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from tokenworks.observe.cell import Cell, merged
-from tokenworks.observe.store.packing import UNREADABLE, pack, unpack
+from tokenworks.observe.store.packing import Unreadable, pack, unpack
 from tokenworks.observe.store.periods import LENGTH_NS, Level, Marks, floor
 from tokenworks.observe.store.schema import cells
 from tokenworks.observe.store.upsert import upsert
@@ -119,7 +119,7 @@ def _read(body: bytes, level: Level, key: CellKey, troubles: list[str]) -> list[
     """The cell of a body, or none where the disk has changed it: then the rest must go on all the same."""
     try:
         return [unpack(Cell, body)]
-    except UNREADABLE as error:
+    except Unreadable as error:
         log.error("the cell %s of %s is damaged (%s): what was in it is lost", key, level.name, error)
         if key.tag_key == NO_TAG:
             troubles.append(f"a cell of one {level.name.lower()} is damaged: {error}")

@@ -68,9 +68,8 @@ def _run_steps(connection: sa.Connection) -> None:
     steps = ScriptDirectory(str(STEPS))
 
     def towards_head(revision: Any, _: object) -> Any:
-        return steps._upgrade_revs(
-            VERSIONS[-1], revision
-        )  # as alembic.command.upgrade does, which wants files of its own
+        # As alembic.command.upgrade does, which wants files of its own.
+        return steps._upgrade_revs(VERSIONS[-1], revision)
 
     with EnvironmentContext(Config(), steps, fn=towards_head) as environment:
         environment.configure(connection=connection)

@@ -3,6 +3,8 @@
 Two forms of a record: the whole one with its costs (`pack_detail`), and after some days a compact one (`pack_record`)
 that has what lists, bills and drift need: identity, outcome, times, tokens and costs, without waterfall, tags, legs and
 gaps. The first byte of compressed bodies names their form, so that a later one can stand beside it.
+
+What unpacks raises `Unreadable`, and nothing else, for a body that the disk changed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from tokenworks.contract.config import CostSettings
+from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import (
     Costs,
@@ -34,12 +37,17 @@ from tokenworks.observe.store.dictionary import FORM_1
 Packed = TypeVar("Packed", Cell, WorkerSample, StoreSample, Incident, Gap, Span, CostSettings)
 Key = TypeVar("Key", bound=Enum)
 
-UNREADABLE: Final = (ValueError, zlib.error, msgspec.DecodeError)
-"""What unpacking may raise for a body that was changed."""
-
 _FORM: Final = b"\x01"
 _LEVEL: Final = 1  # zlib's fastest
+_DAMAGED: Final = (ValueError, zlib.error)  # msgspec's errors are ValueErrors
 _encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Unreadable(LedgerError):
+    """A body in the database was changed, or is of a form that this version does not know."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(f"a part of the ledger cannot be read: {why}")
 
 
 class _Compact(msgspec.Struct, frozen=True, array_like=True):
@@ -107,7 +115,13 @@ def pack_record(ended: Ended) -> bytes:
 
 def unpack_record(body: bytes, place: Place) -> Ended:
     """A record without waterfall, tags, legs and gaps."""
-    kept = _compact.decode(body)
+    try:
+        return _ended(_compact.decode(body), place)
+    except _DAMAGED as error:
+        raise Unreadable(error) from error
+
+
+def _ended(kept: _CompactOfMany, place: Place) -> Ended:
     record = Record(
         id=kept.id,
         started_ns=place.ended_ns - place.e2e_ns,
@@ -135,7 +149,10 @@ def unpack_record(body: bytes, place: Place) -> Ended:
 
 def unpack_record_id(body: bytes) -> str:
     """The id alone."""
-    return _compact.decode(body).id
+    try:
+        return _compact.decode(body).id
+    except _DAMAGED as error:
+        raise Unreadable(error) from error
 
 
 def pack_detail(ended: Ended, is_good: bool) -> bytes:
@@ -145,7 +162,10 @@ def pack_detail(ended: Ended, is_good: bool) -> bytes:
 
 def unpack_detail(body: bytes) -> tuple[Ended, bool]:
     """What `pack_detail` packed."""
-    record, costs, is_good = _detail.decode(_plain(body))
+    try:
+        record, costs, is_good = _detail.decode(_plain(body))
+    except _DAMAGED as error:
+        raise Unreadable(error) from error
     return Ended(record, costs), is_good
 
 
@@ -156,7 +176,10 @@ def pack(value: Cell | WorkerSample | StoreSample | Incident | Gap | Span | Cost
 
 def unpack(kind: type[Packed], body: bytes) -> Packed:
     """What `pack` packed."""
-    return msgspec.msgpack.decode(_plain(body), type=kind)
+    try:
+        return msgspec.msgpack.decode(_plain(body), type=kind)
+    except _DAMAGED as error:
+        raise Unreadable(error) from error
 
 
 def _compressed(raw: bytes) -> bytes:

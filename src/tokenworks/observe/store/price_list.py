@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from tokenworks.contract.config import CostSettings
 from tokenworks.observe.ledger import Window
-from tokenworks.observe.store.packing import pack, unpack
+from tokenworks.observe.store.packing import Unreadable, pack, unpack
 from tokenworks.observe.store.schema import prices
 
 
@@ -15,8 +15,16 @@ def note(connection: sa.Connection, cost: CostSettings, at_ns: int) -> None:
     last = connection.execute(sa.select(prices).order_by(prices.c.from_ns.desc()).limit(1)).first()
     if last is None:
         connection.execute(prices.insert(), {"from_ns": at_ns, "body": pack(cost)})
-    elif unpack(CostSettings, last.body) != cost:
+    elif _prices(last.body) != cost:
         connection.execute(prices.insert(), {"from_ns": max(at_ns, last.from_ns + 1), "body": pack(cost)})
+
+
+def _prices(body: bytes) -> CostSettings | None:
+    """None: the disk has changed them, so that they must be said anew."""
+    try:
+        return unpack(CostSettings, body)
+    except Unreadable:
+        return None
 
 
 def held_in(connection: sa.Connection, window: Window) -> list[tuple[int, CostSettings]]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -25,7 +24,7 @@ from tokenworks.observe.store.cell_rows import NO_TAG
 from tokenworks.observe.store.dictionaries import clean, combination_of
 from tokenworks.observe.store.difference import less
 from tokenworks.observe.store.marks import read_marks
-from tokenworks.observe.store.packing import UNREADABLE, Place, unpack, unpack_detail, unpack_record
+from tokenworks.observe.store.packing import Place, unpack, unpack_detail, unpack_record
 from tokenworks.observe.store.periods import DAY_NS, HOUR_NS, LENGTH_NS, MINUTE_NS, Level, Piece, floor, pieces
 from tokenworks.observe.store.schema import cells, details, dimensions, names, records, words
 from tokenworks.observe.store.tag_limits import OTHER, known_texts
@@ -34,9 +33,7 @@ from tokenworks.observe.store.take_in import hash_of, names_of
 MAX_STEPS: Final = 10_000
 _ROWS_AT_ONCE: Final = 200  # of those that are looked through for a tag
 _SECOND_NS: Final = 10**9
-Body = TypeVar("Body")
 Where = Mapping[str, str] | None
-_cell_in: Final = partial(unpack, Cell)
 
 
 class Reading:
@@ -146,7 +143,7 @@ class Reading:
             statement = statement.join_from(cells, words, words.c.id == cells.c.tag_value)
         statement = question.of_dimensions(statement, cells.c.dimension)
         for start_s, text, body in self._connection.execute(statement):
-            yield start_s * _SECOND_NS, text, _read(_cell_in, body)
+            yield start_s * _SECOND_NS, text, unpack(Cell, body)
 
     def _of_records(self, piece: Piece, question: Asked) -> Iterator[tuple[int, str, Cell]]:
         """The same of single records, which are counted under the tags that cells are."""
@@ -178,7 +175,7 @@ class Reading:
         times = (details.c.ended_ns >= piece.start, details.c.ended_ns < piece.end)
         statement = question._replace(by=None).of_dimensions(statement.where(*times), records.c.dimension)
         for (body,) in self._connection.execute(statement):
-            ended, is_good = _read(unpack_detail, body)
+            ended, is_good = unpack_detail(body)
             yield ended, _cell_of(ended, is_good)
 
 
@@ -226,16 +223,9 @@ def _with_bodies() -> sa.Select[Any]:
 
 def _ended(row: sa.Row[Any]) -> Ended:
     if row.detail is not None:
-        return _read(unpack_detail, row.detail)[0]
+        return unpack_detail(row.detail)[0]
     place = Place(row.ended_ns, row.e2e_ns, {name: getattr(row, name) for name in DIMENSIONS})
-    return _read(partial(unpack_record, place=place), row.body)
-
-
-def _read(unpacked: Callable[[bytes], Body], body: bytes) -> Body:
-    try:
-        return unpacked(body)
-    except UNREADABLE as error:
-        raise LedgerError(f"a part of the ledger cannot be read: {error}") from error
+    return unpack_record(row.body, place)
 
 
 def _value(ended: Ended, by: str | None) -> str:

@@ -23,7 +23,7 @@ from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import StoreSample, WorkerSample, WorkerUse
 from tokenworks.observe.ledger import StoreStretch, Window, WorkerStretch
 from tokenworks.observe.store.dictionaries import clean
-from tokenworks.observe.store.packing import pack, unpack
+from tokenworks.observe.store.packing import Unreadable, pack, unpack
 from tokenworks.observe.store.schema import lives, store_samples, worker_samples
 
 SILENCE_NS: Final = 2 * 3600 * 10**9  # thinned samples are an hour apart; what is longer silent was not there
@@ -72,7 +72,12 @@ def _last_of_store(connection: sa.Connection, store: str) -> tuple[int, StoreSam
     columns = store_samples.c
     statement = sa.select(columns.at_ns, columns.body).where(columns.store == store).order_by(columns.at_ns.desc())
     row = connection.execute(statement.limit(1)).first()
-    return (0, StoreSample(0, store)) if row is None else (row[0], unpack(StoreSample, row[1]))
+    if row is None:
+        return 0, StoreSample(0, store)
+    try:
+        return row[0], unpack(StoreSample, row[1])
+    except Unreadable:  # the next ones must be taken in all the same
+        return row[0], StoreSample(0, store)
 
 
 def _is_old_news(sample: StoreSample, last: StoreSample, last_ns: int) -> bool:

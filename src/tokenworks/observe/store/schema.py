@@ -142,7 +142,7 @@ positions: Final = sa.Table(
 )
 
 marks: Final = sa.Table(
-    "marks",  # how far roll-up and retention have come: see upkeep.Marks
+    "marks",  # how far roll-up and retention have come: see periods.Marks
     tables,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("at_ns", sa.BigInteger, nullable=False),

@@ -12,14 +12,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.record import Gap
 from tokenworks.observe.store import cell_rows
 from tokenworks.observe.store.marks import read_marks, write_marks
-from tokenworks.observe.store.packing import unpack_detail, unpack_record_id
+from tokenworks.observe.store.packing import Unreadable, unpack_detail, unpack_record_id
 from tokenworks.observe.store.periods import DAY_NS, HOUR_NS, LENGTH_NS, MINUTE_NS, Level, Marks, floor
 from tokenworks.observe.store.schema import (
     cells,
@@ -32,7 +35,7 @@ from tokenworks.observe.store.schema import (
     store_samples,
     worker_samples,
 )
-from tokenworks.observe.store.take_in import hash_of, names_of
+from tokenworks.observe.store.take_in import add_events, hash_of, names_of
 
 GRACE_NS: Final = 5 * MINUTE_NS
 ROWS_AT_ONCE: Final = 2000
@@ -67,12 +70,7 @@ class Upkeep:
         connection.execute(spans.delete().where(spans.c.started_ns < until))
         gone = connection.execute(_oldest(details, until)).all()
         if gone:
-            unwanted = [
-                {"gone_hash": hash_of(name), "gone_ns": ended_ns}
-                for ended_ns, body in gone
-                for name in _names_in_detail(body)
-            ]
-            _delete_names(connection, unwanted)
+            _delete_names(connection, _unwanted(gone, _names_in_detail))
             connection.execute(details.delete().where(details.c.ended_ns <= gone[-1][0]))
         return len(gone) == ROWS_AT_ONCE
 
@@ -81,8 +79,7 @@ class Upkeep:
         connection.execute(events.delete().where(events.c.until_ns < until))
         gone = connection.execute(_oldest(records, until)).all()
         if gone:
-            ids = [(ended_ns, unpack_record_id(body)) for ended_ns, body in gone]
-            _delete_names(connection, [{"gone_hash": hash_of(name), "gone_ns": ended_ns} for ended_ns, name in ids])
+            _delete_names(connection, _unwanted(gone, _name_of_record))
             connection.execute(records.delete().where(records.c.ended_ns <= gone[-1][0]))
         return len(gone) == ROWS_AT_ONCE
 
@@ -123,8 +120,11 @@ def _roll_up_day(connection: sa.Connection, marks: Marks, now_ns: int) -> bool:
 
 
 def _made(connection: sa.Connection, level: Level, start_ns: int, mark: str) -> None:
-    cell_rows.roll_up(connection, level, start_ns)
-    write_marks(connection, {mark: start_ns + LENGTH_NS[level]})
+    end_ns = start_ns + LENGTH_NS[level]
+    add_events(
+        connection, [Gap(start_ns, end_ns, 1, trouble) for trouble in cell_rows.roll_up(connection, level, start_ns)]
+    )
+    write_marks(connection, {mark: end_ns})
 
 
 def _oldest(table: sa.Table, until_ns: int) -> sa.Select[Any]:
@@ -136,6 +136,21 @@ def _names_in_detail(body: bytes) -> set[str]:
     """Those by which the record will no longer be asked for: its id stays, as long as the compact record does."""
     record = unpack_detail(body)[0].record
     return names_of(record) - {record.id}
+
+
+def _name_of_record(body: bytes) -> set[str]:
+    return {unpack_record_id(body)}
+
+
+def _unwanted(gone: Iterable[Any], names_in: Callable[[bytes], set[str]]) -> list[dict[str, int]]:
+    """Entries of names that lead to what goes: of rows of moment and body. Those of a body that cannot be read stay:
+    they lead nowhere, and what the disk changed must not stop all retention.
+    """
+    unwanted: list[dict[str, int]] = []
+    for ended_ns, body in gone:
+        with suppress(Unreadable):
+            unwanted += [{"gone_hash": hash_of(name), "gone_ns": ended_ns} for name in names_in(body)]
+    return unwanted
 
 
 def _delete_names(connection: sa.Connection, unwanted: list[dict[str, int]]) -> None:

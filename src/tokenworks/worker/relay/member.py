@@ -92,7 +92,7 @@ class Member:
         """Dial in and serve until `stop`, then finish what there is and leave."""
         self._links = GatewayLinks(gateways, self._on_message, self._drop_requests_of)
         self._introduce_to_all()
-        duties = [asyncio.create_task(duty()) for duty in (self._beat, self._watch)]
+        duties = [asyncio.create_task(_kept_up(duty)) for duty in (self._beat, self._watch)]
         await stop.wait()
         self._is_draining = True
         self._links.send_all(Leaving(self._worker_id))
@@ -226,7 +226,17 @@ class Member:
         """Waiting are those without an output: what the server does with them cannot be seen."""
         running = sum(each.has_output for each in self._running.values())
         use = replace(self._meter.use(time.perf_counter_ns()), **self._machine.use()._asdict())
-        return Load(running, len(self._running) - running, 0, 0, self._num_outputs, 0, 0, 0, use=use)
+        return Load(
+            running=running,
+            waiting=len(self._running) - running,
+            free_blocks=0,
+            total_blocks=0,
+            steps=self._num_outputs,
+            preemptions=0,
+            draft_tokens=0,
+            accepted_tokens=0,
+            use=use,
+        )
 
     async def _watch(self) -> None:
         """Look at the server every now and then."""
@@ -265,6 +275,16 @@ class Member:
             return
         log.info("the server at %s is back", self._upstream.url)
         self._introduce_to_all()
+
+
+async def _kept_up(duty: Callable[[], Awaitable[None]]) -> None:
+    """Until cancelled: without beats the worker would be lost, without looks a server that is down would stay so."""
+    while True:
+        try:
+            await duty()
+        except Exception:
+            log.exception("%s failed: this is a bug; it begins again", duty.__name__)
+        await asyncio.sleep(BEAT_S)
 
 
 def failed(request_id: str, error: TokenworksError) -> SequenceOutput:
