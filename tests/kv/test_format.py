@@ -1,4 +1,4 @@
-"""What a reader believes of a block: one that was sealed, whole, of the wanted name and model; of anything else, why not."""
+"""What a reader believes of a block: one sealed, whole, of the wanted name and model; of anything else, why not."""
 
 from __future__ import annotations
 
