@@ -60,6 +60,12 @@ class Peer:
         self.client.offer([block.offered(recompute_s) for block in blocks])
         return self.next(Granted).places
 
+    def granted(self) -> list[Place]:
+        """Places that have been granted by now and not been looked at."""
+        grants = [event for event in self.events if isinstance(event, Granted)]
+        self.events = [event for event in self.events if event not in grants]
+        return [place for grant in grants for place in grant.places]
+
     def write(self, places: Sequence[Place], blocks: Sequence[ChainBlock]) -> None:
         content = {block.name: block.content for block in blocks}
         for place in places:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import zmq
@@ -27,6 +28,8 @@ class RunningStore:
         self.lease_s = 30.0
         self.host_bytes = HOST_BYTES
         self.remote = ""
+        self.disk_bytes = 1 << 30
+        self.log: Path | None = None  # where the process writes, if not where the tests do
         self.process: subprocess.Popen[bytes] | None = None
         self._gateway_address = f"ipc://{folder}/gateway"
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -35,8 +38,9 @@ class RunningStore:
 
     def start(self) -> None:
         arguments = [self.address, self._gateway_address, str(self.lease_s), str(self.host_bytes), str(self.disk)]
-        command = [sys.executable, str(FOLDER / "run_store.py"), *arguments, self.remote]
-        self.process = subprocess.Popen(command)
+        command = [sys.executable, str(FOLDER / "run_store.py"), *arguments, self.remote, str(self.disk_bytes)]
+        with nullcontext() if self.log is None else self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log)
 
     def end(self, number: int) -> int:
         assert self.process is not None

@@ -11,7 +11,7 @@ from tests.kv.test_slow_tier import HangingTier
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.arena import Arena, create_arena
 from tokenworks.kv.format import BlockFault
-from tokenworks.kv.io import SCAN_PART, TierThreads
+from tokenworks.kv.io import SCAN_PART, THREADS, TierThreads
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.tiers.tier import PutRefused, TierError
 
@@ -148,6 +148,20 @@ def test_a_tier_that_fails_is_reported_with_its_own_words() -> None:
     assert threads.one(Probe(Tier.DISK)).error == "gone"
 
 
+class BrokenTier(HangingTier):
+    """Has a bug."""
+
+    def get(self, name: BlockName, into: memoryview) -> int:
+        raise ZeroDivisionError("a bug of our own")
+
+
+def test_an_error_that_nobody_foresaw_is_a_failure_and_no_thread_ends_with_it() -> None:
+    threads = Threads(BrokenTier({}), HangingTier({}))
+    for _ in range(THREADS + 1):
+        assert "a bug of our own" in threads.one(Read(Tier.DISK, BLOCK.name, 0, SIZE)).error
+    assert threads.one(Scan(Tier.DISK)).error == ""
+
+
 def test_a_probe_reads_a_block_that_is_there_or_leaves_nothing_of_its_own(threads: Threads) -> None:
     assert threads.one(Probe(Tier.DISK, (BLOCK.name, SIZE))).num_bytes == SIZE
     assert threads.one(Probe(Tier.DISK, (OTHER.name, SIZE))).fault is BlockFault.MISSING
@@ -174,5 +188,5 @@ def test_a_scan_tells_names_in_parts(threads: Threads) -> None:
 
 
 def test_a_lookup_says_which_are_held(threads: Threads) -> None:
-    outcome = threads.one(Lookup(Tier.DISK, (BLOCK.name, OTHER.name), SIZE, 1))
+    outcome = threads.one(Lookup(Tier.DISK, (BLOCK.name, OTHER.name), 1))
     assert outcome.found == ((BLOCK.name, SIZE),)

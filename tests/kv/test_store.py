@@ -299,6 +299,14 @@ def test_blocks_that_cannot_fit_or_be_read_are_refused_at_once(rig: Rig) -> None
     assert "no dtype 'float8'" in rig.take(b"odd", Refused)[0].reason
 
 
+@pytest.mark.parametrize("field", ["num_layers", "num_kv_heads", "head_dim", "block_tokens"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_blocks_that_have_no_bytes_are_refused_at_once(rig: Rig, field: str, value: int) -> None:
+    """A length below nothing would be a place that cannot be, and the end of the store."""
+    rig.tell(b"odd", Attach(STORE_PROTOCOL, "odd", msgspec.structs.replace(spec_of(8192), **{field: value})))
+    assert "must be positive" in rig.take(b"odd", Refused)[0].reason
+
+
 def test_offers_that_make_no_sense_are_counted_and_nothing_else(rig: Rig) -> None:
     good = chain(1)[0].offered()
     bad = [("name", b"short"), ("parent", b""), ("num_bytes", 128), ("num_bytes", -5), ("recompute_s", -1.0)]

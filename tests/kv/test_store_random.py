@@ -99,7 +99,13 @@ class Play:
         if isinstance(task, Read):
             known = {"parent": next(block.parent for block in self.blocks if block.name == task.name)}
         if isinstance(task, Lookup):
-            known = {"found": tuple((name, task.num_bytes) for name in task.names if self.dice.random() < 0.5)}
+            known = {
+                "found": tuple(
+                    (block.name, len(block.content))
+                    for block in self.blocks
+                    if block.name in task.names and self.dice.random() < 0.5
+                )
+            }
         self.rig.end(task, num_bytes=task.num_bytes if isinstance(task, Read | Move) else 0, **known)
 
     def come_anew(self, client: bytes) -> None:

@@ -8,6 +8,7 @@ reads it does so again, and once more took as long as writing it. What others re
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -25,6 +26,8 @@ from tokenworks.kv.arena import Arena
 from tokenworks.kv.format import BadBlock, BlockFault, Header, block_bytes, check_payload, read_header, seal
 from tokenworks.kv.tasks import Check, Lookup, Move, Outcome, Probe, Read, Scan, Task, Write
 from tokenworks.kv.tiers.tier import BlockTier, TierError
+
+log = logging.getLogger(__name__)
 
 THREADS: Final = 7
 """A tier: four reads, a scan, a probe and a look-up may be under way together."""
@@ -87,6 +90,9 @@ class TierThreads:
                 outcome = Outcome(task, start_s, time.monotonic(), error=str(error) or type(error).__name__)
             except BadBlock as bad:
                 outcome = Outcome(task, start_s, time.monotonic(), fault=bad.fault)
+            except Exception as error:  # a thread that ended would leave its task, and who waits for that, for ever
+                log.exception("the %s tier failed in a way that nobody foresaw", task.tier)
+                outcome = Outcome(task, start_s, time.monotonic(), error=repr(error))
             self._report(outcome)
 
     def _report(self, outcome: Outcome) -> None:
@@ -138,8 +144,7 @@ class TierThreads:
 
     def _look_up(self, task: Lookup, start_s: float) -> Outcome:
         found = self._tiers[task.tier].held(task.names)
-        pairs = tuple((name, task.num_bytes) for name in found)
-        return Outcome(task, start_s, time.monotonic(), found=pairs)
+        return Outcome(task, start_s, time.monotonic(), found=tuple(found.items()))
 
     def _scan(self, task: Scan, start_s: float) -> Outcome:
         names = iter(self._tiers[task.tier].names())

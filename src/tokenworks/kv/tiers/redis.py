@@ -76,11 +76,11 @@ class RedisTier(BlockTier):
                 if cursor == 0:
                     return
 
-    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
+    def held(self, names: Sequence[BlockName]) -> dict[BlockName, int]:
         with self._explained(), self._client.pipeline(transaction=False) as pipeline:
             for name in names:
-                pipeline.exists(_key(name))
-            return {name for name, is_there in zip(names, pipeline.execute(), strict=True) if is_there}
+                pipeline.strlen(_key(name))  # 0 where there is none
+            return {name: size for name, size in zip(names, pipeline.execute(), strict=True) if size}
 
     def close(self) -> None:
         self._client.close()
@@ -110,10 +110,10 @@ class RedisTier(BlockTier):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raises TierError instead of the library's errors."""
+        """Raises TierError instead of the library's errors: also ValueError, where `close` took a connection away."""
         try:
             yield
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, ValueError) as error:
             refused, what = _explain(error)
             raise (PutRefused if refused else TierError)(f"KV blocks in {self._shown}: {what}") from error
 
@@ -122,7 +122,7 @@ def _key(name: BlockName) -> bytes:
     return PREFIX + name.hex().encode()
 
 
-def _explain(error: redis.RedisError | OSError) -> tuple[bool, str]:
+def _explain(error: redis.RedisError | OSError | ValueError) -> tuple[bool, str]:
     """Whether only writing is refused, and what to do."""
     match error:
         case redis.exceptions.OutOfMemoryError():
