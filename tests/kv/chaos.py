@@ -224,7 +224,9 @@ class Chaos:
                 peer.client.memory(place)[:] = left.pop(place.name).content
                 peer.client.commit([place.name])
             peer.poll()
-        assert peer.get(blocks) == contents(blocks)
+        got, wanted = peer.get(blocks), contents(blocks)
+        wrong = {number: got[block.name] for number, block in enumerate(blocks) if got[block.name] != wanted[block.name]}
+        assert not wrong, wrong
 
     def _check_process(self) -> None:
         sizes = dict(line.split(":") for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())
