@@ -225,8 +225,10 @@ class Chaos:
                 peer.client.commit([place.name])
             peer.poll()
         got, wanted = peer.get(blocks), contents(blocks)
-        wrong = {number: got[block.name] for number, block in enumerate(blocks) if got[block.name] != wanted[block.name]}
-        assert not wrong, wrong
+        wrong = {
+            number: got[block.name] for number, block in enumerate(blocks) if got[block.name] != wanted[block.name]
+        }
+        assert not wrong, (wrong, self.store.status())
 
     def _check_process(self) -> None:
         sizes = dict(line.split(":") for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.worker.kv.reseal import reseal
 from tokenworks.contract.kv import BlockName, Tier, block_names, root_name
 from tokenworks.contract.request import Sampling
 from tokenworks.engine.engine import Engine
 from tokenworks.kv.client import StoreEvent, StoreLost
 from tokenworks.kv.convert import convert
-from tokenworks.kv.format import BlockFault, block_bytes
-from tokenworks.kv.protocol import Found, Missing, Ready
+from tokenworks.kv.format import BlockFault, Header, block_bytes, verify
+from tokenworks.kv.protocol import Found, Missing, Place, Ready
+from tokenworks.worker import kv_intake
 
 if TYPE_CHECKING:
     from tests.worker.kv.conftest import Member, StoreProcess
@@ -203,6 +205,45 @@ def test_a_place_that_holds_another_block(reader: Member, reference: Any) -> Non
     assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
     assert blocks_read(reader) == 1
     assert reader.faults == {"name": 1}
+
+
+@pytest.mark.parametrize("kind", ["model", "version", "spec"])
+def test_a_sound_block_that_is_of_no_use(kind: str, reader: Member, reference: Any) -> None:
+    """It bears the name, and its checksums agree: another model's, another release's, or of heads that are not ours."""
+
+    def put_another(event: StoreEvent) -> list[StoreEvent]:
+        if isinstance(event, Ready):
+            reseal(reader.client.memory(event.places[5]), reader.engine.spec, kind)
+        return [event]
+
+    meddle(reader, put_another)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 5
+    assert reader.faults == {kind: 1}
+
+
+def test_what_changes_in_shared_memory_after_it_was_verified_changes_nothing(
+    reader: Member, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place may be another block's at any moment: what is written to the engine is the copy that was verified."""
+    places: dict[BlockName, Place] = {}
+
+    def note(event: StoreEvent) -> list[StoreEvent]:
+        places.update({place.name: place for place in event.places} if isinstance(event, Ready) else {})
+        return [event]
+
+    def verify_and_scribble(block: memoryview, name: BlockName, fingerprint: str) -> Header:
+        header = verify(block, name, fingerprint)
+        reader.client.memory(places[name])[:] = bytes([0x3F]) * places[name].num_bytes
+        return header
+
+    meddle(reader, note)
+    monkeypatch.setattr(kv_intake, "verify", verify_and_scribble)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == len(places) == 8
+    assert reader.faults == {}
 
 
 def test_a_place_that_does_not_exist(reader: Member, reference: Any) -> None:

@@ -83,7 +83,8 @@ class RedisTier(BlockTier):
             return {name: size for name, size in zip(names, pipeline.execute(), strict=True) if size}
 
     def close(self) -> None:
-        self._client.close()
+        # Those in use are left to their threads: the library breaks in odd ways where a connection goes under it.
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _ask(self, question: tuple[str | bytes | int, ...], into: memoryview) -> int | None:
         """See `read_bulk`. A connection that did not end well is closed: no late answer is another's."""
@@ -110,10 +111,10 @@ class RedisTier(BlockTier):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raises TierError instead of the library's errors: also ValueError, where `close` took a connection away."""
+        """Raises TierError instead of the library's errors."""
         try:
             yield
-        except (redis.RedisError, OSError, ValueError) as error:
+        except (redis.RedisError, OSError) as error:
             refused, what = _explain(error)
             raise (PutRefused if refused else TierError)(f"KV blocks in {self._shown}: {what}") from error
 
@@ -122,7 +123,7 @@ def _key(name: BlockName) -> bytes:
     return PREFIX + name.hex().encode()
 
 
-def _explain(error: redis.RedisError | OSError | ValueError) -> tuple[bool, str]:
+def _explain(error: redis.RedisError | OSError) -> tuple[bool, str]:
     """Whether only writing is refused, and what to do."""
     match error:
         case redis.exceptions.OutOfMemoryError():
