@@ -14,7 +14,21 @@ from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.kv.format import BlockFault
 from tokenworks.kv.grants import GRANT_S
 from tokenworks.kv.host import State
-from tokenworks.kv.protocol import Abort, Alive, Commit, Detach, Done, Find, Found, Get, Granted, Missing, Offer, Ready
+from tokenworks.kv.protocol import (
+    Abort,
+    Alive,
+    Commit,
+    Detach,
+    Done,
+    Find,
+    Found,
+    Get,
+    Granted,
+    Missing,
+    Offer,
+    Ready,
+    Touch,
+)
 from tokenworks.kv.tasks import Lookup, Move, Probe, Read, Scan, Task
 from tokenworks.policy.tiering import TierPolicy
 
@@ -41,7 +55,9 @@ class Play:
 
     def step(self) -> None:
         client = self.dice.choice(CLIENTS)
-        action = self.dice.choice([self.offer, self.settle, self.get, self.get, self.done, self.find, self.end_a_task])
+        action = self.dice.choice(
+            [self.offer, self.settle, self.get, self.get, self.done, self.find, self.touch, self.end_a_task]
+        )
         if self.dice.random() < 0.03:
             action = self.dice.choice([self.come_anew, self.fall_silent, self.leave])
         action(client)
@@ -70,6 +86,9 @@ class Play:
         self.rig.tell(client, Find("f", [block.name for block in self.some()]))
         self.rig.wait(0.06)
         assert len(self.rig.take(client, Found)) == 1
+
+    def touch(self, client: bytes) -> None:
+        self.rig.tell(client, Touch([block.name for block in self.some()]))
 
     def done(self, client: bytes) -> None:
         mine = [key for key in self.asked if key[0] == client]
@@ -155,6 +174,8 @@ class Play:
             status = lower.status()
             limit = lower.limit_bytes
             assert status.used_bytes <= limit or not lower.writes.is_busy, "more than the tier may hold"
+            held_bytes = sum(entry.num_bytes for entry in [*lower._held.values(), *lower.writes._under_way.values()])
+            assert status.used_bytes == held_bytes, "what is counted is what is there"
             assert len(self.rig.tasks(Read)) <= 4
 
     def check_grants(self, written_to: set[BlockName]) -> None:
@@ -176,11 +197,25 @@ class Play:
             self.rig.tell(client, Detach())
         while any(not isinstance(task, Probe) for task in self.rig.pending):
             self.end_well(next(task for task in self.rig.pending if not isinstance(task, Probe)))
+        self.check_nothing_left()
         host = self.rig.stock.host
         assert all(block.pins == 0 and block.state is State.HELD for block in host._blocks.values())
         assert host._extents.used_bytes == sum(host._extents.size(block.offset) for block in host._blocks.values())
         assert host._extents.used_bytes <= host.limit_bytes
         assert host.limit_bytes % PLACE_BYTES == 0
+
+    def check_nothing_left(self) -> None:
+        """Of clients that have left, and of tasks that are over."""
+        store, stock = self.rig.store, self.rig.stock
+        assert store._room.free_bytes == store._room.arena_bytes, "grants of nobody"
+        assert not store._gets._open
+        assert not store._gets._waiters
+        assert not store._gets._ready
+        assert not store._finds
+        assert not stock._coming
+        assert not stock._checking
+        assert not any(lower.reads.is_busy or lower.reads._waiting for lower in stock.lowers.values())
+        assert not stock._write_back._writing
 
 
 @pytest.mark.parametrize("seed", range(30))

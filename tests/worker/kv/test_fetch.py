@@ -179,6 +179,32 @@ def test_a_block_that_is_missing_half_way(reader: Member, reference: Any) -> Non
     assert reader.faults == {"missing": 1}
 
 
+@pytest.mark.parametrize("fault", ["missing", "late"])
+def test_what_came_behind_a_gap_is_not_used(fault: str, reader: Member, reference: Any) -> None:
+    """All but one block are in place before it is known that this one will not come."""
+    held: list[Missing] = []
+
+    def leave_out(event: StoreEvent) -> list[StoreEvent]:
+        if not isinstance(event, Ready):
+            return [event]
+        lost = event.places[3]
+        held.append(Missing(event.request, [lost.name], "missing"))
+        return [Ready(event.request, [place for place in event.places if place is not lost])]
+
+    meddle(reader, leave_out)
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: bool(held) and not reader.exchange.has_backlog)
+    assert reader.exchange.load.arriving == 1
+    if fault == "late":
+        reader.skipped_s = 1e9
+    else:
+        reader.client.pending += held
+    reader.finish()
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 3
+    assert reader.faults == {fault: 1 if fault == "missing" else 5}
+
+
 @pytest.mark.parametrize(("at", "fault"), [(0, "torn"), (4, "version"), (50, "checksum"), (5000, "checksum")])
 def test_a_bit_that_has_changed(at: int, fault: str, reader: Member, reference: Any) -> None:
     def spoil(event: StoreEvent) -> list[StoreEvent]:
