@@ -54,8 +54,10 @@ class RunningStore:
         self._context.term()
 
     def status(self) -> StoreStatus:
-        """The next one that this process says of itself."""
+        """The next one that this process says of itself; what it said before nobody listened is passed over."""
         assert self.process is not None
+        while self._gateway.poll(0):
+            self._gateway.recv_multipart()
         while self._gateway.poll(int(PATIENCE_S * 1000)):
             message = decode_to_gateway(self._gateway.recv_multipart()[1])
             assert isinstance(message, StoreStatus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -403,6 +404,26 @@ def test_a_request_that_is_cancelled_while_its_blocks_arrive_leaves_nothing_behi
     assert reader.engine.load.arriving == 0
     assert len(reader.client.words("done")) == 1
     assert not reader.engine.has_work
+
+
+def test_a_cancelled_request_s_blocks_are_not_written_to_once_they_may_be_another_s(
+    references: Any, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fetch takes several turns, and the pool is so small that the next request gets the same blocks."""
+    reference = references("qwen3-tied")
+    publish(join(reference.engine()), PROMPT)
+    reader = join(reference.engine(num_blocks=12))
+    fetcher = reader.exchange._fetcher
+    monkeypatch.setattr(fetcher, "copy", functools.partial(fetcher.copy, 1))
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: len(fetcher._ready) > 4)
+    reader.exchange.forget("request")
+    reader.engine.cancel("request")
+    del reader.outputs["request"]
+    other = tokens(67, seed=21)
+    reader.add("other", other, GREEDY)
+    reader.finish()
+    assert answer(reader, "other") == reference.greedy(other, NEW_TOKENS)
 
 
 def test_an_unexpected_fault_is_one_that_is_known() -> None:
