@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import random
 import signal
@@ -23,34 +24,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 Wait = Callable[[Callable[[], object], str], None]
-WORDS = [
-    "the",
-    "a",
-    "with",
-    "of",
-    "return",
-    "class",
-    "def",
-    "for",
-    "in",
-    "is",
-    "not",
-    "self",
-    "value",
-    "name",
-    "file",
-    "line",
-    "import",
-    "from",
-    "while",
-    "else",
-]
 NUM_PROMPTS = 6
 
 
 def prompts() -> list[str]:
     """Long enough that fetching wins however busy the machine is, all together more than the worker holds."""
-    return [" ".join(random.Random(seed).choices(WORDS, k=600)) for seed in range(NUM_PROMPTS)]
+    return [" ".join(random.Random(seed).choices(keyword.kwlist, k=600)) for seed in range(NUM_PROMPTS)]
 
 
 def ask(served: Served) -> tuple[list[str], Counter[str]]:

@@ -11,6 +11,7 @@ from tests.kv.chain import ChainBlock, chain
 from tests.kv.lru import LeastRecentlyUsed
 from tests.kv.rig import LEASE_S, PLACE_BYTES, Rig
 from tokenworks.contract.kv import BlockName, Tier
+from tokenworks.kv.extents import aligned
 from tokenworks.kv.format import BlockFault
 from tokenworks.kv.grants import GRANT_S
 from tokenworks.kv.host import State
@@ -181,6 +182,12 @@ class Play:
     def check_grants(self, written_to: set[BlockName]) -> None:
         """Places are a client's until it is done with them, or they have run out."""
         assert written_to <= {name for names in self.granted.values() for name in names}
+        free_bytes = self.rig.store._room.arena_bytes
+        for session in self.rig.store._sessions.values():
+            granted_bytes = sum(aligned(block.num_bytes) for block, _ in session.grants._held.values())
+            assert session.grants._held_bytes == granted_bytes
+            free_bytes -= granted_bytes
+        assert self.rig.store._room.free_bytes == free_bytes
         for names in self.granted.values():
             for name in names.keys() - written_to:
                 assert self.rig.now_s - names.pop(name) >= GRANT_S
