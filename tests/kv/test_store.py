@@ -212,6 +212,14 @@ def test_a_live_client_that_is_never_done_loses_its_pins(rig: Rig) -> None:
     assert len(rig.put(A, chain(4, seed=2))) == 4
 
 
+def test_requests_that_are_never_called_done_are_forgotten_also_where_nothing_came(rig: Rig) -> None:
+    for number in range(20):
+        rig.tell(B, Get(str(number), [chain(1, seed=number)[0].name]))
+    stay(rig, B, PIN_S)
+    assert not rig.store._gets._open[B]
+    assert rig.status(Tier.HOST).faults == {}
+
+
 def test_who_let_a_place_run_out_is_trusted_with_one_until_it_is_written(rig: Rig) -> None:
     blocks = chain(4)
     rig.tell(A, Offer([block.offered() for block in blocks]))

@@ -2,16 +2,21 @@
 
 Pure. The queue is here and not in the threads, so that a block that has left memory meanwhile can still be taken out.
 
-Invariant: one write is under way at most.
+Invariants: one write is under way at most; no more is remembered than a few times what waits, however long a tier takes
+nothing and however many blocks come and go meanwhile.
 """
 
 from __future__ import annotations
 
 import heapq
+from typing import Final
 
 import msgspec
 
 from tokenworks.contract.kv import BlockName
+
+SPARE: Final = 64
+"""Forgotten entries that are not worth sweeping out."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -27,7 +32,9 @@ class WriteQueue:
 
     def __init__(self) -> None:
         self._waiting: dict[BlockName, tuple[Entry, float]] = {}  # and since when
-        self._by_value: list[tuple[float, int, BlockName]] = []  # heap: most valuable first, then oldest
+        self._by_value: list[
+            tuple[float, int, BlockName]
+        ] = []  # heap: most valuable first, then oldest; some forgotten
         self._count = 0
         self._under_way: dict[BlockName, Entry] = {}
 
@@ -54,6 +61,9 @@ class WriteQueue:
 
     def want(self, name: BlockName, entry: Entry, now_s: float) -> None:
         """Have a block written, after those of more recompute seconds a byte."""
+        if len(self._by_value) > 2 * len(self._waiting) + SPARE:
+            self._by_value = [entry for entry in self._by_value if entry[2] in self._waiting]
+            heapq.heapify(self._by_value)
         self._count += 1
         self._waiting[name] = (entry, now_s)
         heapq.heappush(self._by_value, (-entry.recompute_s / entry.num_bytes, self._count, name))
