@@ -23,7 +23,7 @@ from tests.kv.throttle import ThrottledProxy
 from tests.kv.tiers.conftest import RedisServer, redis_server
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.client import StoreGone, StoreLost
-from tokenworks.kv.protocol import STORE_PROTOCOL, Granted, Missing, Place, Ready, StoreWireError
+from tokenworks.kv.protocol import STORE_PROTOCOL, Find, Granted, Missing, Place, Ready, StoreWireError, encode
 from tokenworks.kv.tiers.open import open_remote
 
 __all__ = ["redis_server"]  # a fixture
@@ -207,10 +207,11 @@ def test_garbage_is_counted_and_harms_nobody(store: RunningStore) -> None:
     with Peer(store.address, "w0") as peer, context.socket(zmq.DEALER) as stranger:
         stranger.connect(store.address)
         wrong = {"type": "Attach", "protocol": STORE_PROTOCOL, "client_id": "x", "spec": {"fingerprint": 3}}
-        for frame in (b"", b"\xff" * 100, os.urandom(1000), msgspec.msgpack.encode(wrong), b"\x81"):
+        nameless = encode(Find("r", [b"short"]))
+        for frame in (b"", b"\xff" * 100, os.urandom(1000), msgspec.msgpack.encode(wrong), b"\x81", nameless):
             stranger.send(frame)
         stranger.send_multipart([b"two", b"parts"])
-        while store.until_counted(Tier.HOST, "bad_frame") < 6:
+        while store.until_counted(Tier.HOST, "bad_frame") < 7:
             pass
         blocks = chain(3)
         peer.put(blocks)
