@@ -1,8 +1,8 @@
 """What a tier's policy keeps, against least-recently-used and the optimum, on recorded traffic.
 
-    python benchmarks/kv_policy.py conversation_trace.jsonl.gz [more traces] [--tokens 0.5 1.5 5 15]
-    python benchmarks/kv_policy.py --synthetic --tokens 0.1 0.3 1
-    python benchmarks/kv_policy.py --blocks 1000 10000 100000
+    python -m benchmarks.kv_policy conversation_trace.jsonl.gz [more traces] [--tokens 0.5 1.5 5 15]
+    python -m benchmarks.kv_policy --synthetic --tokens 0.1 0.3 1
+    python -m benchmarks.kv_policy --blocks 1000 10000 100000
 
 A trace tells which blocks of its prompts were the same (Mooncake's format, 512 tokens a block; only full blocks are
 kept, as in the store). One tier of each size sees the requests in order; what a request computes can be had by the next
@@ -19,234 +19,16 @@ first block that is missing. The share of the ideal LRU's tokens is the bar: 95 
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from heapq import heappop, heappush
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from tokenworks.plan.traces import MOONCAKE_BLOCK_TOKENS as BLOCK_TOKENS
-from tokenworks.plan.traces import read_trace
+from benchmarks.kv.prompts import BLOCK_TOKENS, ROOT, SYNTHETIC, Prompt, read_prompts, synthetic_prompts
+from benchmarks.kv.rivals import Recent, Tier, tiers
 from tokenworks.policy.tiering import TierPolicy
-
-PER_TOKEN_S = 2.8e-3
-PER_PAIR_S = 7e-7
-ROOT = b"root"
-
-
-class Block(NamedTuple):
-    """One block of one prompt; it takes one byte a token."""
-
-    name: bytes
-    parent: bytes
-    depth: int
-
-    @property
-    def recompute_s(self) -> float:
-        """What the card says."""
-        return BLOCK_TOKENS * (PER_TOKEN_S + PER_PAIR_S * BLOCK_TOKENS * (self.depth + 0.5))
-
-
-class Prompt(NamedTuple):
-    """One request."""
-
-    arrival_s: float
-    num_tokens: int
-    blocks: list[Block]
-    next_uses: list[int]  # the request that uses each block next; beyond the last one: never
-
-    @property
-    def seconds(self) -> float:
-        """To compute all of it."""
-        return self.num_tokens * (PER_TOKEN_S + PER_PAIR_S * self.num_tokens / 2)
-
-
-class Tier(Protocol):
-    """What is compared."""
-
-    def serve(self, prompt: Prompt) -> int:
-        """How many of its leading blocks are held; afterwards it has been seen."""
-
-
-def read_prompts(path: Path) -> list[Prompt]:
-    """The requests of a trace that say what they contain."""
-    prompts = []
-    for record in read_trace(path).records:
-        ids = record.block_ids[: record.input_tokens // BLOCK_TOKENS]
-        prompts.append(_prompt(record.arrival_s, record.input_tokens, ids))
-    return _with_next_uses(prompts)
-
-
-def _prompt(arrival_s: float, num_tokens: int, ids: Sequence[int]) -> Prompt:
-    names = [ROOT, *(number.to_bytes(8, "big") for number in ids)]
-    blocks = [Block(name, parent, at) for at, (parent, name) in enumerate(pairwise(names))]
-    return Prompt(arrival_s, num_tokens, blocks, [])
-
-
-def _with_next_uses(prompts: list[Prompt]) -> list[Prompt]:
-    seen: dict[bytes, int] = {}
-    for number in range(len(prompts) - 1, -1, -1):
-        prompts[number].next_uses[:] = [seen.get(block.name, len(prompts)) for block in prompts[number].blocks]
-        seen.update((block.name, number) for block in prompts[number].blocks)
-    return prompts
-
-
-SYNTHETIC = {
-    "recent": "chats; whoever spoke lately is likely to go on",
-    "uniform": "chats; of the 60 that are open all are alike",
-    "shift": "few documents, others after every 500 requests",
-    "loop": "100 documents in turn",
-    "phase": "chats, and every other 700 requests nothing but prompts that never come again",
-}
-
-
-def synthetic_prompts(kind: str, count: int = 4000) -> list[Prompt]:
-    """Made-up traffic, a request a second; a conversation ends after 60 blocks."""
-    rng, ids, now_s = random.Random(1), itertools.count(1), 0.0
-    documents = [[next(ids) for _ in range(20)] for _ in range(200)]
-    open_chats: list[list[int]] = []
-    prompts = []
-    for number in range(count):
-        now_s += rng.expovariate(1.0)
-        before = _before(kind, number, rng, documents, open_chats)
-        chat = (before if len(before) <= 60 else []) + [next(ids) for _ in range(rng.randint(1, 6))]
-        open_chats.append(chat)
-        prompts.append(_prompt(now_s, BLOCK_TOKENS * len(chat), chat))
-    return _with_next_uses(prompts)
-
-
-def _before(
-    kind: str, number: int, rng: random.Random, documents: list[list[int]], chats: list[list[int]]
-) -> list[int]:
-    """What the next request goes on from."""
-    if kind == "shift":
-        return documents[(number // 500 * 25 + min(int(rng.expovariate(1 / 8)), 60)) % len(documents)]
-    if kind == "loop":
-        return documents[number % 100]
-    if kind == "uniform":
-        return chats.pop(rng.randrange(len(chats))) if len(chats) > 60 else []
-    goes_on = rng.random() < 0.75 and (kind == "recent" or number // 700 % 2 == 0)
-    return chats.pop(-1 - min(int(rng.expovariate(1 / 15)), len(chats) - 1)) if goes_on and chats else []
-
-
-def _leading(blocks: Sequence[Block], held: object) -> int:
-    """How many of the first blocks are held without a gap."""
-    return next((at for at, block in enumerate(blocks) if block.name not in held), len(blocks))  # type: ignore[operator]
-
-
-class Policy:
-    """The policy of the store."""
-
-    def __init__(self, limit_tokens: int) -> None:
-        self.policy = TierPolicy(limit_tokens)
-        self.held: set[bytes] = set()
-
-    def serve(self, prompt: Prompt) -> int:
-        hits = _leading(prompt.blocks, self.held)
-        for block in prompt.blocks[:hits]:
-            self.policy.used(block.name, prompt.arrival_s)
-        for block in prompt.blocks[hits:]:
-            self._put(block, prompt.arrival_s)
-        return hits
-
-    def _put(self, block: Block, now_s: float) -> None:
-        if block.name in self.held:
-            self.policy.used(block.name, now_s)
-        elif self.policy.wants(block.name, block.parent, BLOCK_TOKENS, block.recompute_s, now_s):
-            missing = self.policy.used_bytes + BLOCK_TOKENS - self.policy.limit_bytes
-            for name in self.policy.victims(missing, lambda name: False):
-                self.policy.remove(name)
-                self.held.remove(name)
-            self.policy.add(block.name, block.parent, BLOCK_TOKENS, block.recompute_s, now_s)
-            self.held.add(block.name)
-
-
-class Recent:
-    """Least recently used, block by block."""
-
-    def __init__(self, limit_tokens: int, *, is_tail_first: bool) -> None:
-        self.limit = limit_tokens // BLOCK_TOKENS
-        self.step = -1 if is_tail_first else 1
-        self.held: OrderedDict[bytes, None] = OrderedDict()
-
-    def serve(self, prompt: Prompt) -> int:
-        hits = _leading(prompt.blocks, self.held)
-        for block in prompt.blocks[:: self.step]:
-            self.held[block.name] = None
-            self.held.move_to_end(block.name)
-        while len(self.held) > self.limit:
-            self.held.popitem(last=False)
-        return hits
-
-
-class Greedy:
-    """GreedyDual-Size-Frequency (Cherkasova 1998) over leaves: clock + uses x seconds / bytes."""
-
-    def __init__(self, limit_tokens: int) -> None:
-        self.limit = limit_tokens // BLOCK_TOKENS
-        self.clock = 0.0
-        self.held: dict[bytes, tuple[float, int, Block]] = {}  # priority, uses
-        self.children: dict[bytes, int] = {}
-        self.leaves: list[tuple[float, int, bytes]] = []  # void where the priority is not the block's
-
-    def serve(self, prompt: Prompt) -> int:
-        hits = _leading(prompt.blocks, self.held)
-        for block in prompt.blocks:
-            if block.name not in self.held:
-                self.children[block.parent] = self.children.get(block.parent, 0) + 1
-            uses = self.held[block.name][1] + 1 if block.name in self.held else 1
-            self.held[block.name] = (self.clock + uses * block.recompute_s, uses, block)
-            self._push(block.name)
-        while len(self.held) > self.limit:
-            self._drop()
-        return hits
-
-    def _push(self, name: bytes) -> None:
-        if name in self.held and not self.children.get(name):
-            priority, _, block = self.held[name]
-            heappush(self.leaves, (priority, -block.depth, name))
-
-    def _drop(self) -> None:
-        priority, _, name = heappop(self.leaves)
-        if name in self.held and self.held[name][0] == priority and not self.children.get(name):
-            block = self.held.pop(name)[2]
-            self.clock = max(self.clock, priority)
-            self.children[block.parent] -= 1
-            self._push(block.parent)
-
-
-class Optimum:
-    """Drops what is used again last; of those that never are, the deepest first."""
-
-    def __init__(self, limit_tokens: int) -> None:
-        self.limit = limit_tokens // BLOCK_TOKENS
-        self.held: dict[bytes, int] = {}  # next use
-        self.order: list[tuple[int, int, bytes]] = []
-
-    def serve(self, prompt: Prompt) -> int:
-        hits = _leading(prompt.blocks, self.held)
-        for block, next_use in zip(prompt.blocks, prompt.next_uses, strict=True):
-            self.held[block.name] = next_use
-            heappush(self.order, (-next_use, -block.depth, block.name))
-        while len(self.held) > self.limit:
-            next_use, _, name = heappop(self.order)
-            if self.held.get(name) == -next_use:
-                del self.held[name]
-        return hits
-
-
-def tiers(limit_tokens: int) -> Iterator[tuple[str, Tier]]:
-    """What is compared, by name."""
-    yield "policy", Policy(limit_tokens)
-    yield "by size", Greedy(limit_tokens)
-    yield "plain LRU", Recent(limit_tokens, is_tail_first=False)
-    yield "ideal LRU", Recent(limit_tokens, is_tail_first=True)
-    yield "optimum", Optimum(limit_tokens)
 
 
 class Score(NamedTuple):

@@ -10,12 +10,16 @@ import zmq
 
 from tests.kv.chain import ChainBlock, spec_of
 from tokenworks.contract.kv import BlockName, Tier
-from tokenworks.kv.client import KVClient, StoreEvent
+from tokenworks.kv.client import KVClient, StoreEvent, StoreLost
 from tokenworks.kv.format import BadBlock, verify
 from tokenworks.kv.protocol import Found, Granted, Missing, Place, Ready
 
 PATIENCE_S = 60.0  # a bound for a machine that is busy with other things, not an expectation
 EventT = TypeVar("EventT", bound=StoreEvent)
+
+
+class Lost(Exception):
+    """The store was lost, so that an answer will never come."""
 
 
 class Peer:
@@ -60,6 +64,12 @@ class Peer:
         self.client.offer([block.offered(recompute_s) for block in blocks])
         return self.next(Granted).places
 
+    def granted(self) -> list[Place]:
+        """Places that have been granted by now and not been looked at."""
+        grants = [event for event in self.events if isinstance(event, Granted)]
+        self.events = [event for event in self.events if event not in grants]
+        return [place for grant in grants for place in grant.places]
+
     def write(self, places: Sequence[Place], blocks: Sequence[ChainBlock]) -> None:
         content = {block.name: block.content for block in blocks}
         for place in places:
@@ -86,13 +96,15 @@ class Peer:
             time.sleep(0.02)
 
     def get(self, blocks: Sequence[ChainBlock], is_done: bool = True) -> dict[BlockName, bytes | str]:
-        """Verified copies by name, or why there is none."""
+        """Verified copies by name, or why there is none; raises Lost."""
         self._requests += 1
         request = f"get {self._requests}"
         self.client.get(request, [block.name for block in blocks])
         got: dict[BlockName, bytes | str] = {}
         while len(got) < len(blocks):
             self.poll()
+            if any(isinstance(event, StoreLost) for event in self.events):
+                raise Lost
             mine = [each for each in self.events if isinstance(each, Ready | Missing) and each.request == request]
             self.events = [event for event in self.events if event not in mine]
             for event in mine:
@@ -100,6 +112,11 @@ class Peer:
         if is_done:
             self.client.done(request)
         return got
+
+    def done_with_all(self) -> None:
+        """Nothing that was got is pinned any more."""
+        for number in range(1, self._requests + 1):
+            self.client.done(f"get {number}")
 
     def _taken(self, event: Ready | Missing) -> dict[BlockName, bytes | str]:
         if isinstance(event, Missing):

@@ -49,8 +49,8 @@ class HangingTier(BlockTier):
     def names(self) -> Iterable[tuple[BlockName, int]]:
         return [(name, len(block)) for name, block in self.blocks.items()]
 
-    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
-        return self.blocks.keys() & set(names)
+    def held(self, names: Sequence[BlockName]) -> dict[BlockName, int]:
+        return {name: len(self.blocks[name]) for name in names if name in self.blocks}
 
     def close(self) -> None:
         self.gate.wait()

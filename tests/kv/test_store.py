@@ -212,6 +212,14 @@ def test_a_live_client_that_is_never_done_loses_its_pins(rig: Rig) -> None:
     assert len(rig.put(A, chain(4, seed=2))) == 4
 
 
+def test_requests_that_are_never_called_done_are_forgotten_also_where_nothing_came(rig: Rig) -> None:
+    for number in range(20):
+        rig.tell(B, Get(str(number), [chain(1, seed=number)[0].name]))
+    stay(rig, B, PIN_S)
+    assert not rig.store._gets._open[B]
+    assert rig.status(Tier.HOST).faults == {}
+
+
 def test_who_let_a_place_run_out_is_trusted_with_one_until_it_is_written(rig: Rig) -> None:
     blocks = chain(4)
     rig.tell(A, Offer([block.offered() for block in blocks]))
@@ -297,6 +305,14 @@ def test_blocks_that_cannot_fit_or_be_read_are_refused_at_once(rig: Rig) -> None
     odd = msgspec.structs.replace(spec_of(8192), dtype="float8")
     rig.tell(b"odd", Attach(STORE_PROTOCOL, "odd", odd))
     assert "no dtype 'float8'" in rig.take(b"odd", Refused)[0].reason
+
+
+@pytest.mark.parametrize("field", ["num_layers", "num_kv_heads", "head_dim", "block_tokens"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_blocks_that_have_no_bytes_are_refused_at_once(rig: Rig, field: str, value: int) -> None:
+    """A length below nothing would be a place that cannot be, and the end of the store."""
+    rig.tell(b"odd", Attach(STORE_PROTOCOL, "odd", msgspec.structs.replace(spec_of(8192), **{field: value})))
+    assert "must be positive" in rig.take(b"odd", Refused)[0].reason
 
 
 def test_offers_that_make_no_sense_are_counted_and_nothing_else(rig: Rig) -> None:

@@ -18,18 +18,16 @@ import zmq
 
 from tests.kv.chain import chain
 from tests.kv.peer import PATIENCE_S, Peer, contents
+from tests.kv.running_store import FOLDER, HOST_BYTES, RunningStore
 from tests.kv.throttle import ThrottledProxy
 from tests.kv.tiers.conftest import RedisServer, redis_server
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.wire import StoreStatus, decode_to_gateway
 from tokenworks.kv.client import StoreGone, StoreLost
-from tokenworks.kv.protocol import STORE_PROTOCOL, Granted, Missing, Place, Ready, StoreWireError
+from tokenworks.kv.protocol import STORE_PROTOCOL, Find, Granted, Missing, Place, Ready, StoreWireError, encode
 from tokenworks.kv.tiers.open import open_remote
 
 __all__ = ["redis_server"]  # a fixture
 
-FOLDER = Path(__file__).parent
-HOST_BYTES = 1 << 20
 DIE_HOLDING = """
 import sys, time
 from tests.kv.chain import chain
@@ -42,54 +40,6 @@ with Peer(sys.argv[1], "victim") as peer:
     print("holding", flush=True)
     time.sleep(600)
 """
-
-
-class RunningStore:
-    """A store that can be killed and started again at the same address, over the same folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.address = f"ipc://{folder}/store"
-        self.disk = folder / "disk"
-        self.lease_s = 30.0
-        self.host_bytes = HOST_BYTES
-        self.remote = ""
-        self.process: subprocess.Popen[bytes] | None = None
-        self._gateway_address = f"ipc://{folder}/gateway"
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gateway = self._context.socket(zmq.ROUTER)
-        self._gateway.bind(self._gateway_address)
-
-    def start(self) -> None:
-        arguments = [self.address, self._gateway_address, str(self.lease_s), str(self.host_bytes), str(self.disk)]
-        command = [sys.executable, str(FOLDER / "run_store.py"), *arguments, self.remote]
-        self.process = subprocess.Popen(command)
-
-    def end(self, number: int) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(PATIENCE_S)
-
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.end(signal.SIGKILL)
-        self._gateway.close(linger=0)
-        self._context.term()
-
-    def status(self) -> StoreStatus:
-        """The next one that this process says of itself."""
-        assert self.process is not None
-        while self._gateway.poll(int(PATIENCE_S * 1000)):
-            message = decode_to_gateway(self._gateway.recv_multipart()[1])
-            assert isinstance(message, StoreStatus)
-            if message.pid == self.process.pid:
-                return message
-        raise AssertionError("the store says nothing to its gateway")
-
-    def until_counted(self, tier: Tier, fault: str) -> int:
-        end_s = time.monotonic() + PATIENCE_S
-        while not (times := self.status().tiers[tier].faults.get(fault, 0)):
-            assert time.monotonic() < end_s, f"no {fault} counted"
-        return times
 
 
 @pytest.fixture
@@ -257,10 +207,11 @@ def test_garbage_is_counted_and_harms_nobody(store: RunningStore) -> None:
     with Peer(store.address, "w0") as peer, context.socket(zmq.DEALER) as stranger:
         stranger.connect(store.address)
         wrong = {"type": "Attach", "protocol": STORE_PROTOCOL, "client_id": "x", "spec": {"fingerprint": 3}}
-        for frame in (b"", b"\xff" * 100, os.urandom(1000), msgspec.msgpack.encode(wrong), b"\x81"):
+        nameless = encode(Find("r", [b"short"]))
+        for frame in (b"", b"\xff" * 100, os.urandom(1000), msgspec.msgpack.encode(wrong), b"\x81", nameless):
             stranger.send(frame)
         stranger.send_multipart([b"two", b"parts"])
-        while store.until_counted(Tier.HOST, "bad_frame") < 6:
+        while store.until_counted(Tier.HOST, "bad_frame") < 7:
             pass
         blocks = chain(3)
         peer.put(blocks)

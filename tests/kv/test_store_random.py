@@ -11,10 +11,25 @@ from tests.kv.chain import ChainBlock, chain
 from tests.kv.lru import LeastRecentlyUsed
 from tests.kv.rig import LEASE_S, PLACE_BYTES, Rig
 from tokenworks.contract.kv import BlockName, Tier
+from tokenworks.kv.extents import aligned
 from tokenworks.kv.format import BlockFault
 from tokenworks.kv.grants import GRANT_S
 from tokenworks.kv.host import State
-from tokenworks.kv.protocol import Abort, Alive, Commit, Detach, Done, Find, Found, Get, Granted, Missing, Offer, Ready
+from tokenworks.kv.protocol import (
+    Abort,
+    Alive,
+    Commit,
+    Detach,
+    Done,
+    Find,
+    Found,
+    Get,
+    Granted,
+    Missing,
+    Offer,
+    Ready,
+    Touch,
+)
 from tokenworks.kv.tasks import Lookup, Move, Probe, Read, Scan, Task
 from tokenworks.policy.tiering import TierPolicy
 
@@ -41,7 +56,9 @@ class Play:
 
     def step(self) -> None:
         client = self.dice.choice(CLIENTS)
-        action = self.dice.choice([self.offer, self.settle, self.get, self.get, self.done, self.find, self.end_a_task])
+        action = self.dice.choice(
+            [self.offer, self.settle, self.get, self.get, self.done, self.find, self.touch, self.end_a_task]
+        )
         if self.dice.random() < 0.03:
             action = self.dice.choice([self.come_anew, self.fall_silent, self.leave])
         action(client)
@@ -71,6 +88,9 @@ class Play:
         self.rig.wait(0.06)
         assert len(self.rig.take(client, Found)) == 1
 
+    def touch(self, client: bytes) -> None:
+        self.rig.tell(client, Touch([block.name for block in self.some()]))
+
     def done(self, client: bytes) -> None:
         mine = [key for key in self.asked if key[0] == client]
         if mine:
@@ -99,7 +119,13 @@ class Play:
         if isinstance(task, Read):
             known = {"parent": next(block.parent for block in self.blocks if block.name == task.name)}
         if isinstance(task, Lookup):
-            known = {"found": tuple((name, task.num_bytes) for name in task.names if self.dice.random() < 0.5)}
+            known = {
+                "found": tuple(
+                    (block.name, len(block.content))
+                    for block in self.blocks
+                    if block.name in task.names and self.dice.random() < 0.5
+                )
+            }
         self.rig.end(task, num_bytes=task.num_bytes if isinstance(task, Read | Move) else 0, **known)
 
     def come_anew(self, client: bytes) -> None:
@@ -149,11 +175,19 @@ class Play:
             status = lower.status()
             limit = lower.limit_bytes
             assert status.used_bytes <= limit or not lower.writes.is_busy, "more than the tier may hold"
+            held_bytes = sum(entry.num_bytes for entry in [*lower._held.values(), *lower.writes._under_way.values()])
+            assert status.used_bytes == held_bytes, "what is counted is what is there"
             assert len(self.rig.tasks(Read)) <= 4
 
     def check_grants(self, written_to: set[BlockName]) -> None:
         """Places are a client's until it is done with them, or they have run out."""
         assert written_to <= {name for names in self.granted.values() for name in names}
+        free_bytes = self.rig.store._room.arena_bytes
+        for session in self.rig.store._sessions.values():
+            granted_bytes = sum(aligned(block.num_bytes) for block, _ in session.grants._held.values())
+            assert session.grants._held_bytes == granted_bytes
+            free_bytes -= granted_bytes
+        assert self.rig.store._room.free_bytes == free_bytes
         for names in self.granted.values():
             for name in names.keys() - written_to:
                 assert self.rig.now_s - names.pop(name) >= GRANT_S
@@ -170,11 +204,25 @@ class Play:
             self.rig.tell(client, Detach())
         while any(not isinstance(task, Probe) for task in self.rig.pending):
             self.end_well(next(task for task in self.rig.pending if not isinstance(task, Probe)))
+        self.check_nothing_left()
         host = self.rig.stock.host
         assert all(block.pins == 0 and block.state is State.HELD for block in host._blocks.values())
         assert host._extents.used_bytes == sum(host._extents.size(block.offset) for block in host._blocks.values())
         assert host._extents.used_bytes <= host.limit_bytes
         assert host.limit_bytes % PLACE_BYTES == 0
+
+    def check_nothing_left(self) -> None:
+        """Of clients that have left, and of tasks that are over."""
+        store, stock = self.rig.store, self.rig.stock
+        assert store._room.free_bytes == store._room.arena_bytes, "grants of nobody"
+        assert not store._gets._open
+        assert not store._gets._waiters
+        assert not store._gets._ready
+        assert not store._finds
+        assert not stock._coming
+        assert not stock._checking
+        assert not any(lower.reads.is_busy or lower.reads._waiting for lower in stock.lowers.values())
+        assert not stock._write_back._writing
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -97,9 +97,15 @@ def create_arena(num_bytes: int, free_bytes: int) -> Arena:
         )
     if sys.platform != "linux":
         raise StartupError("the KV store needs Linux: it shares memory through memfd_create and /proc")
-    descriptor = os.memfd_create(STORE_MEMORY, os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, num_bytes)
-    memory = memoryview(mmap.mmap(descriptor, num_bytes))
+    try:
+        descriptor = os.memfd_create(STORE_MEMORY, os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, num_bytes)
+        memory = memoryview(mmap.mmap(descriptor, num_bytes))
+    except OSError as error:
+        raise StartupError(
+            f"the KV store cannot have {num_bytes / 2**30:.1f} GiB of memory ({error.strerror}): raise `ulimit -f` and "
+            "`ulimit -v`, which bound shared memory too, or lower --kv-host-bytes (kv.host_bytes)"
+        ) from error
     # The descriptor stays open for the others.
     return Arena(f"/proc/{os.getpid()}/fd/{descriptor}", num_bytes, memory, descriptor)
 

@@ -1,8 +1,8 @@
 """Blocks that clients have asked for: which they hold pinned, which they wait for. Pure.
 
 A block in host memory is ready at once; one in a lower tier when that has been read; the rest is missing. A live
-client that never says `Done` must not keep the others' room, so what it has pinned is let go of after `PIN_S`. It may
-still read then: that is why every reader verifies its own copy.
+client that never says `Done` must not keep the others' room, so what it has pinned is let go of after `PIN_S`, and its
+request forgotten. It may still read then: that is why every reader verifies its own copy.
 
 Invariant: every name of a `Get` comes once in a `Ready` or a `Missing`, unless `Done` came first.
 """
@@ -35,7 +35,7 @@ class _OpenGet(msgspec.Struct):
 
     pinned: list[Block] = []
     waiting: set[BlockName] = set()
-    given_s: float = 0.0  # when the last of them was
+    given_s: float = 0.0  # when the last of them was, or was asked for
 
 
 class Gets:
@@ -53,6 +53,7 @@ class Gets:
         """A client asks for blocks; more of them, where the request is known."""
         asker = (client, message.request)
         get = self._open[client].setdefault(message.request, _OpenGet())
+        get.given_s = now_s
         missing: list[BlockName] = []
         for name in message.names:
             self._stock.used(name, now_s)
@@ -101,10 +102,17 @@ class Gets:
     def tick(self, now_s: float) -> None:
         """Time has passed."""
         for gets in self._open.values():
-            for get in gets.values():
-                if get.pinned and now_s - get.given_s >= PIN_S:
-                    self._stock.host.faults[LATE_DONE] += len(get.pinned)
-                    self._unpin(get)
+            late = [request for request, get in gets.items() if now_s - get.given_s >= PIN_S]
+            for request in late:
+                self._let_go(gets, request)
+
+    def _let_go(self, gets: dict[str, _OpenGet], request: str) -> None:
+        get = gets[request]
+        if get.pinned:
+            self._stock.host.faults[LATE_DONE] += len(get.pinned)
+            self._unpin(get)
+        if not get.waiting:
+            del gets[request]
 
     def take_ready(self) -> list[tuple[bytes, Ready]]:
         """What is to be sent, and to which socket: one message for each request."""

@@ -140,7 +140,8 @@ class HostMemory:
         less than those that stay, and so is the first to give way to the next that passes.
         """
         assert name not in self._blocks, f"block {name.hex()} has a place already"
-        has_room = self._make_room_of_saved(num_bytes) if is_passing else self._make_room(num_bytes)
+        make_room = self._make_room_of_saved if is_passing else self._make_room
+        has_room = num_bytes <= self.limit_bytes and make_room(num_bytes)  # nothing goes for what cannot fit
         offset = self._extents.allocate(num_bytes) if has_room else None
         if offset is None:
             return None
@@ -188,8 +189,6 @@ class HostMemory:
 
     def _make_room(self, num_bytes: int) -> bool:
         """Free room for one place: of what is saved elsewhere first, then of what would be lost."""
-        if num_bytes > self.limit_bytes:
-            return False
         is_there = self._make_room_of_saved(num_bytes) or self._evict_but(self._is_in_use, num_bytes)
         return is_there or self._widen(num_bytes)
 

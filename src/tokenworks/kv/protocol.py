@@ -17,12 +17,15 @@ then still write to a place that is another block's by now: that is why **every 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from tokenworks.contract.errors import TokenworksError
-from tokenworks.contract.kv import BlockName, KVSpec, Tier
+from tokenworks.contract.kv import NAME_BYTES, BlockName, KVSpec, Tier
+
+WireName = Annotated[BlockName, msgspec.Meta(min_length=NAME_BYTES, max_length=NAME_BYTES)]
+"""A frame with a name of another length is none: a tier could take such a name for its own failure."""
 
 STORE_PROTOCOL: Final = 2
 LEASE_S: Final = 30.0
@@ -43,8 +46,8 @@ class Attach(StoreMessage, frozen=True):
 class Offered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """A block that a worker has computed."""
 
-    name: BlockName
-    parent: BlockName
+    name: WireName
+    parent: WireName
     num_bytes: int  # header and payload
     recompute_s: float  # what computing it again after its parents would take
 
@@ -58,20 +61,20 @@ class Offer(StoreMessage, frozen=True):
 class Commit(StoreMessage, frozen=True):
     """These granted places have been written."""
 
-    names: list[BlockName]
+    names: list[WireName]
 
 
 class Abort(StoreMessage, frozen=True):
     """These granted places will not be written."""
 
-    names: list[BlockName]
+    names: list[WireName]
 
 
 class Find(StoreMessage, frozen=True):
     """How much of this chain of blocks is held? A remote tier that is slower than computing them is not asked."""
 
     request: str
-    names: list[BlockName]
+    names: list[WireName]
     recompute_s: float = math.inf  # what computing one of them takes
 
 
@@ -79,7 +82,7 @@ class Get(StoreMessage, frozen=True):
     """Bring these blocks into the arena, in this order, and pin them there."""
 
     request: str
-    names: list[BlockName]
+    names: list[WireName]
 
 
 class Done(StoreMessage, frozen=True):
@@ -91,7 +94,7 @@ class Done(StoreMessage, frozen=True):
 class Touch(StoreMessage, frozen=True):
     """These blocks were used again, out of the worker's own memory."""
 
-    names: list[BlockName]
+    names: list[WireName]
 
 
 class Alive(StoreMessage, frozen=True):
@@ -133,7 +136,7 @@ class Speeds(StoreMessage, frozen=True):
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """Where a block stands in the arena."""
 
-    name: BlockName
+    name: WireName
     offset: int
     num_bytes: int
     tier: Tier = Tier.HOST  # where it was when it was asked for
@@ -163,7 +166,7 @@ class Missing(StoreMessage, frozen=True):
     """These blocks will not come."""
 
     request: str
-    names: list[BlockName]
+    names: list[WireName]
     reason: str  # a BlockFault
 
 

@@ -127,7 +127,7 @@ class Stock:
             return False
         if not remote.pays(num_bytes, recompute_s, now_s):
             return False
-        self._tasks.append(Lookup(Tier.REMOTE, tuple(names), num_bytes, key))
+        self._tasks.append(Lookup(Tier.REMOTE, tuple(names), key))
         return True
 
     # What the threads do

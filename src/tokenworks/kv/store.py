@@ -184,10 +184,15 @@ class Store:
                 f"the KV store speaks version {STORE_PROTOCOL} of its protocol and {message.client_id} version "
                 f"{message.protocol}: run the same release of tokenworks for both"
             )
+        spec = message.spec
         try:
-            size = block_bytes(message.spec)
+            size = block_bytes(spec)
         except KeyError:
-            return f"the KV store knows no dtype {message.spec.dtype!r}: run the same release of tokenworks for both"
+            return f"the KV store knows no dtype {spec.dtype!r}: run the same release of tokenworks for both"
+        if min(spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.block_tokens) < 1:
+            return (
+                f"a block of {message.client_id} has no bytes: its layers, heads, head_dim and tokens must be positive"
+            )
         if size > self._welcome.arena_bytes:
             return f"one block has {size} bytes, the KV store {self._welcome.arena_bytes}: raise --kv-host-bytes"
         return ""

@@ -57,7 +57,6 @@ class Lookup(Task, frozen=True):
     """Ask a tier that other hosts write to as well which of these it holds."""
 
     names: tuple[BlockName, ...]
-    num_bytes: int  # what to take for the length of one that is there
     key: int
 
 

@@ -81,9 +81,9 @@ def test_a_restart_finds_everything_least_recently_used_first(opened: Open) -> N
 def test_what_is_held_is_told_without_reading(opened: Open) -> None:
     tier = opened()
     names = [sealed(number)[0] for number in range(4)]
-    for number in (0, 2):
-        tier.put(*sealed(number))
-    assert tier.held(names) == {names[0], names[2]}
+    tier.put(*sealed(0))
+    tier.put(*sealed(2, 8192))
+    assert tier.held(names) == {names[0]: 4096 + 128, names[2]: 8192 + 128}
 
 
 def test_a_put_beyond_the_limit_is_refused_and_changes_nothing(opened: Open) -> None:
@@ -165,7 +165,7 @@ def test_a_truncated_file_is_no_block_and_does_not_stay(opened: Open, tmp_path: 
     with pytest.raises(BadBlock):
         is_whole(got, name)
     assert read(tier, name) == b""
-    assert tier.held([name]) == set()
+    assert tier.held([name]) == {}
 
 
 def test_a_file_that_has_grown_does_not_stay(opened: Open, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_read_only_file_system_can_still_be_read(small_disk: Path) -> None:
     assert read(tier, name) == block
     remount(small_disk, "rw")
     tier.put(*sealed(2))
-    assert tier.held([name, sealed(2)[0], sealed(3)[0]]) == {name, sealed(2)[0]}
+    assert tier.held([name, sealed(2)[0], sealed(3)[0]]).keys() == {name, sealed(2)[0]}
     tier.close()
 
 
@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_flushed_is_dropped_and_told_of_once(tmp_path: Pat
     bad, good = sealed(1), sealed(2)
     device.fails_on = bad[0].hex()
     tier.put(*bad)
-    wait_until(lambda: tier.held([bad[0]]) == set(), "the block is dropped")
+    wait_until(lambda: not tier.held([bad[0]]), "the block is dropped")
     with pytest.raises(TierError, match="the device fails"):
         tier.put(*good)
     tier.put(*good)

@@ -38,14 +38,19 @@ def card(prefill_s_per_token: float) -> Card:
 class StoreProcess:
     """`tokenworks kvstore`, as the supervisor starts it."""
 
-    def __init__(self, address: str, host_bytes: int) -> None:
+    def __init__(self, address: str, host_bytes: int, *options: str) -> None:
         gateway = address.replace("store", "gateway")
-        command = [sys.executable, "-m", "tokenworks", "kvstore", "--id", "kv0", "--gateway", gateway]
-        command += ["--kv-store-address", address, "--kv-host-bytes", str(host_bytes), "--parent", str(os.getpid())]
+        self._command = [sys.executable, "-m", "tokenworks", "kvstore", "--id", "kv0", "--gateway", gateway, *options]
+        self._command += ["--kv-store-address", address, "--kv-host-bytes", str(host_bytes)]
+        self._command += ["--parent", str(os.getpid())]
         self.address = address
+        self.start()
+
+    def start(self) -> None:
+        """Again, after `kill`."""
         source = str(Path(tokenworks.__file__).parents[1])
-        folder = Path(address.removeprefix("ipc://")).parent  # without a tokenworks.toml
-        self._process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": source})
+        folder = Path(self.address.removeprefix("ipc://")).parent  # without a tokenworks.toml
+        self._process = subprocess.Popen(self._command, cwd=folder, env={**os.environ, "PYTHONPATH": source})
 
     def kill(self) -> None:
         """As a crash would."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.worker.kv.reseal import reseal
 from tokenworks.contract.kv import BlockName, Tier, block_names, root_name
 from tokenworks.contract.request import Sampling
 from tokenworks.engine.engine import Engine
 from tokenworks.kv.client import StoreEvent, StoreLost
 from tokenworks.kv.convert import convert
-from tokenworks.kv.format import BlockFault, block_bytes
-from tokenworks.kv.protocol import Found, Missing, Ready
+from tokenworks.kv.format import BlockFault, Header, block_bytes, verify
+from tokenworks.kv.protocol import Found, Missing, Place, Ready
+from tokenworks.worker import kv_intake
 
 if TYPE_CHECKING:
     from tests.worker.kv.conftest import Member, StoreProcess
@@ -177,6 +180,32 @@ def test_a_block_that_is_missing_half_way(reader: Member, reference: Any) -> Non
     assert reader.faults == {"missing": 1}
 
 
+@pytest.mark.parametrize("fault", ["missing", "late"])
+def test_what_came_behind_a_gap_is_not_used(fault: str, reader: Member, reference: Any) -> None:
+    """All but one block are in place before it is known that this one will not come."""
+    held: list[Missing] = []
+
+    def leave_out(event: StoreEvent) -> list[StoreEvent]:
+        if not isinstance(event, Ready):
+            return [event]
+        lost = event.places[3]
+        held.append(Missing(event.request, [lost.name], "missing"))
+        return [Ready(event.request, [place for place in event.places if place is not lost])]
+
+    meddle(reader, leave_out)
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: bool(held) and not reader.exchange.has_backlog)
+    assert reader.exchange.load.arriving == 1
+    if fault == "late":
+        reader.skipped_s = 1e9
+    else:
+        reader.client.pending += held
+    reader.finish()
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 3
+    assert reader.faults == {fault: 1 if fault == "missing" else 5}
+
+
 @pytest.mark.parametrize(("at", "fault"), [(0, "torn"), (4, "version"), (50, "checksum"), (5000, "checksum")])
 def test_a_bit_that_has_changed(at: int, fault: str, reader: Member, reference: Any) -> None:
     def spoil(event: StoreEvent) -> list[StoreEvent]:
@@ -203,6 +232,45 @@ def test_a_place_that_holds_another_block(reader: Member, reference: Any) -> Non
     assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
     assert blocks_read(reader) == 1
     assert reader.faults == {"name": 1}
+
+
+@pytest.mark.parametrize("kind", ["model", "version", "spec"])
+def test_a_sound_block_that_is_of_no_use(kind: str, reader: Member, reference: Any) -> None:
+    """It bears the name, and its checksums agree: another model's, another release's, or of heads that are not ours."""
+
+    def put_another(event: StoreEvent) -> list[StoreEvent]:
+        if isinstance(event, Ready):
+            reseal(reader.client.memory(event.places[5]), reader.engine.spec, kind)
+        return [event]
+
+    meddle(reader, put_another)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == 5
+    assert reader.faults == {kind: 1}
+
+
+def test_what_changes_in_shared_memory_after_it_was_verified_changes_nothing(
+    reader: Member, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place may be another block's at any moment: what is written to the engine is the copy that was verified."""
+    places: dict[BlockName, Place] = {}
+
+    def note(event: StoreEvent) -> list[StoreEvent]:
+        places.update({place.name: place for place in event.places} if isinstance(event, Ready) else {})
+        return [event]
+
+    def verify_and_scribble(block: memoryview, name: BlockName, fingerprint: str) -> Header:
+        header = verify(block, name, fingerprint)
+        reader.client.memory(places[name])[:] = bytes([0x3F]) * places[name].num_bytes
+        return header
+
+    meddle(reader, note)
+    monkeypatch.setattr(kv_intake, "verify", verify_and_scribble)
+    reader.run("request", PROMPT, GREEDY)
+    assert answer(reader) == reference.greedy(PROMPT, NEW_TOKENS)
+    assert blocks_read(reader) == len(places) == 8
+    assert reader.faults == {}
 
 
 def test_a_place_that_does_not_exist(reader: Member, reference: Any) -> None:
@@ -336,6 +404,26 @@ def test_a_request_that_is_cancelled_while_its_blocks_arrive_leaves_nothing_behi
     assert reader.engine.load.arriving == 0
     assert len(reader.client.words("done")) == 1
     assert not reader.engine.has_work
+
+
+def test_a_cancelled_request_s_blocks_are_not_written_to_once_they_may_be_another_s(
+    references: Any, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fetch takes several turns, and the pool is so small that the next request gets the same blocks."""
+    reference = references("qwen3-tied")
+    publish(join(reference.engine()), PROMPT)
+    reader = join(reference.engine(num_blocks=12))
+    fetcher = reader.exchange._fetcher
+    monkeypatch.setattr(fetcher, "copy", functools.partial(fetcher.copy, 1))
+    reader.add("request", PROMPT, GREEDY)
+    reader.turn_until(lambda: len(fetcher._ready) > 4)
+    reader.exchange.forget("request")
+    reader.engine.cancel("request")
+    del reader.outputs["request"]
+    other = tokens(67, seed=21)
+    reader.add("other", other, GREEDY)
+    reader.finish()
+    assert answer(reader, "other") == reference.greedy(other, NEW_TOKENS)
 
 
 def test_an_unexpected_fault_is_one_that_is_known() -> None:

@@ -92,9 +92,10 @@ class DiskTier(BlockTier):
         with explained(self._path), self._lock:
             return list(self._looked_up().items())
 
-    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
+    def held(self, names: Sequence[BlockName]) -> dict[BlockName, int]:
         with explained(self._path), self._lock:
-            return self._looked_up().keys() & set(names)
+            sizes = self._looked_up()
+            return {name: sizes[name] for name in names if name in sizes}
 
     def close(self) -> None:
         if not self._is_closed:

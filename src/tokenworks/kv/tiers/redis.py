@@ -76,14 +76,15 @@ class RedisTier(BlockTier):
                 if cursor == 0:
                     return
 
-    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
+    def held(self, names: Sequence[BlockName]) -> dict[BlockName, int]:
         with self._explained(), self._client.pipeline(transaction=False) as pipeline:
             for name in names:
-                pipeline.exists(_key(name))
-            return {name for name, is_there in zip(names, pipeline.execute(), strict=True) if is_there}
+                pipeline.strlen(_key(name))  # 0 where there is none
+            return {name: size for name, size in zip(names, pipeline.execute(), strict=True) if size}
 
     def close(self) -> None:
-        self._client.close()
+        # Those in use are left to their threads: the library breaks in odd ways where a connection goes under it.
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _ask(self, question: tuple[str | bytes | int, ...], into: memoryview) -> int | None:
         """See `read_bulk`. A connection that did not end well is closed: no late answer is another's."""

@@ -73,26 +73,25 @@ class S3Tier(BlockTier):
                     if name is not None:
                         yield name, found["size"]
 
-    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
+    def held(self, names: Sequence[BlockName]) -> dict[BlockName, int]:
         with self._explained():
             return asyncio.run(self._held(names))
 
     def close(self) -> None:
         pass  # the library closes idle connections itself
 
-    async def _held(self, names: Sequence[BlockName]) -> set[BlockName]:
+    async def _held(self, names: Sequence[BlockName]) -> dict[BlockName, int]:
         turn = asyncio.Semaphore(_AT_ONCE)
 
-        async def is_there(name: BlockName) -> bool:
+        async def size(name: BlockName) -> int:
             async with turn:
                 try:
-                    await obstore.head_async(self._store, name.hex())
+                    return (await obstore.head_async(self._store, name.hex()))["size"]
                 except FileNotFoundError:
-                    return False
-                return True
+                    return 0
 
-        answers = await asyncio.gather(*map(is_there, names))
-        return {name for name, answer in zip(names, answers, strict=True) if answer}
+        sizes = await asyncio.gather(*map(size, names))
+        return {name: size for name, size in zip(names, sizes, strict=True) if size}
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

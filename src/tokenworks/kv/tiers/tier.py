@@ -39,8 +39,11 @@ class BlockTier(Protocol):
         A remote tier, which other hosts fill too, gives no order and may take minutes: ask it `held` instead.
         """
 
-    def held(self, names: Sequence[BlockName]) -> set[BlockName]:
-        """Which of these are held, in one round trip; for a tier that others fill too."""
+    def held(self, names: Sequence[BlockName]) -> dict[BlockName, int]:
+        """Which of these are held, and each one's bytes, in one round trip; for a tier that others fill too.
+
+        One name may stand for blocks of several lengths, where unlike engines share what they compute.
+        """
 
     def close(self) -> None:
         """Flush what must survive, and let go."""
