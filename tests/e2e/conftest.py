@@ -45,7 +45,7 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric's samples with these labels, read as Prometheus reads them; NaN where there are none."""
-        families = text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text)
+        families = text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text)
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return sum(s.value for s in samples if labels.items() <= s.labels.items()) if samples else math.nan
 
@@ -61,7 +61,7 @@ class Served:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/ready").status_code == 200
+            return httpx.get(f"{self.url}/health/ready", timeout=PATIENCE_S).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -113,7 +113,7 @@ def test_a_stop_string_frees_its_sequence(served: Any, wait_for: Wait) -> None:
 def test_with_two_workers_one_may_die_and_the_other_goes_on(serve: Any, wait_for: Wait) -> None:
     served = serve("--workers", "2", "--kv-bytes", "16MiB", "--dtype", "float32")
     client = served.openai()
-    wait_for(lambda: len(httpx.get(f"{served.url}/health/ready").json()["workers"]) == 2, "both workers")
+    wait_for(lambda: len(httpx.get(f"{served.url}/health/ready", timeout=60).json()["workers"]) == 2, "both workers")
     pids = served.worker_pids()
     assert len(pids) == 2
     bodies = [{**LONG, "prompt": prompt, "max_tokens": 500, "temperature": 0} for prompt in prompts(6)]
@@ -130,7 +130,9 @@ def test_timing_tells_a_tenant_nothing_of_another(serve: Any, served: Any, wait_
     """The same prompt is found for whoever asked it before, in whatever tier, and for nobody else."""
     if has_store:
         served = serve("--workers", "2", "--kv-host-bytes", "64MiB")
-        wait_for(lambda: len(httpx.get(f"{served.url}/health/ready").json()["workers"]) == 2, "both workers")
+        wait_for(
+            lambda: len(httpx.get(f"{served.url}/health/ready", timeout=60).json()["workers"]) == 2, "both workers"
+        )
 
     def cached(key: str) -> int:
         body = {"prompt": "The with statement " * 60, "max_tokens": 1}

@@ -72,7 +72,9 @@ class Run(NamedTuple):
     def page(self, by: str) -> dict[str, Any]:
         """As the dashboard has it."""
         question = {"by": by, "since": self.since, "until": self.until, "columns": ",".join(COLUMNS)}
-        return dict(httpx.get(f"{self.served.url}/observe/table", params=question).raise_for_status().json())
+        return dict(
+            httpx.get(f"{self.served.url}/observe/table", params=question, timeout=60).raise_for_status().json()
+        )
 
     def cells(self, by: str | None) -> dict[str, Cell]:
         """As they are kept."""

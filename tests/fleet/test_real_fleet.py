@@ -50,9 +50,17 @@ def children(pid: int) -> dict[str, int]:
 
 def wait_until_gone(pids: list[int]) -> None:
     deadline = time.monotonic() + 120
-    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+    while any(_command_line(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def _command_line(pid: int) -> bytes:
+    """Empty for a zombie, as for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def complete(url: str, num_tokens: int) -> int:
@@ -93,7 +101,7 @@ def test_unlike_workers_serve_one_pool(run_command: Run, tmp_path: Path) -> None
     fleet = run_command([*SERVE, "--config", str(config), "--port", "0"])
     url = address_of(fleet)
     deadline = time.monotonic() + 120
-    while sorted(httpx.get(f"{url}/health/ready").json()["workers"]) != ["w0", "w1"]:
+    while sorted(httpx.get(f"{url}/health/ready", timeout=120).json()["workers"]) != ["w0", "w1"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     fleet.wait_for(r"\[w0\] .*weights: .*float32")

@@ -40,7 +40,7 @@ def start(checkpoint: Path, port: int = 0, address: str = "tcp://127.0.0.1:*") -
 def test_the_process_serves_until_a_signal_and_exits_with_0(checkpoint: Path, number: signal.Signals) -> None:
     with start(checkpoint) as process:
         port = int(process.stdout.readline())
-        assert httpx.get(f"http://127.0.0.1:{port}/health/live").json()["pid"] == process.pid
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=60).json()["pid"] == process.pid
         os.kill(process.pid, number)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
