@@ -49,6 +49,11 @@ class Served:
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return sum(s.value for s in samples if labels.items() <= s.labels.items()) if samples else math.nan
 
+    def count(self, name: str, **labels: str) -> float:
+        """A counter's samples with these labels; 0 where nothing was counted yet."""
+        value = self.metric(name, **labels)
+        return 0.0 if math.isnan(value) else value
+
     def worker_pids(self) -> list[int]:
         """Found as a person would: by `tokenworks` and `worker` in the command line."""
         found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout

@@ -100,11 +100,12 @@ def ask(served: Served, key: str, tier: str, number: int) -> None:
 
 def drive(served: Served, keys: dict[str, str]) -> None:
     """The mixed traffic; a worker dies in its middle."""
+    victim, *_ = served.worker_pids()
     jobs = [(key, tier) for _ in range(ROUNDS) for key in keys.values() for tier in SCENARIOS.values()]
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(ask, served, key, tier, number) for number, (key, tier) in enumerate(jobs)]
         asked[len(asked) // 3].result()
-        os.kill(served.worker_pids()[0], signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         for each in asked:
             each.result()
     with OpenAI(base_url=f"{served.url}/v1", api_key=keys["acme"], max_retries=0) as client:
