@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Final
 
 import zmq
+from msgspec.structs import replace
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import StartupError, TokenworksError
@@ -46,6 +47,7 @@ from tokenworks.fleet.events import (
 from tokenworks.fleet.health import ready_children
 from tokenworks.fleet.launch import SETTINGS_FILE, child_command, dial_address, worker_ids
 from tokenworks.fleet.lifecycle import EXIT_CANNOT_START, Lifecycle
+from tokenworks.fleet.port import held_port
 
 CommandFor = Callable[[str, Settings, Path], list[str]]
 _POLL_S: Final = 0.2
@@ -56,7 +58,8 @@ _LONGEST_SOCKET_PATH: Final = 100  # of 107 characters that Linux allows, with r
 
 def serve(settings: Settings, command_for: CommandFor = child_command) -> None:
     """Serve until stopped; raises StartupError where it cannot start, TokenworksError where it did not stop cleanly."""
-    with _run_dir() as run_dir:
+    with _run_dir() as run_dir, held_port(settings.gateway.host, settings.gateway.port) as port:
+        settings = replace(settings, gateway=replace(settings.gateway, port=port))
         settings = derive(settings, run_dir, len(available_cores()))
         write_settings(settings, run_dir / SETTINGS_FILE)
         finish = Supervisor(settings, lambda name: command_for(name, settings, run_dir)).run()
