@@ -28,9 +28,9 @@ from tokenworks.worker.kv_exchange import KVExchange
 
 TURNS_S = 120.0
 """How long a test waits for what must happen: never reached but by a test that fails."""
-TURN_S = 1e-6
-"""What a turn takes by a member's clock: thousands fit into the shortest time that it gives anybody, however long each
-takes on a busy machine."""
+LOOK_S = 1e-7
+"""By which a member's clock moves with every look at it: so thousands of turns fit into the shortest time that it gives
+anybody, however long each takes on a busy machine."""
 
 
 def card(prefill_s_per_token: float) -> Card:
@@ -93,13 +93,14 @@ class Member:
         self.engine = engine
         self.client = client
         self.skipped_s = 0.0  # by which its clock is ahead
-        self._turned_s = 0.0
+        self._looked_s = 0.0
         self.exchange = KVExchange(engine, client, card(prefill_s_per_token), self.now_s)  # type: ignore[arg-type]
         self.outputs: dict[str, list[SequenceOutput]] = {}
 
     def now_s(self) -> float:
-        """Its clock, which moves with its turns."""
-        return self._turned_s + self.skipped_s
+        """Its clock, which moves with every look at it."""
+        self._looked_s += LOOK_S
+        return self._looked_s + self.skipped_s
 
     def add(self, name: str, prompt: list[int], sampling: Sampling, *, publishes: bool = False) -> Request:
         """Submit a request."""
@@ -112,7 +113,6 @@ class Member:
 
     def turn(self) -> None:
         """What the step loop does in one turn; where no step could be run, it sleeps a little first the next time."""
-        self._turned_s += TURN_S
         steps = self.engine.steps
         self.exchange.before_step()
         for output in self.exchange.after_step(self.engine.step()):
