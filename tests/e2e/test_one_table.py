@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,6 +64,7 @@ class Run(NamedTuple):
     until: str
     window: Window
 
+    @cache  # noqa: B019 (a run is over, and few are asked)
     def table(self, by: str) -> dict[str, Any]:
         """As the command line has it."""
         command = [sys.executable, "-m", "tokenworks", "table", "--json", "--by", by, "--since", self.since]

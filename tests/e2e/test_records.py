@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openai import OpenAI
 
+from tests.e2e.conftest import PATIENT
 from tokenworks.contract.record import Incident, Record, Stage, Work, WorkerSample
 from tokenworks.observe.journal.reader import JournalReader
 
@@ -37,7 +38,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JournalReader]
 
 @pytest.fixture(scope="module")
 def system(journal: JournalReader, serve: Callable[..., Served]) -> Served:
-    return serve("--price-per-hour", "3.6", "--workers", "1")
+    return serve("--price-per-hour", "3.6", "--workers", "1", *PATIENT)
 
 
 @pytest.fixture

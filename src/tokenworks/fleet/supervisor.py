@@ -51,6 +51,9 @@ from tokenworks.fleet.port import held_port
 
 CommandFor = Callable[[str, Settings, Path], list[str]]
 _POLL_S: Final = 0.2
+_HEED_S: Final = 0.5
+"""The longest wait for an event. Python runs a signal's handler in the main thread, when that does something next: a
+signal that the system gave to another thread, or just before the wait, does not end the wait."""
 _REPORT_TIMEOUT_MS: Final = 1000  # a gateway that has just started may be connected to a moment later
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_SOCKET_PATH: Final = 100  # of 107 characters that Linux allows, with room for the file's name
@@ -110,9 +113,9 @@ class Supervisor:
 
     def _next_event(self) -> Event:
         wake_at = self._lifecycle.wake_at
-        wait_s = None if wake_at is None else max(0.0, wake_at - time.monotonic())
-        if self._lifecycle.awaited:
-            wait_s = min(_POLL_S, wait_s if wait_s is not None else _POLL_S)
+        wait_s = _POLL_S if self._lifecycle.awaited else _HEED_S
+        if wake_at is not None:
+            wait_s = min(wait_s, max(0.0, wake_at - time.monotonic()))
         try:
             return self._events.get(timeout=wait_s)
         except queue.Empty:
