@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
@@ -59,19 +60,22 @@ class Served:
 
     def worker_pids(self) -> list[int]:
         """Found as a person would: by `tokenworks` and `worker` in the command line."""
-        found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        rows = [line.split(None, 2) for line in found.splitlines()[1:]]
-        return [
-            int(pid)
-            for pid, parent, command in rows
-            if int(parent) == self.process.pid and re.search(r"tokenworks.*\bworker\b", command)
-        ]
+        own = psutil.Process(self.process.pid).children()
+        return [child.pid for child in own if re.search(r"tokenworks.*\bworker\b", command_line(child))]
 
     def is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/health/ready", timeout=PATIENCE_S).status_code == 200
         except httpx.TransportError:
             return False
+
+
+def command_line(process: psutil.Process) -> str:
+    """Empty for one that ends at this moment."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def start(tmp_path: Path, *options: str) -> Served:
