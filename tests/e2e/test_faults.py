@@ -102,11 +102,11 @@ def test_a_killed_worker_that_had_shown_nothing_is_no_error(exact: Any, wait_for
 
 
 @pytest.mark.parametrize("is_streaming", [True, False])
-def test_a_client_that_goes_away_frees_its_sequence(served: Any, wait_for: Wait, is_streaming: bool) -> None:
+def test_a_client_that_goes_away_frees_its_sequence(exact: Any, wait_for: Wait, is_streaming: bool) -> None:
     body = {"model": "embedded", "prompt": "The", "max_tokens": 1900, "ignore_eos": True, "stream": is_streaming}
-    while not leaves(served, body, wait_for):
+    while not leaves(exact, body, wait_for):
         pass  # the machine was busy, and the answer over before it was seen
-    wait_for(lambda: num_busy(served) == 0, "the cancelled sequence to end")
+    wait_for(lambda: num_busy(exact) == 0, "the cancelled sequence to end")
 
 
 def leaves(served: Any, body: dict[str, Any], wait_for: Wait) -> bool:
@@ -126,13 +126,13 @@ def leaves(served: Any, body: dict[str, Any], wait_for: Wait) -> bool:
     return bool(served.count("tokenworks_requests_total", outcome="client_gone") > before)
 
 
-def test_a_stop_string_frees_its_sequence(served: Any, wait_for: Wait) -> None:
-    answer = served.openai().completions.create(**{**LONG, "stop": ["e"]})
+def test_a_stop_string_frees_its_sequence(exact: Any, wait_for: Wait) -> None:
+    answer = exact.openai().completions.create(**{**LONG, "stop": ["e"]})
     assert answer.choices[0].finish_reason == "stop"
-    wait_for(lambda: num_busy(served) == 0, "the stopped sequence to end")
+    wait_for(lambda: num_busy(exact) == 0, "the stopped sequence to end")
 
 
-@pytest.mark.parametrize("where", ["served", "pair"], ids=["device", "store"])
+@pytest.mark.parametrize("where", ["exact", "pair"], ids=["device", "store"])
 def test_timing_tells_a_tenant_nothing_of_another(request: pytest.FixtureRequest, wait_for: Wait, where: str) -> None:
     """The same prompt is found for whoever asked it before, in whatever tier, and for nobody else."""
     served = request.getfixturevalue(where)
