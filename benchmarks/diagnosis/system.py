@@ -30,7 +30,7 @@ from tokenworks.observe.diagnose.diagnosis import diagnosis
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.store import SqlLedger, open_ledger
 
-PATIENCE_S = 300.0  # a bound for a busy machine, not an expectation
+PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
 POLL_S = 0.05
 LAST_WORDS_NS = 60 * 10**9
 SAMPLED = ("--ledger-sample-s", "1")
