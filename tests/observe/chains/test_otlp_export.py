@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +21,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from starlette.responses import Response
 
 import tokenworks
-from tests.free_port import free_port
 from tests.observe.made import record as made
 from tests.observe.otlp_rig import Receiver, running
 from tokenworks.contract.config import ExportSettings
@@ -200,7 +200,9 @@ async def test_what_a_collector_refuses_is_dropped_at_once_and_the_next_is_sent(
 
 
 async def test_a_collector_that_is_dead_costs_its_batches_and_comes_back() -> None:
-    port, receiver = free_port(), Receiver()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    receiver = Receiver()
     async with exporting(f"http://127.0.0.1:{port}") as exporter:
         exporter.offer([record(1)])
         await until(lambda: exporter.counts.dropped_requests == 1)
