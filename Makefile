@@ -12,6 +12,8 @@ PORT =
 QUANTIZE =
 ARGS =
 COVERED := tests/policy tests/contract
+# They compile the engine's kernels, once: else each of the processes that come after would, all at a time.
+FIRST := tests/worker/test_meter.py tests/worker/kv/test_loop.py
 # They measure running systems, so nothing else runs beside them.
 ALONE := $(wildcard tests/e2e/test_diagnosis*.py)
 # Byte code is made as modules are imported: most of what is installed never is. Then it must be kept, whatever the
@@ -20,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE =
 PIP := .venv/bin/python -m pip install --no-compile -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test covered quick check fmt bench reference constraints clean
+.PHONY: help serve test covered apart quick check fmt bench reference constraints clean
 
 help: ## this text
 	@echo "Tokenworks. Start with: make serve"
@@ -33,17 +35,20 @@ serve: .venv/.runtime ## serve the embedded model, or MODEL=..., at PORT=... (80
 	@.venv/bin/tokenworks serve $(if $(MODEL),"$(MODEL)") $(if $(PORT),--port $(PORT)) \
 		$(if $(QUANTIZE),--quantize $(QUANTIZE)) $(ARGS)
 
-# Types and covered tests each keep one core busy, so they run beside each other. The rest waits for other processes half
-# of the time, so there are more workers than cores of a small machine; in the order of tests/conftest.py, long files
-# first. A fixed hash seed: its processes must name the tests alike.
+# Types and covered tests compute all the time, and nicely; the tests apart wait for other processes half of the time, so
+# there are more of their workers than cores of a small machine, in the order of tests/conftest.py, long files first. A
+# fixed hash seed: its processes must name the tests alike.
 test: .venv/.dev ## everything that CI runs: style, types, all tests, full branch coverage of decisions and wire formats
-	@$(MAKE) --no-print-directory -j 2 check covered
-	PYTHONHASHSEED=0 .venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder \
-		$(addprefix --ignore=,$(COVERED) $(ALONE)) $(ARGS)
+	@$(MAKE) --no-print-directory -j 3 check covered apart
 	.venv/bin/pytest -q $(ALONE) $(ARGS)
 
+apart: .venv/.dev
+	.venv/bin/pytest -q $(FIRST) $(ARGS)
+	PYTHONHASHSEED=0 .venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder \
+		$(addprefix --ignore=,$(COVERED) $(FIRST) $(ALONE)) $(ARGS)
+
 covered: .venv/.dev
-	.venv/bin/coverage run --branch --include='src/tokenworks/policy/*,src/tokenworks/contract/*' \
+	nice .venv/bin/coverage run --branch --include='src/tokenworks/policy/*,src/tokenworks/contract/*' \
 		-m pytest -q $(COVERED) $(ARGS)
 	.venv/bin/coverage report --show-missing --skip-covered --fail-under=100
 
@@ -53,7 +58,7 @@ quick: .venv/.dev ## the tests that take moments
 check: .venv/.dev ## style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy
+	nice .venv/bin/mypy
 
 fmt: .venv/.dev ## format the code, and correct what can be corrected without thought
 	.venv/bin/ruff format

@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.free_port import free_port
 from tokenworks.contract.config import Settings, WorkerGroup
 from tokenworks.worker.relay import relay
 
@@ -62,7 +63,7 @@ class ForeignServer:
         self.hangs_up = False  # behind each stream, having promised to keep the connection
         self.max_events: int | None = None  # after which a stream stalls
         self.then: Callable[[web.StreamResponse], Any] | None = None  # instead of stalling
-        self.port = 0
+        self.port = free_port()
         self.start()
 
     @property
@@ -92,7 +93,6 @@ class ForeignServer:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
-        self.port = runner.addresses[0][1]
         self._started.set()
         await self._stop.wait()
         await runner.cleanup()

@@ -6,7 +6,6 @@ and they are a pool (`POOL`).
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from benchmarks.diagnosis import load_faults as load
 from benchmarks.diagnosis.faults import AT_A_TIME, usual_anew, usual_run
 from benchmarks.diagnosis.place import Fault, Place
 from benchmarks.diagnosis.system import System, running
+from tests.free_port import free_port
 from tests.kv.throttle import ThrottledProxy
 from tokenworks.observe.ledger import Window
 
@@ -44,8 +44,7 @@ def _usual(system: System) -> Window:
 @contextmanager
 def one_worker(folder: Path) -> Iterator[System]:
     """One worker, and an address where others can dial in, by the short way or over a network that can be made slow."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = (*host.PEER, "--worker-address", f"tcp://127.0.0.1:{port}")
     with ThrottledProxy(("127.0.0.1", port)) as link, running(folder, *options) as system:
         system.link = link

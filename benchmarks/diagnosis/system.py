@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import psutil
 
 from benchmarks.diagnosis.meanwhile import meanwhile
 from tests.kv.throttle import ThrottledProxy
@@ -123,10 +124,8 @@ class System:
 
     def pids(self, part: str) -> list[int]:
         """The processes of a part, "worker" or "gateway", by their start."""
-        found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        rows = [line.split(None, 2) for line in found.splitlines()[1:]]
-        own = [(pid, args) for pid, parent, args in rows if int(parent) == self.process.pid]
-        return sorted(int(pid) for pid, args in own if re.search(rf"-m tokenworks {part}\b", args))
+        own = psutil.Process(self.process.pid).children()
+        return sorted(child.pid for child in own if re.search(rf"-m tokenworks {part}\b", _command_line(child)))
 
     def join(self, name: str, address: str, *options: str) -> None:
         """Start one more worker by hand and wait until it is ready; it ends with the system."""
@@ -216,6 +215,14 @@ def stopping(pids: Sequence[int], stopped_s: float, running_s: float) -> Iterato
 
     with meanwhile(turns):
         yield
+
+
+def _command_line(process: psutil.Process) -> str:
+    """Empty for one that ends at this moment."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _environment(folder: Path) -> dict[str, str]:

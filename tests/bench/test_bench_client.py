@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
 
+from tests.free_port import free_port
 from tokenworks.bench.arrivals import PlannedRequest
 from tokenworks.bench.client import LoadClient, Target, classify_network_error, open_session
 from tokenworks.bench.measure import RequestResult
@@ -90,9 +90,7 @@ async def test_a_closed_port_is_a_failed_connection() -> None:
 
 
 def closed_port_url() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def test_network_errors_have_stable_codes() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kv.tiers.conftest import RedisServer, free_port, redis_server
+from tests.free_port import free_port
+from tests.kv.tiers.conftest import RedisServer, redis_server
 from tokenworks.cli.doctor_page import show_findings
 from tokenworks.cli.remote_check import check_remote_answers
 from tokenworks.contract.config import GatewaySettings, KVSettings, Settings

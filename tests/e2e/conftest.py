@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 # vLLM is gigabytes that no run of the tests brings along: who has one names it, see examples/vllm_connector.
 collect_ignore = [] if os.environ.get("VLLM_PYTHON") else ["test_vllm_connector.py"]
-PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
+PATIENCE_S = 300.0  # a bound for a busy machine, not an expectation
+PATIENT = ("--lease-s", "60")
+"""For a system whose only worker is killed: its gateway waits six leases for the next one, and a start takes a minute
+where the machine has too much to do."""
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -45,25 +49,33 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric's samples with these labels, read as Prometheus reads them; NaN where there are none."""
-        families = text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text)
+        families = text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text)
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return sum(s.value for s in samples if labels.items() <= s.labels.items()) if samples else math.nan
 
+    def count(self, name: str, **labels: str) -> float:
+        """A counter's samples with these labels; 0 where nothing was counted yet."""
+        value = self.metric(name, **labels)
+        return 0.0 if math.isnan(value) else value
+
     def worker_pids(self) -> list[int]:
         """Found as a person would: by `tokenworks` and `worker` in the command line."""
-        found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        rows = [line.split(None, 2) for line in found.splitlines()[1:]]
-        return [
-            int(pid)
-            for pid, parent, command in rows
-            if int(parent) == self.process.pid and re.search(r"tokenworks.*\bworker\b", command)
-        ]
+        own = psutil.Process(self.process.pid).children()
+        return [child.pid for child in own if re.search(r"tokenworks.*\bworker\b", command_line(child))]
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/ready").status_code == 200
+            return httpx.get(f"{self.url}/health/ready", timeout=PATIENCE_S).status_code == 200
         except httpx.TransportError:
             return False
+
+
+def command_line(process: psutil.Process) -> str:
+    """Empty for one that ends at this moment."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def start(tmp_path: Path, *options: str) -> Served:

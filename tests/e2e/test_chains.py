@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.free_port import free_port
 from tests.observe.otlp_rig import Receiver, running
 
 HOW = "needs what examples/rag/requirements.txt names: .venv/bin/pip install -r examples/rag/requirements.txt"
@@ -31,15 +32,6 @@ PASSAGES = 3
 PLACES = ["--zone", "zone-a", "--ledger-path"]
 
 pytestmark = pytest.mark.slow
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +61,7 @@ def gateway(system: Any) -> str:
 @pytest.fixture(scope="module")
 def rag(gateway: str, wait_for: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The two services of the example; the address that answers."""
-    port, origin_port = free_ports(2)
+    port, origin_port = free_port(), free_port()
     log = tmp_path_factory.mktemp("rag") / "log"
     places = ["--gateway", gateway, "--port", str(port), "--origin-port", str(origin_port)]
     with log.open("wb") as file:
@@ -148,7 +140,7 @@ def test_the_breakdown_shows_hits_origin_zones_and_the_path(rag: str, folder: Pa
 
 
 def test_an_origin_that_does_not_answer_is_told_as_an_error(rag: str) -> None:
-    assert httpx.post(f"{rag}/answer", content=b"no json").status_code == 400
+    assert httpx.post(f"{rag}/answer", content=b"no json", timeout=60).status_code == 400
 
 
 def test_our_own_spans_reach_another_collector(rag: str, collector: Receiver, wait_for: Any) -> None:

@@ -20,8 +20,8 @@ import httpx
 import openai
 import pytest
 
+from tests.free_port import free_port
 from tokenworks.fleet.launch import EMBEDDED_MODEL
-from tokenworks.fleet.port import claim_port
 
 PYTHON = sys.executable if importlib.util.find_spec("xllamacpp") else os.environ.get("LLAMA_CPP_PYTHON", "")
 pytestmark = [
@@ -45,7 +45,7 @@ class LlamaServer:
     """On one port, which it keeps when it starts again."""
 
     def __init__(self, model: Path) -> None:
-        self.port = claim_port("127.0.0.1", 0)
+        self.port = free_port()
         self._model = model
         self.start()
 
@@ -60,7 +60,7 @@ class LlamaServer:
     def is_up(self) -> bool:
         assert self._process.poll() is None
         try:
-            return httpx.get(f"{self.url}/models").status_code == 200
+            return httpx.get(f"{self.url}/models", timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 

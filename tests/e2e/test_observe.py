@@ -69,12 +69,12 @@ def closed_window() -> dict[str, str]:
 def test_command_page_and_http_show_the_same_figures(observed: Served, folder: Path) -> None:
     time.sleep(1)  # what ended within this second is past, then
     window = closed_window()
-    asked = httpx.get(f"{observed.url}/observe/table", params={**window, "by": "tenant"}).json()
+    asked = httpx.get(f"{observed.url}/observe/table", params={**window, "by": "tenant"}, timeout=60).json()
     options = ("--since", window["since"], "--until", window["until"], "--by", "tenant")
     printed = json.loads(command(folder, "table", *options, "--json", "--cost-currency", "USD"))
     assert asked["rows"] == printed["rows"]
     assert asked["bill"] == printed["bill"]
-    assert httpx.get(f"{observed.url}/observe/cost", params=window).json() == printed["bill"]
+    assert httpx.get(f"{observed.url}/observe/cost", params=window, timeout=60).json() == printed["bill"]
     assert {row["tenant"] for row in asked["rows"]} > {TENANT}
     assert sum(line["pico"] for line in asked["bill"]["lines"]) == asked["bill"]["total_pico"] > 0
 
@@ -92,10 +92,10 @@ def test_a_request_is_explained_with_the_application_around_it(
     }
     service = {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]}
     body = {"resourceSpans": [{"resource": service, "scopeSpans": [{"spans": [span]}]}]}
-    assert httpx.post(f"{observed.url}/v1/traces", json=body).status_code == 200
+    assert httpx.post(f"{observed.url}/v1/traces", json=body, timeout=60).status_code == 200
 
     def told() -> Any:
-        return httpx.get(f"{observed.url}/observe/explain/{TRACE}").json()
+        return httpx.get(f"{observed.url}/observe/explain/{TRACE}", timeout=60).json()
 
     wait_for(lambda: told().get("spans"), "the span in the ledger")
     explanation = told()

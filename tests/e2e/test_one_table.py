@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,6 +64,7 @@ class Run(NamedTuple):
     until: str
     window: Window
 
+    @cache  # noqa: B019 (a run is over, and few are asked)
     def table(self, by: str) -> dict[str, Any]:
         """As the command line has it."""
         command = [sys.executable, "-m", "tokenworks", "table", "--json", "--by", by, "--since", self.since]
@@ -72,7 +74,9 @@ class Run(NamedTuple):
     def page(self, by: str) -> dict[str, Any]:
         """As the dashboard has it."""
         question = {"by": by, "since": self.since, "until": self.until, "columns": ",".join(COLUMNS)}
-        return dict(httpx.get(f"{self.served.url}/observe/table", params=question).raise_for_status().json())
+        return dict(
+            httpx.get(f"{self.served.url}/observe/table", params=question, timeout=60).raise_for_status().json()
+        )
 
     def cells(self, by: str | None) -> dict[str, Cell]:
         """As they are kept."""
@@ -98,11 +102,12 @@ def ask(served: Served, key: str, tier: str, number: int) -> None:
 
 def drive(served: Served, keys: dict[str, str]) -> None:
     """The mixed traffic; a worker dies in its middle."""
+    victim, *_ = served.worker_pids()
     jobs = [(key, tier) for _ in range(ROUNDS) for key in keys.values() for tier in SCENARIOS.values()]
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(ask, served, key, tier, number) for number, (key, tier) in enumerate(jobs)]
         asked[len(asked) // 3].result()
-        os.kill(served.worker_pids()[0], signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         for each in asked:
             each.result()
     with OpenAI(base_url=f"{served.url}/v1", api_key=keys["acme"], max_retries=0) as client:

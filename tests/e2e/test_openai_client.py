@@ -55,8 +55,11 @@ def test_a_streamed_chat_says_the_same_as_a_whole_one(client: OpenAI) -> None:
 
 def test_prompts_as_text_ids_and_lists_of_either(client: OpenAI, served: Any) -> None:
     one = complete(client).choices[0].text
-    tokens = httpx.post(f"{served.url}/tokenize", json={"prompt": "The with statement"}).json()["tokens"]
-    assert httpx.post(f"{served.url}/detokenize", json={"tokens": tokens}).json()["prompt"] == "The with statement"
+    tokens = httpx.post(f"{served.url}/tokenize", json={"prompt": "The with statement"}, timeout=60).json()["tokens"]
+    assert (
+        httpx.post(f"{served.url}/detokenize", json={"tokens": tokens}, timeout=60).json()["prompt"]
+        == "The with statement"
+    )
     assert complete(client, tokens).choices[0].text == one
     for prompts in (["The with statement"] * 2, [tokens, tokens]):
         answer = complete(client, prompts)
@@ -103,7 +106,8 @@ def test_stop_strings_and_stop_token_ids_end_the_text_before_them(client: OpenAI
     assert answer.finish_reason == "stop"
     streamed = complete(client, max_tokens=30, stop=[stop], stream=True)
     assert "".join(chunk.choices[0].text for chunk in streamed) == answer.text
-    tokens = httpx.post(f"{served.url}/tokenize", json={"prompt": text, "add_special_tokens": False}).json()["tokens"]
+    body = {"prompt": text, "add_special_tokens": False}
+    tokens = httpx.post(f"{served.url}/tokenize", json=body, timeout=60).json()["tokens"]
     answer = complete(client, max_tokens=30, extra={"stop_token_ids": [tokens[3]]})
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.completion_tokens <= 4

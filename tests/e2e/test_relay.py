@@ -46,7 +46,7 @@ class Relayed:
 
     def is_ready(self) -> bool:
         assert self.relay.poll() is None, self.log.read_text()
-        return httpx.get(f"{self.url}/health/ready").status_code == 200
+        return httpx.get(f"{self.url}/health/ready", timeout=60).status_code == 200
 
     def stop(self) -> None:
         for process in (self.relay, self.gateway):

@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.free_port import free_port
 from tokenworks.fleet.launch import EMBEDDED_MODEL
-from tokenworks.fleet.port import claim_port
 from tokenworks.gateway.keys.tenants import ANONYMOUS
 
 PYTHON = os.environ.get("VLLM_PYTHON", "")
@@ -52,7 +52,7 @@ class VLLMServer:
     """As the example's README starts it, on one port, which it keeps when it starts again."""
 
     def __init__(self, store_address: str, fingerprint: str, log: Path) -> None:
-        self.port = claim_port("127.0.0.1", 0)
+        self.port = free_port()
         extra = {"store_address": store_address, "fingerprint": fingerprint}
         self._transfer = {
             "kv_connector": "TokenworksConnector",
@@ -88,7 +88,7 @@ class VLLMServer:
     def _is_up(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()
         try:
-            return httpx.get(f"{self.url}/v1/models").status_code == 200
+            return httpx.get(f"{self.url}/v1/models", timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -114,7 +114,7 @@ def pool(serve: Callable[..., Any]) -> Iterator[tuple[Any, str]]:
 @pytest.fixture(scope="module")
 def vllm(pool: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
     served, address = pool
-    (worker,) = httpx.get(f"{served.url}/admin/workers").json()["workers"]
+    (worker,) = httpx.get(f"{served.url}/admin/workers", timeout=60).json()["workers"]
     server = VLLMServer(address, worker["kv"]["fingerprint"], tmp_path_factory.mktemp("vllm") / "vllm.log")
     try:
         server.until_up()

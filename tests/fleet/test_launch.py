@@ -18,7 +18,7 @@ from tokenworks.fleet.child import last_words
 from tokenworks.fleet.console import usage
 from tokenworks.fleet.health import ready_children
 from tokenworks.fleet.launch import child_command, group_index, kinds_of_workers, resolve_model, worker_ids
-from tokenworks.fleet.port import claim_port, holder_of
+from tokenworks.fleet.port import claim_port, held_port, holder_of
 
 
 @pytest.fixture
@@ -72,7 +72,19 @@ def test_a_free_port_is_found_and_a_busy_one_has_a_holder() -> None:
         with pytest.raises(StartupError, match=f"port {port} is busy"):
             claim_port("127.0.0.1", port)
     assert holder_of(port) is None
-    assert claim_port("127.0.0.1", port) == port
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port that is held cannot be listened on")
+def test_a_held_port_is_the_gateways_and_nobody_elses() -> None:
+    with held_port("127.0.0.1", 0) as port:
+        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind(("127.0.0.1", port))
+        for _ in range(2):  # it is started again
+            with socket.create_server(("127.0.0.1", port)), pytest.raises(StartupError, match=f"port {port} is busy"):
+                claim_port("127.0.0.1", port)
+        assert claim_port("127.0.0.1", port) == port
+    with pytest.raises(StartupError, match="--host"), held_port("192.0.2.1", 0):
+        pass
 
 
 @pytest.mark.parametrize("host", ["no such host.invalid", "192.0.2.1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -28,7 +29,7 @@ def wait_until_gone(*pids: int) -> None:
 def _is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between being found and being read
         return False
 
 
@@ -80,6 +81,25 @@ def test_sigterm_drains_the_gateway_first_and_then_the_workers(serving: Fleet, t
     (tmp_path / "hold").unlink()
     assert serving.wait() == 0
     assert serving.text.index("[gateway] drained") < serving.text.index("[w0] leaving")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "tgkill"), reason="this system's C library signals no thread")
+def test_a_signal_that_another_thread_was_given_is_heard(serving: Fleet) -> None:
+    """As the system does it where the main thread has one to handle, or was stopped."""
+    process = serving.process.pid
+    other = next(thread for thread in threads_of(process) if thread != process and takes_signals(process, thread))
+    assert ctypes.CDLL(None).tgkill(process, other, signal.SIGTERM) == 0
+    assert serving.wait() == 0
+
+
+def threads_of(process: int) -> list[int]:
+    return [int(thread.name) for thread in Path(f"/proc/{process}/task").iterdir()]
+
+
+def takes_signals(process: int, thread: int) -> bool:
+    """ZeroMQ's own threads block them all."""
+    blocked = re.search(r"^SigBlk:\s*(\w+)$", Path(f"/proc/{process}/task/{thread}/status").read_text(), re.MULTILINE)
+    return blocked is not None and int(blocked[1], 16) == 0
 
 
 def test_a_second_signal_stops_at_once(serving: Fleet, tmp_path: Path) -> None:

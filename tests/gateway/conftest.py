@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -198,10 +200,10 @@ class ScriptedWorker:
     def _receive(self, message: wire.ToWorker, main: zmq.Socket[bytes]) -> None:
         match message:
             case wire.Submit(request):
-                self.submitted.append(request)
                 self.published += [request.id] if message.publishes else []
                 self._steps[request.id] = 0
                 self._active[request.id] = self.answer(request)
+                self.submitted.append(request)  # last: who sees it there may look for the rest
             case wire.Cancel(request_id):
                 self.cancelled.append(request_id)
                 if self._active.pop(request_id, None) is not None and self.tells_cancelled:
@@ -357,6 +359,15 @@ class Rig:
         """POST a JSON body."""
         return self.http.post(path, json=body)
 
+    @contextmanager
+    def asking(self, **body: object) -> Iterator[None]:
+        """A client that has asked for a completion, and goes away at the end of the block, whatever has come."""
+        at, content = urlsplit(self.gateway.url), json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {at.netloc}\r\nContent-Length: {len(content)}\r\n\r\n"
+        with socket.create_connection((at.hostname, at.port), PATIENCE_S) as connection:
+            connection.sendall(head.encode() + content)
+            yield
+
     def frames(self) -> list[Frame]:
         """Everything that the gateway has written into its journal so far."""
         assert self.state is not None
@@ -425,6 +436,13 @@ def running_rig(checkpoint: Path) -> MakeRig:
 @pytest.fixture
 def recording_rig(checkpoint: Path, tmp_path: Path) -> Iterator[Rig]:
     """A gateway without workers that writes records down, for one test."""
+    with _running_rig(checkpoint, ledger=LedgerSettings(path=str(tmp_path), flush_s=0.01)) as rig:
+        yield rig
+
+
+@pytest.fixture
+def hasty_rig(checkpoint: Path, tmp_path: Path) -> Iterator[Rig]:
+    """The same, for a test that waits for a lease to end."""
     with _running_rig(checkpoint, lease_s=1.0, ledger=LedgerSettings(path=str(tmp_path), flush_s=0.01)) as rig:
         yield rig
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tests.free_port import free_port
 from tests.observe.asked import RunningApi
 from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, SCRIPT, mixed_traffic
@@ -216,9 +216,7 @@ def test_a_folder_deeper_than_a_sockets_name_may_be(running_rig: MakeRig, tmp_pa
 
 
 def test_an_observer_may_be_asked_over_tcp(running_rig: MakeRig) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    settings = LedgerSettings(path="off", address=f"http://127.0.0.1:{port}")
+    settings = LedgerSettings(path="off", address=f"http://127.0.0.1:{free_port()}")
     api = RunningApi(Settings(ledger=settings), MemoryLedger)
     try:
         with running_rig(ledger=settings) as rig:

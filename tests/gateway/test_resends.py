@@ -209,16 +209,18 @@ def test_a_request_that_is_refused_goes_to_another_worker(bare_rig: Rig) -> None
     assert bare_rig.metrics()["tokenworks_resends_total", "refused"] == 2
 
 
-def test_who_refused_is_asked_again_after_a_while(running_rig: MakeRig, wait_until: WaitUntil) -> None:
+def test_who_refused_is_asked_again_after_a_while(running_rig: MakeRig) -> None:
     with running_rig(lease_s=2.0) as rig:
         worker = rig.add_worker()
-        usual, worker.answer = worker.answer, refuse
-        asking, found = start(rig)
-        wait_until(lambda: worker.submitted)
-        worker.answer = usual
-        asking.join()
-        assert found[0].status_code == 200
-        assert len(worker.submitted) > 1
+        usual = worker.answer
+
+        def refuse_once(request: Request) -> Iterator[SequenceOutput]:
+            worker.answer = usual
+            return refuse(request)
+
+        worker.answer = refuse_once
+        assert rig.post("/v1/completions", **BODY).status_code == 200
+        assert len(worker.submitted) == 2
 
 
 def test_a_request_that_all_refuse_ends_as_unavailable(running_rig: MakeRig) -> None:

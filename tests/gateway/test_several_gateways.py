@@ -78,7 +78,8 @@ class TwoGateways:
         self.worker = SharedWorker([gateway.address for gateway in self.gateways])
         self.worker.start()
         for gateway in self.gateways:
-            until(lambda gateway=gateway: httpx.get(f"{gateway.url}/health/ready").status_code == 200)
+            ready = f"{gateway.url}/health/ready"
+            until(lambda ready=ready: httpx.get(ready, timeout=PATIENCE_S).status_code == 200)
 
     def ask(self, which: int, **options: Any) -> None:
         body = {"prompt": [5, 6, 7], "max_tokens": 12, "ignore_eos": True, **options}

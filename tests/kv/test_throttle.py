@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests.free_port import free_port
 from tests.kv.throttle import ThrottledProxy
 
 
@@ -57,10 +58,8 @@ def test_a_cut_connection_ends(echo: int) -> None:
 
 
 def test_a_target_that_is_not_there_ends_the_connection() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     with (
-        ThrottledProxy(("127.0.0.1", port)) as proxy,
+        ThrottledProxy(("127.0.0.1", free_port())) as proxy,
         socket.create_connection(("127.0.0.1", proxy.port)) as connection,
     ):
         assert connection.recv(1) == b""

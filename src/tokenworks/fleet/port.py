@@ -1,11 +1,13 @@
-"""Whether a TCP port is free, found out before anything is started, and who holds it if not."""
+"""Whether a TCP port is free, found out before anything is started; it is held, or told who holds it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,19 +18,42 @@ _LISTENING: Final = "0A"  # the state column of /proc/net/tcp
 
 def claim_port(host: str, port: int) -> int:
     """`port` if it can be listened on, or a free one for 0; raises StartupError that says who is there."""
+    with _bound(host, port) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def held_port(host: str, port: int) -> Iterator[int]:
+    """What `claim_port` tells, and that nobody else gets it meanwhile; raises StartupError.
+
+    The gateway listens on it only when it has been started, and is started again when it has died; until then a port
+    that nobody holds may be given to a connection or to another program. On Linux a socket that does not listen holds
+    it, and who sets SO_REUSEADDR, as the gateway does, may listen there all the same; elsewhere he may not, so that
+    nothing is held.
+    """
+    with _bound(host, port) as holder:
+        found = int(holder.getsockname()[1])
+        if sys.platform != "linux":
+            holder.close()
+        yield found
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that does not listen."""
     try:
         [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except socket.gaierror as error:
         raise StartupError(f"cannot listen on {host!r}: {error.strerror}; give an address with --host") from error
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise StartupError(_why(host, port, error)) from error
-        return int(probe.getsockname()[1])
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise StartupError(_why(host, port, error)) from error
+    return bound
 
 
 def _why(host: str, port: int, error: OSError) -> str:

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Final
 
 import zmq
+from msgspec.structs import replace
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import StartupError, TokenworksError
@@ -47,9 +48,13 @@ from tokenworks.fleet.events import (
 from tokenworks.fleet.health import ready_children
 from tokenworks.fleet.launch import SETTINGS_FILE, child_command, dial_address, worker_ids
 from tokenworks.fleet.lifecycle import EXIT_CANNOT_START, Lifecycle
+from tokenworks.fleet.port import held_port
 
 CommandFor = Callable[[str, Settings, Path], list[str]]
 _POLL_S: Final = 0.2
+_HEED_S: Final = 0.5
+"""The longest wait for an event. Python runs a signal's handler in the main thread, when that does something next: a
+signal that the system gave to another thread, or just before the wait, does not end the wait."""
 _REPORT_TIMEOUT_MS: Final = 1000  # a gateway that has just started may be connected to a moment later
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NAME_BYTES: Final = 40  # room for `/tokenworks-`, eight random characters, and a socket's name below that
@@ -57,7 +62,8 @@ _NAME_BYTES: Final = 40  # room for `/tokenworks-`, eight random characters, and
 
 def serve(settings: Settings, command_for: CommandFor = child_command) -> None:
     """Serve until stopped; raises StartupError where it cannot start, TokenworksError where it did not stop cleanly."""
-    with _run_dir() as run_dir:
+    with _run_dir() as run_dir, held_port(settings.gateway.host, settings.gateway.port) as port:
+        settings = replace(settings, gateway=replace(settings.gateway, port=port))
         settings = derive(settings, run_dir, len(available_cores()))
         write_settings(settings, run_dir / SETTINGS_FILE)
         finish = Supervisor(settings, lambda name: command_for(name, settings, run_dir)).run()
@@ -108,9 +114,9 @@ class Supervisor:
 
     def _next_event(self) -> Event:
         wake_at = self._lifecycle.wake_at
-        wait_s = None if wake_at is None else max(0.0, wake_at - time.monotonic())
-        if self._lifecycle.awaited:
-            wait_s = min(_POLL_S, wait_s if wait_s is not None else _POLL_S)
+        wait_s = _POLL_S if self._lifecycle.awaited else _HEED_S
+        if wake_at is not None:
+            wait_s = min(wait_s, max(0.0, wake_at - time.monotonic()))
         try:
             return self._events.get(timeout=wait_s)
         except queue.Empty:

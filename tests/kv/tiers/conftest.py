@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.free_port import free_port
+
 PATIENCE_S = 60.0  # a bound for a machine that is busy with other things, not an expectation
 
 
@@ -23,12 +25,6 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"{what}: not after {PATIENCE_S:.0f} s"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class RedisServer:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 from obstore.exceptions import BaseError
 
+from tests.free_port import free_port
 from tests.kv.throttle import ThrottledProxy
-from tests.kv.tiers.conftest import S3Server, free_port, wait_until
+from tests.kv.tiers.conftest import S3Server, wait_until
 from tests.kv.tiers.sealed import is_whole, sealed
 from tokenworks.contract.kv import BlockName
 from tokenworks.kv.format import BadBlock

@@ -36,7 +36,7 @@ def nothing_yet(receiver: Receiver) -> None:
 
 
 def post(receiver: Receiver, body: bytes, **headers: str) -> httpx.Response:
-    return httpx.post(f"{receiver.url}/v1/traces", content=body, headers=headers)
+    return httpx.post(f"{receiver.url}/v1/traces", content=body, headers=headers, timeout=60)
 
 
 def status_of(response: httpx.Response) -> Status:

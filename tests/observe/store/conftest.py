@@ -34,7 +34,8 @@ class PostgresServer:
 
     def start(self) -> None:
         options = f"-c listen_addresses= -c fsync=off -k {self._folder}"
-        self._run("pg_ctl", "-D", f"{self._folder}/data", "-l", f"{self._folder}/log", "-w", "-o", options, "start")
+        waiting = ("-w", "-t", "300")  # seconds, on a busy machine
+        self._run("pg_ctl", "-D", f"{self._folder}/data", "-l", f"{self._folder}/log", *waiting, "-o", options, "start")
 
     def stop(self) -> None:
         """At once, cutting whoever is connected."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.observe.memory_ledger import MemoryLedger
@@ -197,7 +197,6 @@ def worlds(draw: st.DrawFn) -> list[Frame]:
     return [*frames, StoreSample(0, "s", used_bytes=held), StoreSample(HOUR_NS, "s", used_bytes=held)]
 
 
-@settings(deadline=None)
 @given(worlds(), PRICES, PRICES, PRICES)
 def test_the_lines_sum_to_the_bill_exactly(frames: list[Frame], energy: float, host: float, transfer: float) -> None:
     cost = CostSettings(energy_per_kwh=energy, host_per_gb_hour=host, transfer_per_gb=transfer)

@@ -276,11 +276,13 @@ class Dispatcher:
             flight.refused_by.clear()
             self._send_on(flight)
 
-    def _end_farewells(self) -> None:
-        self._farewells.expire(time.monotonic_ns())
+    def _look_again(self, now_s: float) -> None:
+        self._resend_waiting()
 
-    def _fail_overdue(self) -> None:
-        now_s = time.monotonic()
+    def _end_farewells(self, now_s: float) -> None:
+        self._farewells.expire(int(now_s * 1e9))
+
+    def _fail_overdue(self, now_s: float) -> None:
         for flight in self._waiting():
             if flight.deadline_s is not None and flight.deadline_s <= now_s:
                 self._fail(flight)
@@ -290,11 +292,18 @@ class Dispatcher:
         return [flight for flight in self._flights.values() if flight.worker is None]
 
     async def _tick(self) -> None:
-        """Each duty by itself: one that fails must not keep those who wait from being told."""
+        """Look who has had their time, by the clock at which the look was due.
+
+        A look that comes late says that this process did not run (a machine that was suspended, or has too much to do):
+        what the workers said meanwhile lies unread, and is heard before the next look. Each duty by itself: one that
+        fails must not keep those who wait from being told.
+        """
         while True:
-            await asyncio.sleep(self._lease_s / CHECKS_PER_LEASE)
-            for duty in (self._members.check_leases, self._end_farewells, self._fail_overdue, self._resend_waiting):
+            period_s = self._lease_s / CHECKS_PER_LEASE
+            due_s = time.monotonic() + period_s
+            await asyncio.sleep(period_s)
+            for duty in (self._members.check_leases, self._end_farewells, self._fail_overdue, self._look_again):
                 try:
-                    duty()
+                    duty(due_s)
                 except Exception:
                     _log.exception("%s failed: this is a bug; the other duties go on", duty.__name__)

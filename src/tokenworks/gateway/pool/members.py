@@ -67,9 +67,8 @@ class Members:
         """A worker is gone; unknown ids are ignored."""
         self._lost(self.workers.remove(worker_id), how)
 
-    def check_leases(self) -> None:
-        """Give up who was silent for a lease."""
-        now_s = time.monotonic()
+    def check_leases(self, now_s: float) -> None:
+        """Give up who was silent for a lease by that monotonic time."""
         before_s = now_s - self._lease_s
         for worker in self.workers.silent_since(before_s):
             self.lose(worker.id, f"was silent for {self._lease_s:g} s")
