@@ -54,6 +54,12 @@ def grown(after: int, busy: float, stages_ms: dict[Stage, float] | None = None) 
     return scene.requests(NOW, after, stages_ms)
 
 
+def idle_behind_gateway(stages_ms: dict[Stage, float]) -> Scene:
+    """Two workers with little to do, and many requests that are open for long."""
+    whole = Window(BEFORE.start_ns, NOW.end_ns)
+    return usual_before().requests(NOW, 300, stages_ms).worker(whole, "w0", 0.1).worker(whole, "w1", 0.1)
+
+
 def with_loss(times: int) -> Scene:
     scene = clean().incident("worker_lost", "w9", times)
     minute = (NOW.end_ns - NOW.start_ns) // 10
@@ -96,7 +102,7 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "starved_worker": starved,
     "uneven_load": uneven,
     "no_gain_from_workers": lambda: grown(22, busy=0.9),
-    "workers_wait_for_gateway": lambda: grown(22, busy=0.3, stages_ms={Stage.TOKENISE: 400}),
+    "workers_wait_for_gateway": lambda: idle_behind_gateway({Stage.TOKENISE: 3000, Stage.WIRE: 3000}),
     "host_bound": lambda: usual_before().usual(NOW).worker(NOW, busy=0.3, between=0.5),
     "idle_devices": lambda: _idle(),
     "disk_stall": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.FETCH_DISK: 1500})),
@@ -120,7 +126,7 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "cost_by_price": lambda: usual_before().usual(NOW, 60, price=7.2),
     "cost_by_waste": lambda: usual_before().usual(NOW, 50).usual(NOW, 40, outcome="client_gone", output=2, gap_ms=10.0),
     "cost_by_cache": lambda: usual_before().usual(
-        NOW, 60, cached=40, work_ms={Work.PREFILL: 130.0, Work.DECODE: 100.0}
+        NOW, 60, cached=20, work_ms={Work.PREFILL: 130.0, Work.DECODE: 100.0}
     ),
     "cost_by_speed": lambda: usual_before().usual(NOW, 60, work_ms={Work.PREFILL: 120.0, Work.DECODE: 300.0}),
 }

@@ -180,7 +180,10 @@ def _finding(rule: Rule, subject: Subject, look_up: Callable[[str], float], figu
     signals = all_names()
 
     def show(name: str) -> str:
-        return subject.name if name == "subject" else shown(look_up(name), signals[name].unit, figures.currency)
+        if name == "subject":
+            return subject.name
+        unit = signals[name].unit if name in signals else ""  # a definition has none
+        return shown(look_up(name), unit, figures.currency)
 
     gain = Expression(rule.gain) if rule.gain else None
     value = gain.value(look_up) if gain else math.nan

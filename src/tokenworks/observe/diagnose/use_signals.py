@@ -6,14 +6,14 @@ Of a window or a worker; of a tenant or a scenario they are unknown, since a wor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from tokenworks.contract.kv import Tier
+from tokenworks.observe.diagnose import lives
 from tokenworks.observe.diagnose.sides import Side
 from tokenworks.observe.ledger import WorkerStretch
 
-_LOST: Final = "worker_lost"
 _NOT_STARTED: Final = "worker_not_started"
 _TIERS: Final = tuple(Tier)  # near to far
 
@@ -36,12 +36,6 @@ def _wall_ns(stretch: WorkerStretch) -> int:
 
 def _ratio(dividend: float, divisor: float) -> float:
     return dividend / divisor if divisor else math.nan
-
-
-def _workers(side: Side) -> float:
-    """Workers at a time, on average; unknown where none was ever sampled."""
-    lives_s = _sum(lambda stretch: (stretch.until_ns - stretch.from_ns) / 1e9, side)
-    return _ratio(lives_s, side.seconds) if side.stretches else math.nan
 
 
 def _busy_shares(side: Side) -> list[float]:
@@ -71,13 +65,6 @@ def _of_peak(did: Callable[[WorkerStretch], float], peak: Callable[[WorkerStretc
     """What was done in steps, over what the device could have done in that time."""
     known = [stretch for stretch in side.stretches if peak(stretch) > 0]
     return _ratio(sum(did(each) for each in known), sum(peak(each) * _step_ns(each) / 1e9 for each in known))
-
-
-def _num_lost(side: Side) -> float:
-    """Each of a worker's lives once, however many gateways lost it."""
-    lost = [incident for incident in side.incidents if incident.kind == _LOST]
-    lives = {(incident.subject, incident.life_ns) for incident in lost if incident.life_ns}
-    return float(len(lives) + sum(not incident.life_ns for incident in lost))
 
 
 def _failed_starts(side: Side) -> float:
@@ -110,16 +97,8 @@ def _filled(side: Side, tier: Tier) -> float:
     return _ratio(used, sum(store.limit_bytes.get(tier, 0) for store in side.stores))
 
 
-def _lives(stretches: Sequence[WorkerStretch]) -> float:
-    return max((sum(each.worker == other.worker for other in stretches) for each in stretches), default=math.nan)
-
-
-def _lives_begun(side: Side) -> float:
-    return sum(each.use.started_ns >= side.window.start_ns for each in side.stretches) if side.stretches else math.nan
-
-
 USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
-    "workers": ("count", "workers at a time, mean", _workers),
+    "workers": ("count", "workers at a time, mean", lives.workers),
     "step_share": (
         "share",
         "part of the workers' time in steps",
@@ -161,9 +140,14 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "kv_used_share": ("share", "part of KV blocks in use, mean", lambda s: _mean(lambda w: w.used_blocks_share, s)),
     "mfu": ("share", "FLOP/s in steps over the device's peak", lambda s: _of_peak(_flops, _peak_flops, s)),
     "mbu": ("share", "bytes/s in steps over the device's peak", lambda s: _of_peak(_read_bytes, _peak_bytes, s)),
-    "lives": ("count", "lives of the worker that was started most often", lambda s: _lives(s.stretches)),
-    "lives_begun": ("count", "lives of workers that began in the window", _lives_begun),
-    "workers_lost": ("count", "workers that died or fell silent", _num_lost),
+    "lives": ("count", "lives of the worker that was started most often", lives.most_lives),
+    "lives_begun": ("count", "lives of workers that began in the window", lives.lives_begun),
+    "workers_lost": ("count", "workers that died or fell silent", lives.workers_lost),
+    "losses_in_a_row": (
+        "count",
+        "losses within half an hour of one worker, or of workers that had hardly started",
+        lives.losses_in_a_row,
+    ),
     "failed_starts": ("count", "starts of workers that ended before the worker was ready", _failed_starts),
     "evictions": (
         "count",
