@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -60,6 +61,13 @@ def idle_behind_gateway(stages_ms: dict[Stage, float]) -> Scene:
     return usual_before().requests(NOW, 300, stages_ms).worker(whole, "w0", 0.1).worker(whole, "w1", 0.1)
 
 
+def two_tenants(before: int = 80, **bert: Any) -> Scene:
+    """Anna asks as before; bert, less often, so."""
+    scene = Scene().usual(BEFORE, 80).usual(NOW, 60)
+    scene.usual(BEFORE, before, tenant="bert", worker="w1")
+    return scene.usual(NOW, 25, **{"tenant": "bert", "worker": "w1", **bert})
+
+
 def with_loss(times: int) -> Scene:
     scene = clean().incident("worker_lost", "w9", times)
     minute = (NOW.end_ns - NOW.start_ns) // 10
@@ -78,7 +86,7 @@ def starved() -> Scene:
             use = msgspec.structs.replace(sample.use, cpu_s=noon_s + (sample.use.cpu_s - noon_s) / 2)
             scene.frames[at] = msgspec.structs.replace(sample, use=use)
     scene.usual(BEFORE, 80)
-    return scene.usual(NOW, 50, work_ms={Work.PREFILL: 120.0, Work.DECODE: 200.0})
+    return scene.requests(NOW, 50, {Stage.PREFILL: 120, Stage.DECODE: 800})
 
 
 TAIL = 0.08  # of the requests, so that the slowest hundredth of a window is surely of them
@@ -96,6 +104,7 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "cache_lost": lambda: usual_before().usual(NOW, 60, cached=0).worker(_half(0), "w0").worker(_half(1), "w0"),
     "cache_evicted": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE, 10).store(NOW, 5000),
     "cache_collapse": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE).store(NOW),
+    "tenant_cache_collapse": lambda: two_tenants(cached=0),
     "noisy_neighbour": lambda: clean().requests(NOW, 200, tenant="carl").requests(NOW, 50, {Stage.QUEUE: 900}),
     "hot_tenant": lambda: clean().requests(NOW, 200, tenant="carl"),
     "slow_worker": lambda: clean().requests(NOW, 50, {Stage.DECODE: 1500}, worker="w1", tenant="bert"),
@@ -128,7 +137,8 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "cost_by_cache": lambda: usual_before().usual(
         NOW, 60, cached=20, work_ms={Work.PREFILL: 130.0, Work.DECODE: 100.0}
     ),
-    "cost_by_speed": lambda: usual_before().usual(NOW, 60, work_ms={Work.PREFILL: 120.0, Work.DECODE: 300.0}),
+    "cost_by_batch": lambda: usual_before().usual(NOW, 60, work_ms={Work.PREFILL: 60.0, Work.DECODE: 300.0}),
+    "cost_by_speed": lambda: usual_before().requests(NOW, 60, {Stage.PREFILL: 120, Stage.DECODE: 1200}),
 }
 
 

@@ -93,6 +93,16 @@ class Sides:
             if name and (subject.kind, subject.name) != ("tenant", name):
                 yield name, Side(self._observed, cells[name]), Side(self.before_window, old.get(name, Cell()))
 
+    def parts_of(self, subject: Subject) -> Iterator[tuple[Cell, Cell]]:
+        """A subject's requests by tenant and scenario: each part now, and what it was before."""
+        mine = () if subject.kind == WHOLE else ((subject.kind, subject.name),)
+        scenarios = self._cells_by("scenario", self.window, mine)
+        for scenario in [subject.name] if subject.kind == "scenario" else scenarios:
+            where = (*mine, ("scenario", scenario)) if subject.kind != "scenario" else mine
+            old = self._cells_by("tenant", self.before_window, where)
+            for tenant, cell in self._cells_by("tenant", self.window, where).items():
+                yield cell, old.get(tenant, Cell())
+
     def _usual(self) -> tuple[Window, bool]:
         """The time before, or, where hardly anything was then, the best stretch of the window itself."""
         before = _before(self._ledger, self.window)

@@ -6,6 +6,7 @@ Of a window or a worker; of a tenant or a scenario they are unknown, since a wor
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -38,14 +39,22 @@ def _ratio(dividend: float, divisor: float) -> float:
     return dividend / divisor if divisor else math.nan
 
 
-def _busy_shares(side: Side) -> list[float]:
-    """Of each worker, all its lives together."""
-    busy: dict[str, int] = {}
-    wall: dict[str, int] = {}
+def _busy_shares(side: Side) -> tuple[float, float]:
+    """Of the idlest and the busiest worker of the model whose workers differ most, all lives of a worker together.
+
+    A worker of one model can do nothing for those who ask for another.
+    """
+    busy: Counter[tuple[str, str]] = Counter()
+    wall: Counter[tuple[str, str]] = Counter()
     for stretch in side.stretches:
-        busy[stretch.worker] = busy.get(stretch.worker, 0) + _busy_ns(stretch)
-        wall[stretch.worker] = wall.get(stretch.worker, 0) + _wall_ns(stretch)
-    return [busy[name] / wall[name] for name in wall if wall[name]]
+        busy[stretch.model, stretch.worker] += _busy_ns(stretch)
+        wall[stretch.model, stretch.worker] += _wall_ns(stretch)
+    shares: dict[str, list[float]] = {}
+    for (model, worker), wall_ns in wall.items():
+        if wall_ns:
+            shares.setdefault(model, []).append(busy[model, worker] / wall_ns)
+    spans = [(min(each), max(each)) for each in shares.values()]
+    return max(spans, key=lambda span: span[1] - span[0], default=(math.nan, math.nan))
 
 
 def _cores(side: Side) -> float:
@@ -65,6 +74,10 @@ def _of_peak(did: Callable[[WorkerStretch], float], peak: Callable[[WorkerStretc
     """What was done in steps, over what the device could have done in that time."""
     known = [stretch for stretch in side.stretches if peak(stretch) > 0]
     return _ratio(sum(did(each) for each in known), sum(peak(each) * _step_ns(each) / 1e9 for each in known))
+
+
+def _per_step_s(did: Callable[[WorkerStretch], float], side: Side) -> float:
+    return _ratio(_sum(did, side), _sum(_step_ns, side) / 1e9)
 
 
 def _failed_starts(side: Side) -> float:
@@ -122,18 +135,24 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "wall_s": ("s", "the workers' time, summed", lambda s: _sum(_wall_ns, s) / 1e9 if s.stretches else math.nan),
     "busiest_share": (
         "share",
-        "part of its time that the busiest worker had work",
-        lambda s: max(_busy_shares(s), default=math.nan),
+        "part of its time that the busiest worker had work, of the model whose workers differ most",
+        lambda s: _busy_shares(s)[1],
     ),
     "laziest_share": (
         "share",
-        "part of its time that the idlest worker had work",
-        lambda s: min(_busy_shares(s), default=math.nan),
+        "part of its time that the idlest worker of that model had work",
+        lambda s: _busy_shares(s)[0],
     ),
     "cores_per_busy_s": (
         "",
         "processor seconds that workers got per second with work to do",
         _cores,
+    ),
+    "step_flops_per_s": ("", "floating point operations per second in steps", lambda s: _per_step_s(_flops, s)),
+    "step_bytes_per_s": (
+        "bytes",
+        "bytes of weights and KV per second in steps",
+        lambda s: _per_step_s(_read_bytes, s),
     ),
     "running_mean": ("count", "sequences that a worker runs, mean", lambda s: _mean(lambda w: w.running, s)),
     "waiting_mean": ("count", "sequences that wait in a worker, mean", lambda s: _mean(lambda w: w.waiting, s)),
