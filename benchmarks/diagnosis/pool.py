@@ -113,6 +113,7 @@ POOL: Final = Place(
         Fault("late_by_queue", load.flood, COLD | {"noisy_neighbour"}),
         Fault("cache_collapse", load.unlike_prompts, COLD),
         Fault("cost_by_cache", load.unlike_prompts, COLD),
+        Fault("tenant_cache_collapse", load.unlike_prompts_of_one, COLD, instead=COLD),
         Fault("late_by_prompt", load.long_prompts, DROPPED | {"noisy_neighbour", "hot_tenant"}),
         Fault("prefill_interference", load.offline_prompts, DROPPED | {"noisy_neighbour", "hot_tenant"}),
         Fault("slow_client", load.slow_clients, COLD),

@@ -150,7 +150,8 @@ class Figures:
         if name in PEAK_SIGNALS:
             return self._busiest()
         if name in MIX_SIGNALS:
-            return usual_hit_share(self.sides.parts_of(subject))
+            is_share = name == "usual_hit_share"
+            return usual_hit_share(self.sides.parts_of(subject)) if is_share else self.sides.lead_s
         if name.startswith("objective_"):
             return _objective(self._objectives, subject, name)
         side, signal = _side_of(subject, self.sides.whole, name)

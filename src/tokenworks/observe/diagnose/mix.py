@@ -3,6 +3,7 @@
 A share of the whole changes when its parts do, and when what each part has of it does. That a batch job comes at night
 whose documents nobody has asked about makes the first happen, and nothing is wrong; a prompt that no longer begins as
 it did makes the second. What a part was before is taken where it had `MIN_REQUESTS` then; a part that is new is usual.
+Nor is a cache that fills a cache that was lost, although the best stretch of such a run is its end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tokenworks.observe.cell import Cell
 MIN_REQUESTS: Final = 5
 MIX_SIGNALS: Final = {
     "usual_hit_share": ("share", "part of prompt tokens that would be found if each tenant's were found as before"),
+    "baseline_lead_s": ("s", "from the middle of what is compared with to the window's; below 0: that came later"),
 }
 
 

@@ -70,6 +70,11 @@ class Sides:
         self._observed = observed_window(window, ledger.extent(), self._stretches_in(window))
         self.before_window, self.is_own_baseline = (baseline, False) if baseline else self._usual()
 
+    @property
+    def lead_s(self) -> float:
+        """From the middle of what is compared with to the middle of the window: below 0 where it came later."""
+        return (sum(self.window) - sum(self.before_window)) / 2e9
+
     def subjects(self, kind: str) -> list[Subject]:
         """Those of one kind, busiest first."""
         if kind not in self._subjects:
