@@ -62,8 +62,16 @@ def lost(worker: str, minute: int, lived_s: int) -> Incident:
         ([lost("w0", 1, 5000), lost("w1", 4, 5000), lost("w2", 8, 5000)], False),
         ([lost("w0", 1, 5000)] * 3, False),  # three gateways tell of one
         ([lost("w0", 1, 5000), lost("w0", 4, 100)], False),
+        ([lost("w0", minute, 5000 + 60 * minute) for minute in range(3)], True),
     ],
-    ids=["one that dies again and again", "the same under new names", "three old ones", "one death", "twice"],
+    ids=[
+        "one that dies again and again",
+        "the same under new names",
+        "three old ones",
+        "one death",
+        "twice",
+        "one that falls silent again and again",
+    ],
 )
 def test_a_restart_loop_is_told_by_its_deaths_whatever_the_worker_is_called(
     losses: list[Incident], is_loop: bool

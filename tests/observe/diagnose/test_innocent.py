@@ -56,6 +56,13 @@ def with_cores(scene: Scene, share: float) -> Scene:
     return scene
 
 
+def fewer_threads() -> Scene:
+    """The worker was started again with half of its threads: it is slower, and nobody takes anything from it."""
+    old, new = parts(ALL, 0.78)
+    scene = Scene().usual(BEFORE, 120).requests(NOW, 60, {Stage.PREFILL: 120, Stage.DECODE: 800})
+    return scene.worker(old, cores=2.0, peak_flops=2e11).worker(new, cores=1.0, peak_flops=1e11)
+
+
 def night_job() -> Scene:
     """Another tenant's documents, long and never seen before, beside the usual chats."""
     job = {"tenant": "night", "scenario": Scenario.OFFLINE, "prompt": 2000, "cached": 0, "output": 2}
@@ -111,6 +118,7 @@ INNOCENT: dict[str, tuple[Callable[[], Scene], frozenset[str]]] = {
     "a request a minute": (lambda: Scene().usual(BEFORE, 40).usual(NOW, 10).worker(ALL, busy=0.01), NOTHING),
     "one tenant": (lambda: usual().usual(NOW, 200), NOTHING),
     "one large tenant as always": (lambda: two_tenants(before=15).usual(NOW, 60).usual(BEFORE, 300), NOTHING),
+    "half of the threads": (fewer_threads, frozenset({"cost_by_speed", "late_by_prompt"})),
     "a job at night": (night_job, frozenset({"hot_tenant"})),
     "longer answers": (longer_answers, NOTHING),
     "longer prompts": (longer_prompts, frozenset({"late_by_prompt"})),

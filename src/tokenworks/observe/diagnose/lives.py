@@ -1,7 +1,7 @@
 """Workers as they come and go: how many there are at a time, how often one is lost, and whether that goes in a circle.
 
-A life is named by its start. A lost one is counted once, however many gateways lost it, and at the earliest moment; of
-a worker that had not told its life yet, each loss is one.
+A life is named by its start. That one is lost is counted once, however many gateways tell of it, and at the earliest
+moment; one that is lost again later had only fallen silent. Of a worker that never told its life each loss is one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _HEARD_NS: Final = 30 * 10**9
 """A worker of which nobody told that it went was there so long after its last sample: the next one comes later."""
 CIRCLE_NS: Final = 1800 * 10**9
 """Losses that are further apart are no circle. The slowest starts take some minutes, and a restart waits 30 s more."""
+_SAME_LOSS_NS: Final = 30 * 10**9
+"""Gateways whose leases on one worker end within this time tell of one loss."""
 YOUNG_NS: Final = 600 * 10**9
 """A worker that is lost sooner after its start has died of what it began with."""
 
@@ -84,11 +86,13 @@ def _lived_ns(stretch: WorkerStretch, side: Side) -> int:
 
 def _losses(incidents: Sequence[Incident]) -> list[_Loss]:
     """In order."""
-    seen: set[tuple[str, int]] = set()
+    told_ns: dict[tuple[str, int], int] = {}  # when a life's loss was told of last
     found = []
     for incident in incidents:
-        life = (incident.subject, incident.life_ns)
-        if incident.kind == LOST and life not in seen:
-            found.append(_Loss(incident.at_ns, incident.subject, 0 <= incident.at_ns - incident.life_ns < YOUNG_NS))
-            seen |= {life} if incident.life_ns else set()
+        if incident.kind != LOST:
+            continue
+        life, at_ns = (incident.subject, incident.life_ns), incident.at_ns
+        if not incident.life_ns or at_ns - told_ns.get(life, -_SAME_LOSS_NS) >= _SAME_LOSS_NS:
+            found.append(_Loss(at_ns, incident.subject, 0 <= at_ns - incident.life_ns < YOUNG_NS))
+        told_ns[life] = at_ns
     return found

@@ -169,6 +169,11 @@ COUNT_SIGNALS: Final[dict[str, Signal]] = {
     "hit_share": Signal(
         "share", "part of prompt tokens found in a cache", lambda s: over(_cached(s), s.cell.prompt_tokens)
     ),
+    "miss_share": Signal(
+        "share",
+        "part of prompt tokens that were in no cache",
+        lambda s: over(s.cell.prompt_tokens - _cached(s), s.cell.prompt_tokens),
+    ),
     **{
         f"{tier.value}_hit_share": Signal("share", f"part of prompt tokens found in the {tier.value} tier", _hits(tier))
         for tier in (Tier.HOST, Tier.DISK, Tier.REMOTE)

@@ -157,6 +157,11 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "running_mean": ("count", "sequences that a worker runs, mean", lambda s: _mean(lambda w: w.running, s)),
     "waiting_mean": ("count", "sequences that wait in a worker, mean", lambda s: _mean(lambda w: w.waiting, s)),
     "kv_used_share": ("share", "part of KV blocks in use, mean", lambda s: _mean(lambda w: w.used_blocks_share, s)),
+    "peak_flops": (
+        "",
+        "FLOP/s that the workers' devices gave when they were measured, mean",
+        lambda s: _mean(_peak_flops, s),
+    ),
     "mfu": ("share", "FLOP/s in steps over the device's peak", lambda s: _of_peak(_flops, _peak_flops, s)),
     "mbu": ("share", "bytes/s in steps over the device's peak", lambda s: _of_peak(_read_bytes, _peak_bytes, s)),
     "lives": ("count", "lives of the worker that was started most often", lives.most_lives),
