@@ -84,7 +84,7 @@ BEHIND: Final = Place(
         Fault("workers_wait_for_gateway", host.join_where_gateway_halts, GAINLESS),
         Fault("cost_by_price", host.join_where_gateway_halts, GAINLESS),
     ),
-    known=frozenset({"gateway_bound"}),
+    known=frozenset({"gateway_bound", "workers_wait_for_gateway"}),
 )
 APART: Final = Place(
     "one of two workers is elsewhere",
