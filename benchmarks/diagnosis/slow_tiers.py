@@ -108,7 +108,16 @@ DISK = Place(
     "a store with a disk",
     with_disk,
     usual,
-    (Fault("disk_stall", slow_files), Fault("cost_by_batch", one_at_a_time, usual=many_at_a_time)),
+    (
+        Fault("disk_stall", slow_files, frozenset({"cost_by_cache"})),
+        Fault("cost_by_batch", one_at_a_time, usual=many_at_a_time),
+    ),
     settle,
 )
-SERVER = Place("a store with a server", with_server, usual, (Fault("remote_stall", slow_server),), settle)
+SERVER = Place(
+    "a store with a server",
+    with_server,
+    usual,
+    (Fault("remote_stall", slow_server, frozenset({"cost_by_cache"})),),
+    settle,
+)

@@ -54,6 +54,14 @@ def test_a_rule_of_ones_own_is_found(tmp_path: Path) -> None:
     assert finding.arithmetic == "prompt_tokens_mean - 150 = 200 tokens - 150 = 50 tokens"
 
 
+def test_a_gain_may_be_made_of_a_definition(tmp_path: Path) -> None:
+    text = OURS.replace(" {and braces}", "").replace('gain = "prompt_tokens_mean - 150"', 'gain = "2 * is_long"')
+    rules = load_rules([write(tmp_path, text)])
+    [finding] = diagnose(Scene().usual(NOW, 30, prompt=200).ledger(), NOW, SETTINGS, rules)
+    assert finding.gain == "2 tokens less"
+    assert finding.arithmetic.startswith("2 * is_long = 2 * 1")
+
+
 def test_a_rule_of_the_same_name_replaces_and_can_be_turned_off(tmp_path: Path) -> None:
     text = '[[rule]]\nname = "slow_client"\nwhen = "0 > 1"\nsignal = ""\ncause = ""\naction = ""\n'
     rules = load_rules([write(tmp_path, text)])

@@ -17,7 +17,7 @@ from tokenworks.contract.config import ObjectiveSettings, Settings
 from tokenworks.contract.record import Incident
 from tokenworks.observe.diagnose.expression import Expression
 from tokenworks.observe.diagnose.hurt import Hurt, hurt
-from tokenworks.observe.diagnose.mix import MIX_SIGNALS, usual_hit_share
+from tokenworks.observe.diagnose.mix import MIX_SIGNALS, mix_figure
 from tokenworks.observe.diagnose.peak import PEAK_SIGNALS, peak_busy_workers
 from tokenworks.observe.diagnose.rules import PLACE, Rule, Rules, all_names, own_rules
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS, scale_figures
@@ -150,8 +150,7 @@ class Figures:
         if name in PEAK_SIGNALS:
             return self._busiest()
         if name in MIX_SIGNALS:
-            is_share = name == "usual_hit_share"
-            return usual_hit_share(self.sides.parts_of(subject)) if is_share else self.sides.lead_s
+            return mix_figure(name, self.sides, subject)
         if name.startswith("objective_"):
             return _objective(self._objectives, subject, name)
         side, signal = _side_of(subject, self.sides.whole, name)

@@ -9,16 +9,22 @@ Nor is a cache that fills a cache that was lost, although the best stretch of su
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from tokenworks.observe.cell import Cell
+from tokenworks.observe.diagnose.sides import Sides, Subject
 
 MIN_REQUESTS: Final = 5
 MIX_SIGNALS: Final = {
     "usual_hit_share": ("share", "part of prompt tokens that would be found if each tenant's were found as before"),
     "baseline_lead_s": ("s", "from the middle of what is compared with to the window's; below 0: that came later"),
 }
+
+
+def mix_figure(name: str, sides: Sides, subject: Subject) -> float:
+    """One of `MIX_SIGNALS`. The parts cost some questions to the ledger: rules ask what is cheaper first."""
+    return _OF[name](sides, subject)
 
 
 def usual_hit_share(parts: Iterable[tuple[Cell, Cell]]) -> float:
@@ -33,3 +39,9 @@ def usual_hit_share(parts: Iterable[tuple[Cell, Cell]]) -> float:
 
 def _hit_share(cell: Cell) -> float:
     return sum(cell.cached_tokens.values()) / cell.prompt_tokens if cell.prompt_tokens else 0.0
+
+
+_OF: Final[dict[str, Callable[[Sides, Subject], float]]] = {
+    "usual_hit_share": lambda sides, subject: usual_hit_share(sides.parts_of(subject)),
+    "baseline_lead_s": lambda sides, subject: sides.lead_s,
+}
