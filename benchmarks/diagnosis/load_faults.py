@@ -8,7 +8,7 @@ from typing import Final
 
 import httpx
 
-from benchmarks.diagnosis.faults import AT_A_TIME, DOCUMENT, TENANTS, beside, usual
+from benchmarks.diagnosis.faults import AT_A_TIME, DOCUMENT, TENANTS, beside, usual, usual_anew
 from benchmarks.diagnosis.system import System
 from tokenworks.observe.ledger import Window
 
@@ -32,6 +32,28 @@ def unlike_prompts(system: System) -> Window:
         running.complete(f"{number} {time.time_ns()} {DOCUMENT}", key=TENANTS[number % 2])
 
     return system.traffic(ask, SECONDS, AT_A_TIME)
+
+
+def alone(system: System) -> Window:
+    """One short question after the other."""
+    return system.traffic(usual_anew, 1.0, 1)
+
+
+def rush(system: System) -> Window:
+    """The same of many at a time: there is room for all."""
+    return system.traffic(usual_anew, 1.5, 4 * AT_A_TIME, at_least=100)
+
+
+def unlike_prompts_of_one(system: System) -> Window:
+    """The same of one of the tenants alone, who asks less often."""
+
+    def ask(running: System, number: int) -> None:
+        if number % 3:
+            usual(running, TENANTS.index("key-of-anna") + number // 3 * len(TENANTS))
+        else:
+            running.complete(f"{number} {time.time_ns()} {DOCUMENT[: len(DOCUMENT) // 2]}", key="key-of-bert")
+
+    return system.traffic(ask, SECONDS, AT_A_TIME, at_least=75)
 
 
 def long_prompts(system: System) -> Window:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.diagnosis.faults import STEADY
+from benchmarks.diagnosis.load_faults import alone, rush
 from benchmarks.diagnosis.losses import AT_A_TIME, NUM_PAGES, damaged_journal, deadly_requests, killed_worker, of_a_page
 from benchmarks.diagnosis.place import Fault, Place
 from benchmarks.diagnosis.short_memory import crowd, many_pages, rare_crowd
@@ -28,6 +29,7 @@ ONE_WORKER = Place(
     usual,
     (
         Fault("missing_records", damaged_journal),
+        Fault("busier", rush, instead=frozenset({"late_by_queue"}), usual=alone),
         Fault("late_by_preemption", rare_crowd),
         Fault("preemption_thrashing", crowd),
         Fault("cache_evicted", many_pages),

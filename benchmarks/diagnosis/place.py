@@ -30,6 +30,7 @@ class Fault:
     provoke: Callable[[System], Window]  # and the time in which it could be seen
     also: frozenset[str] = frozenset()  # rules that may speak up too, since the fault is theirs as well
     instead: frozenset[str] = frozenset()  # rules that explain it better, where they see it: its own then keeps silent
+    usual: Callable[[System], Window] | None = None  # what it is compared with; None: the place's usual run
 
     def finding(self, found: Findings) -> dict[str, Any] | None:
         """What tells of it; None: nothing does."""
@@ -61,6 +62,7 @@ class Visit:
     system: System
     usual: Window
     _windows: dict[Callable[[System], Window], Window] = field(default_factory=dict)
+    _usuals: dict[Callable[[System], Window], Window] = field(default_factory=dict)
 
     def provoked(self, fault: Fault, tries: int = 1) -> Findings:
         """What is found of a fault; one of several rules is provoked once, and again where its rule misses it."""
@@ -70,8 +72,10 @@ class Visit:
                 self.place.settle(self.system)
                 self.usual = self.place.usual(self.system)
             if attempt or fault.provoke not in self._windows:
+                if fault.usual is not None:
+                    self._usuals[fault.provoke] = fault.usual(self.system)
                 self._windows[fault.provoke] = fault.provoke(self.system)
-            found = self.findings(self._windows[fault.provoke])
+            found = self.findings(self._windows[fault.provoke], self._usuals.get(fault.provoke))
             if fault.finding(found) is not None:
                 break
         return found
@@ -81,9 +85,9 @@ class Visit:
         found = self.findings(self.place.usual(self.system))
         return {rule: finding for rule, finding in found.items() if rule not in self.place.known}
 
-    def findings(self, window: Window) -> Findings:
+    def findings(self, window: Window, usual: Window | None = None) -> Findings:
         """What is found in a window, compared with the usual run."""
-        return {each["rule"]: each for each in self.system.diagnose(window, self.usual)}
+        return {each["rule"]: each for each in self.system.diagnose(window, usual or self.usual)}
 
 
 @contextmanager

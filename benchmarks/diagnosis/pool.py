@@ -83,7 +83,7 @@ BEHIND: Final = Place(
         Fault("workers_wait_for_gateway", host.join_where_gateway_halts, GAINLESS),
         Fault("cost_by_price", host.join_where_gateway_halts, GAINLESS),
     ),
-    known=frozenset({"gateway_bound"}),
+    known=frozenset({"gateway_bound", "workers_wait_for_gateway"}),
 )
 APART: Final = Place(
     "one of two workers is elsewhere",
@@ -112,6 +112,7 @@ POOL: Final = Place(
         Fault("late_by_queue", load.flood, COLD | {"noisy_neighbour"}),
         Fault("cache_collapse", load.unlike_prompts, COLD),
         Fault("cost_by_cache", load.unlike_prompts, COLD),
+        Fault("tenant_cache_collapse", load.unlike_prompts_of_one, COLD, instead=COLD),
         Fault("late_by_prompt", load.long_prompts, DROPPED | {"noisy_neighbour", "hot_tenant"}),
         Fault("prefill_interference", load.offline_prompts, DROPPED | {"noisy_neighbour", "hot_tenant"}),
         Fault("slow_client", load.slow_clients, COLD),

@@ -10,7 +10,7 @@ from functools import partial
 import httpx
 
 from benchmarks.diagnosis.losses import AT_A_TIME, PAGE, of_a_page
-from benchmarks.diagnosis.system import PATIENCE_S, System
+from benchmarks.diagnosis.system import ANSWER_S, PATIENCE_S, System
 from tokenworks.observe.ledger import Window
 
 NUM_TOO_MANY = 200
@@ -45,7 +45,7 @@ def rare_crowd(system: System) -> Window:
 
     def grow(number: int) -> None:
         body = {"prompt": f"{number} " + "of " * 700, "max_tokens": 660, "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", f"{system.url}/v1/completions", json=body, timeout=PATIENCE_S) as answer:
+        with httpx.stream("POST", f"{system.url}/v1/completions", json=body, timeout=ANSWER_S) as answer:
             for tokens, _ in enumerate(answer.iter_lines()):
                 if tokens > 2 * NEARLY_FULL_TOKENS:  # each is a line and an empty one
                     is_nearly_full.set()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.diagnosis.dear_model import write_dear_model
-from benchmarks.diagnosis.faults import DOCUMENT, STEADY
+from benchmarks.diagnosis.faults import DOCUMENT, STEADY, usual_anew
 from benchmarks.diagnosis.place import Fault, Place
 from benchmarks.diagnosis.slow_disk import slow_disk
 from benchmarks.diagnosis.system import System, running, stopping
@@ -22,6 +22,7 @@ from tokenworks.observe.ledger import Window
 
 AT_A_TIME = 1
 AT_LEAST = 24
+NUM_TOGETHER = 6
 NUM_DOCUMENTS = 12
 TEXT = 3 * DOCUMENT
 PATIENCE_S = 90.0
@@ -69,6 +70,17 @@ def slow_server(system: System) -> Window:
         return usual(system)
 
 
+def many_at_a_time(system: System) -> Window:
+    """Short questions that share their steps."""
+    system.traffic(usual_anew, 0.5, NUM_TOGETHER)
+    return system.traffic(usual_anew, 1.5, NUM_TOGETHER)
+
+
+def one_at_a_time(system: System) -> Window:
+    """The same when everybody has gone to lunch but one."""
+    return system.traffic(usual_anew, 1.5, AT_A_TIME, AT_LEAST)
+
+
 @contextmanager
 def with_disk(folder: Path) -> Iterator[System]:
     """Its lower tier is a folder."""
@@ -92,5 +104,20 @@ def with_server(folder: Path) -> Iterator[System]:
         redis.kill()
 
 
-DISK = Place("a store with a disk", with_disk, usual, (Fault("disk_stall", slow_files),), settle)
-SERVER = Place("a store with a server", with_server, usual, (Fault("remote_stall", slow_server),), settle)
+DISK = Place(
+    "a store with a disk",
+    with_disk,
+    usual,
+    (
+        Fault("disk_stall", slow_files, frozenset({"cost_by_cache"})),
+        Fault("cost_by_batch", one_at_a_time, usual=many_at_a_time),
+    ),
+    settle,
+)
+SERVER = Place(
+    "a store with a server",
+    with_server,
+    usual,
+    (Fault("remote_stall", slow_server, frozenset({"cost_by_cache"})),),
+    settle,
+)

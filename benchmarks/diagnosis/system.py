@@ -31,6 +31,8 @@ from tokenworks.observe.ledger import Window
 from tokenworks.observe.store import SqlLedger, open_ledger
 
 PATIENCE_S = 120.0  # a bound for a busy machine, not an expectation
+ANSWER_S = 3 * PATIENCE_S
+"""An answer's: what dies three times waits for three starts, each of which takes half a minute on a busy machine."""
 POLL_S = 0.05
 LAST_WORDS_NS = 60 * 10**9
 SAMPLED = ("--ledger-sample-s", "1")
@@ -48,7 +50,9 @@ class System:
     folder: Path
     numbers: Iterator[int] = field(default_factory=count)
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))  # a new one takes 30 ms of processor
+    client: httpx.Client = field(
+        default_factory=lambda: httpx.Client(timeout=ANSWER_S)
+    )  # a new one takes 30 ms of processor
     link: ThrottledProxy | None = None  # to what is elsewhere, and may become slow
     server_pids: list[int] = field(default_factory=list)  # of the remote tier's server
 

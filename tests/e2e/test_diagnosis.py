@@ -105,11 +105,7 @@ def test_a_fault_of_a_run_without_a_past_is_found_and_tells_whom_it_hurts(system
     assert any(each["value"] > each["before"] for finding in told["findings"] for each in finding["hurt"])
 
 
-SCALED = [fault for fault in BEHIND.faults if fault.rule != "workers_wait_for_gateway"]
-"""Not that one: growth within three seconds is a matter of chance in one run of three; the benchmark has it."""
-
-
-@pytest.mark.parametrize("fault", SCALED, ids=lambda fault: fault.rule)
+@pytest.mark.parametrize("fault", BEHIND.faults, ids=lambda fault: fault.rule)
 def test_a_fault_behind_a_starved_gateway_is_found(behind: Visit, fault: Fault) -> None:
     check(behind, fault, is_growing=True)
 

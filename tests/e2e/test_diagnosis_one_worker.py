@@ -25,11 +25,7 @@ def test_nothing_of_it_is_found_in_a_usual_run(visit: Visit) -> None:
     assert not visit.clean().keys() & set(ONE_WORKER.rules)
 
 
-FAULTS = [fault for fault in ONE_WORKER.faults if fault.rule != "restart_loop"]
-"""Not that one: a worker that dies thrice is restarted later each time, so a second try takes minutes."""
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.rule)
+@pytest.mark.parametrize("fault", ONE_WORKER.faults, ids=lambda fault: fault.rule)
 def test_a_fault_is_found(visit: Visit, fault: Fault) -> None:
     findings = visit.provoked(fault, TRIES)
     finding = fault.finding(findings)

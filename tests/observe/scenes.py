@@ -72,8 +72,9 @@ class Scene:
         return self.requests(window, count, **more)
 
     def worker(self, window: Window, name: str = "w0", busy: float = 0.5, between: float = 0.02, **more: Any) -> Scene:
-        """One life of a worker that lasts as long as the window, told every minute."""
+        """One life of a worker, as long as the window, told every minute; `rates`: FLOP/s and bytes/s in steps."""
         price, cores = more.pop("price", 3.6), more.pop("cores", 1.0)
+        flops_per_s, bytes_per_s = more.pop("rates", (50e9, 5e9))
         for at_ns in range(window.start_ns, window.end_ns, MINUTE_NS):
             wall_ns = at_ns - window.start_ns
             step_ns, between_ns = int(wall_ns * busy), int(wall_ns * between)
@@ -83,10 +84,12 @@ class Scene:
                 step_ns={Work.DECODE: step_ns},
                 between_ns=between_ns,
                 idle_ns=wall_ns - step_ns - between_ns,
+                flops=flops_per_s * step_ns / 1e9,
+                read_bytes=bytes_per_s * step_ns / 1e9,
                 cpu_s=cores * (step_ns + between_ns) / 1e9,
             )
-            fields = {"total_blocks": 100, "free_blocks": 60, "device": "CPU", "running": 2, **more}
-            self.frames.append(WorkerSample(at_ns, name, "m", use, price_per_hour=price, **fields))
+            fields = {"model": "m", "total_blocks": 100, "free_blocks": 60, "device": "CPU", "running": 2, **more}
+            self.frames.append(WorkerSample(at_ns, name, use=use, price_per_hour=price, **fields))
         return self
 
     def store(self, window: Window, evictions: int = 0, speeds: dict[Tier, float] | None = None) -> Scene:

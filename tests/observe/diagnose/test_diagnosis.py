@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,14 +30,14 @@ def names(findings: list[Finding]) -> set[str]:
     return {finding.rule for finding in findings}
 
 
-def clean(seed: int = 1) -> Scene:
-    """A usual run: two tenants, two workers, all of it as before."""
+def clean(seed: int = 1, **second: Any) -> Scene:
+    """A usual run: two tenants, two workers, all of it as before; `second`: of the second worker's samples."""
     scene = Scene(seed)
     for window, count in ((BEFORE, 80), (NOW, 25)):
         for tenant, worker in (("anna", "w0"), ("bert", "w1")):
             scene.usual(window, count, tenant=tenant, worker=worker)
     whole = Window(BEFORE.start_ns, NOW.end_ns)
-    return scene.worker(whole, "w0").worker(whole, "w1").store(BEFORE).store(NOW)
+    return scene.worker(whole, "w0").worker(whole, "w1", **second).store(BEFORE).store(NOW)
 
 
 def usual_before(count: int = 80) -> Scene:
@@ -52,6 +53,28 @@ def grown(after: int, busy: float, stages_ms: dict[Stage, float] | None = None) 
     """A second worker comes with the window; `after` requests end in it."""
     scene = usual_before(80).worker(Window(BEFORE.start_ns, NOW.end_ns), "w0", busy).worker(NOW, "w1", busy)
     return scene.requests(NOW, after, stages_ms)
+
+
+def uneven_speed(**slower: Any) -> Scene:
+    """Of two workers one takes three times as long for a token."""
+    scene = Scene().worker(Window(BEFORE.start_ns, NOW.end_ns), "w0")
+    scene.worker(Window(BEFORE.start_ns, NOW.end_ns), "w1", **slower)
+    for window in (BEFORE, NOW):
+        scene.usual(window, 60).requests(window, 60, {Stage.DECODE: 1300}, worker="w1", tenant="bert")
+    return scene
+
+
+def idle_behind_gateway(stages_ms: dict[Stage, float]) -> Scene:
+    """Two workers with little to do, and many requests that are open for long."""
+    whole = Window(BEFORE.start_ns, NOW.end_ns)
+    return usual_before().requests(NOW, 300, stages_ms).worker(whole, "w0", 0.1).worker(whole, "w1", 0.1)
+
+
+def two_tenants(before: int = 80, **bert: Any) -> Scene:
+    """Anna asks as before; bert, less often, so."""
+    scene = Scene().usual(BEFORE, 80).usual(NOW, 60)
+    scene.usual(BEFORE, before, tenant="bert", worker="w1")
+    return scene.usual(NOW, 25, **{"tenant": "bert", "worker": "w1", **bert})
 
 
 def with_loss(times: int) -> Scene:
@@ -72,9 +95,10 @@ def starved() -> Scene:
             use = msgspec.structs.replace(sample.use, cpu_s=noon_s + (sample.use.cpu_s - noon_s) / 2)
             scene.frames[at] = msgspec.structs.replace(sample, use=use)
     scene.usual(BEFORE, 80)
-    return scene.usual(NOW, 50, work_ms={Work.PREFILL: 120.0, Work.DECODE: 200.0})
+    return scene.requests(NOW, 50, {Stage.PREFILL: 120, Stage.DECODE: 800})
 
 
+USUAL_WORK = {Work.PREFILL: 60.0, Work.DECODE: 100.0}
 TAIL = 0.08  # of the requests, so that the slowest hundredth of a window is surely of them
 FAULTS: dict[str, Callable[[], Scene]] = {
     "worker_cannot_start": lambda: clean().incident("worker_not_started", "w9", 1),
@@ -90,13 +114,14 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "cache_lost": lambda: usual_before().usual(NOW, 60, cached=0).worker(_half(0), "w0").worker(_half(1), "w0"),
     "cache_evicted": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE, 10).store(NOW, 5000),
     "cache_collapse": lambda: usual_before().usual(NOW, 60, cached=0).store(BEFORE).store(NOW),
+    "tenant_cache_collapse": lambda: two_tenants(cached=0),
     "noisy_neighbour": lambda: clean().requests(NOW, 200, tenant="carl").requests(NOW, 50, {Stage.QUEUE: 900}),
     "hot_tenant": lambda: clean().requests(NOW, 200, tenant="carl"),
-    "slow_worker": lambda: clean().requests(NOW, 50, {Stage.DECODE: 1500}, worker="w1", tenant="bert"),
+    "slow_worker": lambda: uneven_speed(rates=(10e9, 1e9)),
     "starved_worker": starved,
     "uneven_load": uneven,
     "no_gain_from_workers": lambda: grown(22, busy=0.9),
-    "workers_wait_for_gateway": lambda: grown(22, busy=0.3, stages_ms={Stage.TOKENISE: 400}),
+    "workers_wait_for_gateway": lambda: idle_behind_gateway({Stage.TOKENISE: 3000, Stage.WIRE: 3000}),
     "host_bound": lambda: usual_before().usual(NOW).worker(NOW, busy=0.3, between=0.5),
     "idle_devices": lambda: _idle(),
     "disk_stall": lambda: usual_before().requests(NOW, 100, slow=(TAIL, {Stage.FETCH_DISK: 1500})),
@@ -116,13 +141,15 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "jitter": lambda: usual_before().usual(
         NOW, 60, spikes=(4, 150.0), work_ms={Work.PREFILL: 20.0, Work.DECODE: 140.0}
     ),
+    "busier": lambda: usual_before().requests(NOW, 200, {Stage.DECODE: 1200}, work_ms=USUAL_WORK),
     "slowed_down": lambda: usual_before().requests(NOW, 60, {Stage.DECODE: 900}),
     "cost_by_price": lambda: usual_before().usual(NOW, 60, price=7.2),
     "cost_by_waste": lambda: usual_before().usual(NOW, 50).usual(NOW, 40, outcome="client_gone", output=2, gap_ms=10.0),
     "cost_by_cache": lambda: usual_before().usual(
-        NOW, 60, cached=40, work_ms={Work.PREFILL: 130.0, Work.DECODE: 100.0}
+        NOW, 60, cached=20, work_ms={Work.PREFILL: 130.0, Work.DECODE: 100.0}
     ),
-    "cost_by_speed": lambda: usual_before().usual(NOW, 60, work_ms={Work.PREFILL: 120.0, Work.DECODE: 300.0}),
+    "cost_by_batch": lambda: usual_before().usual(NOW, 60, work_ms={Work.PREFILL: 60.0, Work.DECODE: 300.0}),
+    "cost_by_speed": lambda: usual_before().requests(NOW, 60, {Stage.PREFILL: 120, Stage.DECODE: 1200}),
 }
 
 
@@ -237,12 +264,12 @@ def test_a_gain_is_told_with_its_arithmetic() -> None:
 def test_a_slowdown_is_told_of_though_every_promise_was_kept() -> None:
     """Of the 100 ms that are promised, a token takes 7 instead of 2.5: no finding of lateness."""
     promised = Settings(objectives=ObjectiveSettings(online_ttft_s=0.5, online_tpot_s=0.1))
-    work_ms = {Work.PREFILL: 60.0, Work.DECODE: 100.0}
-    before = Scene().requests(BEFORE, 80, {Stage.DECODE: 100}, work_ms=work_ms).frames
+    before = Scene().requests(BEFORE, 80, {Stage.DECODE: 100}, work_ms=USUAL_WORK, price=0.0).frames
     slower, as_fast = Scene(2), Scene(3)
     for scene, decode_ms in ((slower, 280), (as_fast, 180)):
         scene.frames += before
-        scene.requests(NOW, 60, {Stage.DECODE: decode_ms}, work_ms=work_ms)
+        work_ms = {**USUAL_WORK, Work.DECODE: decode_ms}
+        scene.requests(NOW, 60, {Stage.DECODE: decode_ms}, work_ms=work_ms, price=0.0)
     [finding] = diagnose(slower.ledger(), NOW, promised)
     assert (finding.rule, finding.severity, finding.subject) == ("slowed_down", "notice", "online")
     assert diagnose(as_fast.ledger(), NOW, promised) == []

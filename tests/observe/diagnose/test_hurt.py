@@ -23,7 +23,9 @@ def tenants(finding: Finding) -> Sequence[str]:
 
 
 def test_a_slow_workers_tenants_are_named_and_those_of_others_are_not() -> None:
-    finding = finding_of(clean().requests(NOW, 80, {Stage.DECODE: 1500}, worker="w1", tenant="bert"), "slow_worker")
+    finding = finding_of(
+        clean(rates=(10e9, 1e9)).requests(NOW, 80, {Stage.DECODE: 1500}, worker="w1", tenant="bert"), "slow_worker"
+    )
     assert (finding.subject, tenants(finding)) == ("w1", ["bert"])
     [bert] = finding.hurt
     assert bert.name.startswith("tpot_p")
@@ -56,7 +58,7 @@ def test_of_many_those_are_named_who_are_hurt_most() -> None:
 
 
 def test_nobody_is_named_where_nothing_is_known_of_before_or_too_little_happened() -> None:
-    new = clean().requests(NOW, 80, {Stage.DECODE: 1500}, worker="w1", tenant="dora")
+    new = clean(rates=(10e9, 1e9)).requests(NOW, 80, {Stage.DECODE: 1500}, worker="w1", tenant="dora")
     assert "dora" not in tenants(finding_of(new, "slow_worker"))
     rare = clean().requests(NOW, 9, {Stage.WRITE: 900}, tenant="emil").usual(BEFORE, 9, tenant="emil")
     rare.requests(NOW, 60, {Stage.WRITE: 900})

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.observe.diagnose.test_diagnosis import SETTINGS
 from tests.observe.scenes import BEFORE, NOW, Scene
+from tokenworks.cli.main import COMMANDS, main
 from tokenworks.contract.errors import ConfigError
 from tokenworks.observe.diagnose.diagnosis import diagnose
-from tokenworks.observe.diagnose.rules import all_names, load_rules, own_rules
+from tokenworks.observe.diagnose.rules import Rule, all_names, load_rules, own_rules
+from tokenworks.observe.tables.columns import COLUMNS
 from tokenworks.observe.units import UNITS
 
 OURS = """
@@ -48,6 +52,14 @@ def test_a_rule_of_ones_own_is_found(tmp_path: Path) -> None:
     assert finding.signal == "Tenant anna sends 200 tokens."
     assert finding.gain == "50 tokens less"
     assert finding.arithmetic == "prompt_tokens_mean - 150 = 200 tokens - 150 = 50 tokens"
+
+
+def test_a_gain_may_be_made_of_a_definition(tmp_path: Path) -> None:
+    text = OURS.replace(" {and braces}", "").replace('gain = "prompt_tokens_mean - 150"', 'gain = "2 * is_long"')
+    rules = load_rules([write(tmp_path, text)])
+    [finding] = diagnose(Scene().usual(NOW, 30, prompt=200).ledger(), NOW, SETTINGS, rules)
+    assert finding.gain == "2 tokens less"
+    assert finding.arithmetic.startswith("2 * is_long = 2 * 1")
 
 
 def test_a_rule_of_the_same_name_replaces_and_can_be_turned_off(tmp_path: Path) -> None:
@@ -110,6 +122,31 @@ def test_every_signal_has_a_known_unit_and_a_meaning() -> None:
     for name, signal in all_names().items():
         assert signal.unit in UNITS, name
         assert signal.meaning, name
+
+
+RUN = re.compile(r"`tokenworks ([^`]+)`")
+FLAG = re.compile(r"(--[a-z][a-z-]*)")
+
+
+@pytest.mark.parametrize("rule", own_rules().rules, ids=lambda rule: rule.name)
+def test_what_a_rule_tells_to_do_can_be_done(rule: Rule) -> None:
+    """Its commands are parsed by the commands themselves, columns included, and its flags are some command's."""
+    told = " ".join(f"{rule.cause} {rule.action}".split())
+    for line in RUN.findall(told):
+        name, *arguments = line.split()
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        context = command.make_context(name, [*arguments])
+        assert {*(context.params.get("columns") or "").split(",")} - {""} <= {*COLUMNS}
+    known_flags = {flag for name in COMMANDS for flag in flags_of(name)}
+    assert {*FLAG.findall(told)} <= known_flags
+    assert not re.search(r"--\S*- ", told), "a flag that is broken at a line's end"
+
+
+def flags_of(name: str) -> list[str]:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    return [flag for option in command.params for flag in option.opts]
 
 
 def test_text_from_outside_in_a_finding_is_text(tmp_path: Path) -> None:

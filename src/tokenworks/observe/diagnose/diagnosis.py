@@ -17,6 +17,7 @@ from tokenworks.contract.config import ObjectiveSettings, Settings
 from tokenworks.contract.record import Incident
 from tokenworks.observe.diagnose.expression import Expression
 from tokenworks.observe.diagnose.hurt import Hurt, hurt
+from tokenworks.observe.diagnose.mix import MIX_SIGNALS, mix_figure
 from tokenworks.observe.diagnose.peak import PEAK_SIGNALS, peak_busy_workers
 from tokenworks.observe.diagnose.rules import PLACE, Rule, Rules, all_names, own_rules
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS, scale_figures
@@ -90,12 +91,13 @@ def diagnosis(
     figures = Figures(Sides(ledger, window, baseline), ledger, settings, rules)
     findings: list[Finding] = []
     for rule in rules.rules:
-        if {finding.rule for finding in findings} & {*rule.unless}:
-            continue
+        better = [finding for finding in findings if finding.rule in rule.unless]
         condition = Expression(rule.when)
         for subject in figures.sides.subjects(rule.over):
+            if subject.now.cell.requests < rule.min_requests or any(_explains(each, subject) for each in better):
+                continue
             look_up = figures.of(subject)
-            if subject.now.cell.requests >= rule.min_requests and condition.value(look_up):
+            if condition.value(look_up):
                 findings.append(_finding(rule, subject, look_up, figures))
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     sides = figures.sides
@@ -110,6 +112,11 @@ def diagnosis(
         incidents[-MAX_INCIDENTS:],
         len(incidents),
     )
+
+
+def _explains(finding: Finding, subject: Subject) -> bool:
+    """Whether a finding may be the cause of what is seen of a subject; of another one of its kind it is not."""
+    return finding.kind != subject.kind or finding.subject == subject.name
 
 
 class Figures:
@@ -142,6 +149,8 @@ class Figures:
             return self._scale()[name]
         if name in PEAK_SIGNALS:
             return self._busiest()
+        if name in MIX_SIGNALS:
+            return mix_figure(name, self.sides, subject)
         if name.startswith("objective_"):
             return _objective(self._objectives, subject, name)
         side, signal = _side_of(subject, self.sides.whole, name)
@@ -180,7 +189,10 @@ def _finding(rule: Rule, subject: Subject, look_up: Callable[[str], float], figu
     signals = all_names()
 
     def show(name: str) -> str:
-        return subject.name if name == "subject" else shown(look_up(name), signals[name].unit, figures.currency)
+        if name == "subject":
+            return subject.name
+        unit = signals[name].unit if name in signals else ""  # a definition has none
+        return shown(look_up(name), unit, figures.currency)
 
     gain = Expression(rule.gain) if rule.gain else None
     value = gain.value(look_up) if gain else math.nan

@@ -21,6 +21,7 @@ import msgspec
 from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.observe.diagnose.expression import Expression
+from tokenworks.observe.diagnose.mix import MIX_SIGNALS
 from tokenworks.observe.diagnose.peak import PEAK_SIGNALS
 from tokenworks.observe.diagnose.scaling import SCALE_SIGNALS
 from tokenworks.observe.diagnose.sides import WHOLE
@@ -53,7 +54,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_requests: int = 20  # of its subject, below which it stays silent
     hurts: tuple[str, ...] = ("ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s")  # worse the higher: see `hurt`
     peak: str = ""  # a figure of requests, worse the higher: when it stood out is told, see `worst_time`
-    unless: list[str] = []  # rules further up that explain it better: silent where one of them fired
+    unless: list[str] = []  # rules further up that explain it better: silent where one fired, if not of another subject
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -90,7 +91,7 @@ def load_rules(paths: Iterable[Path] = ()) -> Rules:
 def all_names() -> dict[str, Signal]:
     """Every figure that a rule may name, definitions aside."""
     names = {prefix + name: signal for prefix in _PREFIXES for name, signal in SIGNALS.items()}
-    of_ledger = {**SCALE_SIGNALS, **PEAK_SIGNALS}
+    of_ledger = {**SCALE_SIGNALS, **PEAK_SIGNALS, **MIX_SIGNALS}
     more = {name: Signal(unit, meaning, _no_side) for name, (unit, meaning) in of_ledger.items()}
     return names | more | {name: Signal("s", "objective of the scenario", _no_side) for name in OBJECTIVES}
 

@@ -23,6 +23,7 @@ SCALE_SIGNALS: Final = {
     "scale_pace_before": ("per_s", "tokens per second of a worker with work to do, before the latest came"),
     "scale_pace_after": ("per_s", "tokens per second of a worker with work to do, since the latest came"),
     "scale_efficiency": ("share", "what a worker with work to do computes since the latest came, over before"),
+    "scale_delay": ("share", "time of a request per token computed for it since the latest came, over before"),
     "scale_busy_before": ("share", "part of the workers' time with work to do before the latest came"),
     "scale_busy_after": ("share", "part of the workers' time with work to do since the latest came"),
 }
@@ -35,6 +36,7 @@ class _Part(NamedTuple):
     tokens_per_s: float
     pace: float  # tokens per second with work to do
     busy_share: float
+    delay_ns: float  # of a request, per token
     requests: int
 
 
@@ -55,6 +57,7 @@ def scale_figures(ledger: Ledger, window: Window) -> dict[str, float]:
         "scale_pace_before": before.pace,
         "scale_pace_after": after.pace,
         "scale_efficiency": after.pace / before.pace,
+        "scale_delay": after.delay_ns / before.delay_ns,
         "scale_busy_before": before.busy_share,
         "scale_busy_after": after.busy_share,
     }
@@ -90,5 +93,6 @@ def _part(ledger: Ledger, window: Window) -> _Part:
         tokens_per_s=computed / max(window.seconds, 1e-9) or math.nan,
         pace=computed / (busy_ns / 1e9) if computed and busy_ns else math.nan,
         busy_share=busy_ns / wall_ns if wall_ns else math.nan,
+        delay_ns=cell.e2e_ns / computed if computed > 0 and cell.e2e_ns else math.nan,
         requests=cell.requests,
     )

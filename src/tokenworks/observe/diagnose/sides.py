@@ -70,6 +70,11 @@ class Sides:
         self._observed = observed_window(window, ledger.extent(), self._stretches_in(window))
         self.before_window, self.is_own_baseline = (baseline, False) if baseline else self._usual()
 
+    @property
+    def lead_s(self) -> float:
+        """From the middle of what is compared with to the middle of the window: below 0 where it came later."""
+        return (sum(self.window) - sum(self.before_window)) / 2e9
+
     def subjects(self, kind: str) -> list[Subject]:
         """Those of one kind, busiest first."""
         if kind not in self._subjects:
@@ -92,6 +97,16 @@ class Sides:
         for name in _busiest(cells):
             if name and (subject.kind, subject.name) != ("tenant", name):
                 yield name, Side(self._observed, cells[name]), Side(self.before_window, old.get(name, Cell()))
+
+    def parts_of(self, subject: Subject) -> Iterator[tuple[Cell, Cell]]:
+        """A subject's requests by tenant and scenario: each part now, and what it was before."""
+        mine = () if subject.kind == WHOLE else ((subject.kind, subject.name),)
+        scenarios = self._cells_by("scenario", self.window, mine)
+        for scenario in [subject.name] if subject.kind == "scenario" else scenarios:
+            where = (*mine, ("scenario", scenario)) if subject.kind != "scenario" else mine
+            old = self._cells_by("tenant", self.before_window, where)
+            for tenant, cell in self._cells_by("tenant", self.window, where).items():
+                yield cell, old.get(tenant, Cell())
 
     def _usual(self) -> tuple[Window, bool]:
         """The time before, or, where hardly anything was then, the best stretch of the window itself."""

@@ -31,6 +31,7 @@ class Signal(NamedTuple):
 
 
 _Z: Final = 1.96
+_IN_STEPS: Final = (Stage.PREFILL, Stage.DECODE)
 _QUANTILES: Final = (("p50", 0.5), ("p99", 0.99))
 _SKETCH_MEANINGS: Final = {
     "ttft": "seconds to the first token",
@@ -168,6 +169,11 @@ COUNT_SIGNALS: Final[dict[str, Signal]] = {
     "hit_share": Signal(
         "share", "part of prompt tokens found in a cache", lambda s: over(_cached(s), s.cell.prompt_tokens)
     ),
+    "miss_share": Signal(
+        "share",
+        "part of prompt tokens that were in no cache",
+        lambda s: over(s.cell.prompt_tokens - _cached(s), s.cell.prompt_tokens),
+    ),
     **{
         f"{tier.value}_hit_share": Signal("share", f"part of prompt tokens found in the {tier.value} tier", _hits(tier))
         for tier in (Tier.HOST, Tier.DISK, Tier.REMOTE)
@@ -188,6 +194,11 @@ COUNT_SIGNALS: Final[dict[str, Signal]] = {
         "s",
         "device time of prompts, per token that was not cached",
         lambda s: over(s.cell.device_ns.get(Work.PREFILL, 0) / 1e9, s.cell.prompt_tokens - _cached(s)),
+    ),
+    "batch_mean": Signal(
+        "count",
+        "sequences in a step, mean over the time that requests were in steps",
+        lambda s: over(sum(s.cell.stages_ns.get(stage, 0) for stage in _IN_STEPS), sum(s.cell.device_ns.values())),
     ),
     "decode_s_per_token": Signal(
         "s",

@@ -6,14 +6,15 @@ Of a window or a worker; of a tenant or a scenario they are unknown, since a wor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from tokenworks.contract.kv import Tier
+from tokenworks.observe.diagnose import lives
 from tokenworks.observe.diagnose.sides import Side
 from tokenworks.observe.ledger import WorkerStretch
 
-_LOST: Final = "worker_lost"
 _NOT_STARTED: Final = "worker_not_started"
 _TIERS: Final = tuple(Tier)  # near to far
 
@@ -38,20 +39,22 @@ def _ratio(dividend: float, divisor: float) -> float:
     return dividend / divisor if divisor else math.nan
 
 
-def _workers(side: Side) -> float:
-    """Workers at a time, on average; unknown where none was ever sampled."""
-    lives_s = _sum(lambda stretch: (stretch.until_ns - stretch.from_ns) / 1e9, side)
-    return _ratio(lives_s, side.seconds) if side.stretches else math.nan
+def _busy_shares(side: Side) -> tuple[float, float]:
+    """Of the idlest and the busiest worker of the model whose workers differ most, all lives of a worker together.
 
-
-def _busy_shares(side: Side) -> list[float]:
-    """Of each worker, all its lives together."""
-    busy: dict[str, int] = {}
-    wall: dict[str, int] = {}
+    A worker of one model can do nothing for those who ask for another.
+    """
+    busy: Counter[tuple[str, str]] = Counter()
+    wall: Counter[tuple[str, str]] = Counter()
     for stretch in side.stretches:
-        busy[stretch.worker] = busy.get(stretch.worker, 0) + _busy_ns(stretch)
-        wall[stretch.worker] = wall.get(stretch.worker, 0) + _wall_ns(stretch)
-    return [busy[name] / wall[name] for name in wall if wall[name]]
+        busy[stretch.model, stretch.worker] += _busy_ns(stretch)
+        wall[stretch.model, stretch.worker] += _wall_ns(stretch)
+    shares: dict[str, list[float]] = {}
+    for (model, worker), wall_ns in wall.items():
+        if wall_ns:
+            shares.setdefault(model, []).append(busy[model, worker] / wall_ns)
+    spans = [(min(each), max(each)) for each in shares.values()]
+    return max(spans, key=lambda span: span[1] - span[0], default=(math.nan, math.nan))
 
 
 def _cores(side: Side) -> float:
@@ -73,11 +76,8 @@ def _of_peak(did: Callable[[WorkerStretch], float], peak: Callable[[WorkerStretc
     return _ratio(sum(did(each) for each in known), sum(peak(each) * _step_ns(each) / 1e9 for each in known))
 
 
-def _num_lost(side: Side) -> float:
-    """Each of a worker's lives once, however many gateways lost it."""
-    lost = [incident for incident in side.incidents if incident.kind == _LOST]
-    lives = {(incident.subject, incident.life_ns) for incident in lost if incident.life_ns}
-    return float(len(lives) + sum(not incident.life_ns for incident in lost))
+def _per_step_s(did: Callable[[WorkerStretch], float], side: Side) -> float:
+    return _ratio(_sum(did, side), _sum(_step_ns, side) / 1e9)
 
 
 def _failed_starts(side: Side) -> float:
@@ -110,16 +110,8 @@ def _filled(side: Side, tier: Tier) -> float:
     return _ratio(used, sum(store.limit_bytes.get(tier, 0) for store in side.stores))
 
 
-def _lives(stretches: Sequence[WorkerStretch]) -> float:
-    return max((sum(each.worker == other.worker for other in stretches) for each in stretches), default=math.nan)
-
-
-def _lives_begun(side: Side) -> float:
-    return sum(each.use.started_ns >= side.window.start_ns for each in side.stretches) if side.stretches else math.nan
-
-
 USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
-    "workers": ("count", "workers at a time, mean", _workers),
+    "workers": ("count", "workers at a time, mean", lives.workers),
     "step_share": (
         "share",
         "part of the workers' time in steps",
@@ -143,27 +135,43 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "wall_s": ("s", "the workers' time, summed", lambda s: _sum(_wall_ns, s) / 1e9 if s.stretches else math.nan),
     "busiest_share": (
         "share",
-        "part of its time that the busiest worker had work",
-        lambda s: max(_busy_shares(s), default=math.nan),
+        "part of its time that the busiest worker had work, of the model whose workers differ most",
+        lambda s: _busy_shares(s)[1],
     ),
     "laziest_share": (
         "share",
-        "part of its time that the idlest worker had work",
-        lambda s: min(_busy_shares(s), default=math.nan),
+        "part of its time that the idlest worker of that model had work",
+        lambda s: _busy_shares(s)[0],
     ),
     "cores_per_busy_s": (
         "",
         "processor seconds that workers got per second with work to do",
         _cores,
     ),
+    "step_flops_per_s": ("", "floating point operations per second in steps", lambda s: _per_step_s(_flops, s)),
+    "step_bytes_per_s": (
+        "bytes",
+        "bytes of weights and KV per second in steps",
+        lambda s: _per_step_s(_read_bytes, s),
+    ),
     "running_mean": ("count", "sequences that a worker runs, mean", lambda s: _mean(lambda w: w.running, s)),
     "waiting_mean": ("count", "sequences that wait in a worker, mean", lambda s: _mean(lambda w: w.waiting, s)),
     "kv_used_share": ("share", "part of KV blocks in use, mean", lambda s: _mean(lambda w: w.used_blocks_share, s)),
+    "peak_flops": (
+        "",
+        "FLOP/s that the workers' devices gave when they were measured, mean",
+        lambda s: _mean(_peak_flops, s),
+    ),
     "mfu": ("share", "FLOP/s in steps over the device's peak", lambda s: _of_peak(_flops, _peak_flops, s)),
     "mbu": ("share", "bytes/s in steps over the device's peak", lambda s: _of_peak(_read_bytes, _peak_bytes, s)),
-    "lives": ("count", "lives of the worker that was started most often", lambda s: _lives(s.stretches)),
-    "lives_begun": ("count", "lives of workers that began in the window", _lives_begun),
-    "workers_lost": ("count", "workers that died or fell silent", _num_lost),
+    "lives": ("count", "lives of the worker that was started most often", lives.most_lives),
+    "lives_begun": ("count", "lives of workers that began in the window", lives.lives_begun),
+    "workers_lost": ("count", "workers that died or fell silent", lives.workers_lost),
+    "losses_in_a_row": (
+        "count",
+        "losses within half an hour of one worker, or of workers that had hardly started",
+        lives.losses_in_a_row,
+    ),
     "failed_starts": ("count", "starts of workers that ended before the worker was ready", _failed_starts),
     "evictions": (
         "count",

@@ -1,0 +1,47 @@
+"""What would be usual of a subject's mix of now: each tenant's figure of before, in each scenario.
+
+A share of the whole changes when its parts do, and when what each part has of it does. That a batch job comes at night
+whose documents nobody has asked about makes the first happen, and nothing is wrong; a prompt that no longer begins as
+it did makes the second. What a part was before is taken where it had `MIN_REQUESTS` then; a part that is new is usual.
+Nor is a cache that fills a cache that was lost, although the best stretch of such a run is its end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from tokenworks.observe.cell import Cell
+from tokenworks.observe.diagnose.sides import Sides, Subject
+
+MIN_REQUESTS: Final = 5
+MIX_SIGNALS: Final = {
+    "usual_hit_share": ("share", "part of prompt tokens that would be found if each tenant's were found as before"),
+    "baseline_lead_s": ("s", "from the middle of what is compared with to the window's; below 0: that came later"),
+}
+
+
+def mix_figure(name: str, sides: Sides, subject: Subject) -> float:
+    """One of `MIX_SIGNALS`. The parts cost some questions to the ledger: rules ask what is cheaper first."""
+    return _OF[name](sides, subject)
+
+
+def usual_hit_share(parts: Iterable[tuple[Cell, Cell]]) -> float:
+    """Of parts, each now and before; unknown where there are no prompts."""
+    hits = prompts = 0.0
+    for now, before in parts:
+        is_known = before.requests >= MIN_REQUESTS and before.prompt_tokens > 0
+        hits += now.prompt_tokens * _hit_share(before if is_known else now)
+        prompts += now.prompt_tokens
+    return hits / prompts if prompts else math.nan
+
+
+def _hit_share(cell: Cell) -> float:
+    return sum(cell.cached_tokens.values()) / cell.prompt_tokens if cell.prompt_tokens else 0.0
+
+
+_OF: Final[dict[str, Callable[[Sides, Subject], float]]] = {
+    "usual_hit_share": lambda sides, subject: usual_hit_share(sides.parts_of(subject)),
+    "baseline_lead_s": lambda sides, subject: sides.lead_s,
+}
