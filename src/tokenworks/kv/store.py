@@ -111,7 +111,7 @@ class Store:
         """A task has ended."""
         self._gets.arrived(self._stock.finished(outcome, now_s), now_s)
         if isinstance(outcome.task, Lookup):
-            self._finds.end(outcome.task.key)
+            self._finds.end(outcome.task.key, now_s)
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
