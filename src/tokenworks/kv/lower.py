@@ -81,6 +81,11 @@ class LowerTier:
         """Whether the block lies there, reachable or not."""
         return name in self._held
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered the last time it was read from, and written to."""
+        return self.reading.is_up and self.writing.is_up
+
     # What lies there
 
     def holds(self, name: BlockName) -> bool:
@@ -125,7 +130,7 @@ class LowerTier:
             blocks=len(self._held),
             used_bytes=self._policy.used_bytes,
             limit_bytes=self.limit_bytes if self.limit_bytes < NO_LIMIT else 0,
-            is_up=self.reading.is_up and self.writing.is_up,
+            is_up=self.is_up,
             hits=self.hits,
             puts=self.puts,
             evictions=self.evictions,

@@ -46,6 +46,7 @@ def run_worker(settings: Settings, worker_id: str, gateways: Sequence[str]) -> N
     set_threads(threads)
     engine = load_engine(directory, settings)
     started = time.monotonic()
+    log.info("measuring how fast it is: some seconds, and longer the first time, when the last kernels are compiled")
     card = with_best_peaks(measure_card(engine, settings.engine, threads), peaks_file())
     log.info(
         "card measured in %.1f s: a step takes %.1f ms for 1 sequence, %.1f ms for 8, %.0f ms for %d prompt tokens",
