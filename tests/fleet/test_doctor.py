@@ -10,6 +10,7 @@ import pytest
 
 from tokenworks.contract.config import GatewaySettings, KVSettings, Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.extras import install_command
 from tokenworks.fleet.doctor import (
     check_cores,
     check_cpu,
@@ -67,7 +68,7 @@ def test_an_optional_set_is_there_or_how_to_get_it_is_said(monkeypatch: pytest.M
     monkeypatch.setattr("tokenworks.fleet.packages.metadata.requires", lambda name: ["nowhere>=1; extra == 'remote'"])
     finding = check_extra("remote", "kv.remote")
     assert (finding.verdict, finding.found) == (FAIL, "kv.remote needs nowhere>=1")
-    assert finding.advice == "pip install 'tokenworks[remote]'"
+    assert finding.advice == install_command("remote")
     assert check_extra("unheard-of", "a test").verdict is WARN
 
 
@@ -107,7 +108,8 @@ def test_a_busy_port_fails_with_advice() -> None:
 
 
 def test_a_missing_model_fails(tmp_path: Path) -> None:
-    assert check_model(Settings(model=str(tmp_path / "none"))).verdict is FAIL
+    missing = check_model(Settings(model=str(tmp_path / "none")))
+    assert (missing.verdict, missing.advice[:24]) == (FAIL, "give a checkpoint folder")
     (tmp_path / "config.json").write_text("{}")
     assert check_model(Settings(model=str(tmp_path))).verdict is OK
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenworks.contract.config import KVSettings, Settings
+from tokenworks.contract.extras import install_command
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.derive import DEFAULT_HOST_BYTES
 from tokenworks.fleet.finding import Finding, Verdict
@@ -62,11 +63,11 @@ def check_extra(extra: str, needed_by: str) -> Finding:
     required = requirements(extra)
     if not required:
         found = f"{needed_by} needs packages that this installation does not know of"
-        return Finding(extra, Verdict.WARN, found, f"pip install 'tokenworks[{extra}]'")
+        return Finding(extra, Verdict.WARN, found, install_command(extra))
     missing = [line for line in required if not is_met(line)]
     if missing:
         found = f"{needed_by} needs {', '.join(missing)}"
-        return Finding(extra, Verdict.FAIL, found, f"pip install 'tokenworks[{extra}]'")
+        return Finding(extra, Verdict.FAIL, found, install_command(extra))
     return Finding(extra, Verdict.OK, "installed")
 
 
