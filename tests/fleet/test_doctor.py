@@ -141,6 +141,14 @@ def test_without_a_store_nothing_of_it_is_looked_at() -> None:
     assert list(check_store(Settings(), 1 << 30)) == []
 
 
+def test_a_device_whose_kv_cannot_be_exchanged_fails() -> None:
+    settings = Settings(workers=(WorkerGroup(runs="openvino", device="NPU"), WorkerGroup(runs="openvino")))
+    [finding] = [each for each in check_store(settings, None) if each.what == "openvino device"]
+    assert (finding.verdict, finding.advice) == (FAIL, 'set device = "CPU" in [[workers]]')
+    assert "NPU" in finding.found
+    assert "CPU" not in finding.found
+
+
 def test_a_store_and_openvino_are_looked_at_where_they_are_asked_for(tmp_path: Path) -> None:
     kv = KVSettings(disk_path=str(tmp_path), remote="redis://x")
     settings = Settings(kv=kv, workers=(WorkerGroup(runs="openvino"),))

@@ -27,8 +27,12 @@ def check_store(settings: Settings, available_bytes: int | None) -> Iterator[Fin
         yield check_store_disk(settings.kv)
     if settings.kv.remote:
         yield check_extra("remote", "kv.remote")
-    if any(group.runs == "openvino" for group in groups_of(settings)):
+    devices = {group.device for group in groups_of(settings) if group.runs == "openvino"}
+    if devices:
         yield check_extra("openvino", 'runs = "openvino"')
+    if others := devices - {"CPU"}:
+        found = f"KV on {', '.join(sorted(others))} cannot be exchanged yet, and serve refuses it"
+        yield Finding("openvino device", Verdict.FAIL, found, 'set device = "CPU" in [[workers]]')
 
 
 def check_store_memory(kv: KVSettings, available_bytes: int | None) -> Finding:
