@@ -132,6 +132,11 @@ def test_a_disk_tier_without_a_folder_is_an_error(
     )
 
 
+def test_a_disk_tier_of_no_size_is_an_error(folder: Path) -> None:
+    message = message_of(environment={}, flags={"kv.disk_path": "kv", "kv.disk_bytes": "0"})
+    assert message.startswith("kv.disk_path means nothing with kv.disk_bytes = 0; give it a size")
+
+
 def test_the_disk_tier_of_a_file_can_be_turned_off(folder: Path) -> None:
     (folder / "tokenworks.toml").write_text('[kv]\ndisk_path = "kv"\ndisk_bytes = "1GiB"\n')
     settings = load_settings(environment={}, flags={"kv.disk_path": ""})

@@ -10,6 +10,7 @@ import pytest
 
 from tokenworks.contract.config import GatewaySettings, KVSettings, Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.extras import install_command
 from tokenworks.contract.folders import BLOCK_FOLDER
 from tokenworks.fleet.doctor import (
     check_cores,
@@ -68,7 +69,7 @@ def test_an_optional_set_is_there_or_how_to_get_it_is_said(monkeypatch: pytest.M
     monkeypatch.setattr("tokenworks.fleet.packages.metadata.requires", lambda name: ["nowhere>=1; extra == 'remote'"])
     finding = check_extra("remote", "kv.remote")
     assert (finding.verdict, finding.found) == (FAIL, "kv.remote needs nowhere>=1")
-    assert finding.advice == "pip install 'tokenworks[remote]'"
+    assert finding.advice == install_command("remote")
     assert check_extra("unheard-of", "a test").verdict is WARN
 
 
@@ -108,7 +109,8 @@ def test_a_busy_port_fails_with_advice() -> None:
 
 
 def test_a_missing_model_fails(tmp_path: Path) -> None:
-    assert check_model(Settings(model=str(tmp_path / "none"))).verdict is FAIL
+    missing = check_model(Settings(model=str(tmp_path / "none")))
+    assert (missing.verdict, missing.advice[:24]) == (FAIL, "give a checkpoint folder")
     (tmp_path / "config.json").write_text("{}")
     assert check_model(Settings(model=str(tmp_path))).verdict is OK
 
@@ -138,6 +140,14 @@ def test_wrong_settings_are_a_finding_and_the_other_checks_go_on() -> None:
 
 def test_without_a_store_nothing_of_it_is_looked_at() -> None:
     assert list(check_store(Settings(), 1 << 30)) == []
+
+
+def test_a_device_whose_kv_cannot_be_exchanged_fails() -> None:
+    settings = Settings(workers=(WorkerGroup(runs="openvino", device="NPU"), WorkerGroup(runs="openvino")))
+    [finding] = [each for each in check_store(settings, None) if each.what == "openvino device"]
+    assert (finding.verdict, finding.advice) == (FAIL, 'set device = "CPU" in [[workers]]')
+    assert "NPU" in finding.found
+    assert "CPU" not in finding.found
 
 
 def test_a_store_and_openvino_are_looked_at_where_they_are_asked_for(tmp_path: Path) -> None:

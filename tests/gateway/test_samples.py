@@ -75,6 +75,14 @@ def test_what_happens_to_the_system_is_written_down(hasty_rig: Rig, wait_until: 
     assert texts["gateway_started"] == f"pid {os.getpid()}"
 
 
+def test_a_store_that_restarts_within_its_lease_is_written_down(recording_rig: Rig, wait_until: WaitUntil) -> None:
+    for started_ns in (7, 7, 8):
+        recording_rig.report(StoreStatus("kv0", 1, {Tier.HOST: TierStatus()}, started_ns=started_ns))
+    wait_until(lambda: ("store_lost", "kv0") in incidents(recording_rig))
+    told = [(frame.kind, frame.text) for frame in recording_rig.frames() if isinstance(frame, Incident)]
+    assert told[-3:] == [("store_joined", ""), ("store_lost", "restarted"), ("store_joined", "")]
+
+
 def test_a_worker_that_cannot_start_is_written_down_with_its_last_words(
     recording_rig: Rig, wait_until: WaitUntil
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.gateway.test_resends import refuse
 from tokenworks.contract import wire
-from tokenworks.contract.kv import block_names, root_name
+from tokenworks.contract.kv import Tier, block_names, root_name
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import End, EndReason, Role, SequenceOutput, TierStatus
 
@@ -53,6 +53,38 @@ def test_a_long_prompt_is_computed_and_published_first(bare_rig: Rig) -> None:
     assert plain.token_ids == LONG
     assert answer["usage"]["completion_tokens"] == plain.sampling.max_tokens == 6
     assert bare_rig.gateway.num_in_flight == 0
+
+
+def found(cached: int, host: int = 0) -> Any:
+    """An answer of one token, for which so much of the prompt was not computed, part of it out of the store."""
+    fetched = {Tier.HOST: host} if host else None
+
+    def answer(request: Request) -> Iterator[SequenceOutput]:
+        yield SequenceOutput(request.id, [7], cached_tokens=cached, end=End(EndReason.LENGTH), fetched_tokens=fetched)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("kept", "device", "host", "told"),
+    [
+        (0, 0, 100, {"device": 0}),
+        (60, 0, 100, {"device": 0, "host": 60}),
+        (60, 20, 80, {"device": 20, "host": 40}),
+        (100, 0, 100, {"device": 0, "host": 100}),
+        (0, 100, 0, {"device": 0}),
+        (0, 0, 40, {"device": 0}),
+    ],
+    ids=["nothing kept", "some kept", "some on the second's device", "all kept", "all computed twice", "some late"],
+)
+def test_what_was_computed_for_this_very_request_is_not_cached(
+    bare_rig: Rig, kept: int, device: int, host: int, told: dict[str, int]
+) -> None:
+    prefill, decode = pair(bare_rig)
+    prefill.answer, decode.answer = found(kept), found(device + host, host)
+    details = ask(bare_rig)["usage"]["prompt_tokens_details"]
+    assert details == {"cached_tokens": sum(told.values()), "cached_tokens_by_tier": told}
+    assert len(prefill.submitted) == 1
 
 
 def test_a_short_prompt_and_one_that_is_held_go_straight(bare_rig: Rig, wait_until: WaitUntil) -> None:

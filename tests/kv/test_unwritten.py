@@ -6,8 +6,8 @@ from tests.kv.chain import ChainBlock, chain
 from tests.kv.rig import Rig
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.lower import NO_LIMIT, OUTVALUED, SLOW, UNLIKELY, LowerTier
-from tokenworks.kv.protocol import Find, Touch
-from tokenworks.kv.tasks import Lookup, Write
+from tokenworks.kv.protocol import Done, Find, Get, Touch
+from tokenworks.kv.tasks import Lookup, Read, Scan, Write
 from tokenworks.policy.tiering import TierPolicy
 from tokenworks.policy.write_worth import HORIZON_S, is_sampled
 
@@ -108,3 +108,59 @@ def test_of_a_tier_that_bounds_itself_only_the_latest_names_are_remembered() -> 
     lower.found(b"one more", 10, 9.0)
     assert len(lower) <= 4
     assert lower.status().used_bytes == 10 * len(lower)
+
+
+def test_a_block_that_is_used_again_and_again_is_counted_once() -> None:
+    rig = Rig(20, Tier.REMOTE)
+    rig.attach(A)
+    rig.measure(Tier.REMOTE, bytes_per_s=1e4)
+    blocks = chain(3)
+    rig.put(A, blocks, RECOMPUTE_S)
+    for _ in range(5):
+        rig.wait(2.0)
+        rig.tell(A, Touch([block.name for block in blocks]))
+    assert rig.status(Tier.REMOTE).unwritten == {SLOW: 3}
+
+
+def fetched_from_remote(rig: Rig, blocks: list[ChainBlock], recompute_s: float) -> None:
+    """What another host has put there is found, and read into memory."""
+    rig.tell(A, Find("r", [block.name for block in blocks], recompute_s))
+    rig.end(rig.task(Lookup), found=tuple((block.name, 8320) for block in blocks))
+    assert rig.found(A) == [Tier.REMOTE] * len(blocks)
+    rig.tell(A, Get("r", [block.name for block in blocks]))
+    while reads := rig.tasks(Read):
+        rig.end(reads[0], num_bytes=8320, parent=next(each.parent for each in blocks if each.name == reads[0].name))
+    rig.tell(A, Done("r"))
+
+
+def test_a_block_from_the_remote_tier_goes_to_the_disk_where_computing_it_is_dear() -> None:
+    rig = Rig(50, Tier.DISK, Tier.REMOTE, make_policy=TierPolicy)
+    rig.attach(A)
+    rig.measure(Tier.REMOTE)
+    rig.put(A, chain(1, seed=1), RECOMPUTE_S)
+    rig.end(rig.task(Write), cpu_s=DEAR_S)  # so the store knows that writing takes a fifth of computing
+    rig.attach(A)
+    blocks = chain(3, seed=2)
+    fetched_from_remote(rig, blocks, RECOMPUTE_S)
+    while writes := rig.tasks(Write):
+        rig.end(writes[0], cpu_s=DEAR_S)
+    assert all(rig.stock.lowers[Tier.DISK].holds(block.name) for block in blocks)
+    assert rig.status(Tier.DISK).unwritten == {}
+    assert rig.status(Tier.REMOTE).unwritten == {}  # they are there already, however fast it is
+
+
+def test_what_was_found_on_the_disk_is_worth_what_whoever_asks_says_that_it_costs() -> None:
+    rig = Rig(50, Tier.DISK, disk_blocks=4, make_policy=TierPolicy)
+    rig.attach(A)
+    dear, cheap = chain(2, seed=1), chain(2, seed=2)
+    rig.end(rig.task(Scan), found=tuple((block.name, 8320) for block in [*dear, *cheap]))
+    rig.measure(Tier.DISK)
+    for blocks, recompute_s in ((dear, 100 * RECOMPUTE_S), (cheap, RECOMPUTE_S / 100)):
+        rig.tell(A, Find("r", [block.name for block in blocks], recompute_s))
+        assert rig.found(A) == [Tier.DISK] * 2
+    rig.put(A, chain(1, seed=3), RECOMPUTE_S)
+    while writes := rig.tasks(Write):
+        rig.end(writes[0])
+    held = rig.stock.lowers[Tier.DISK]
+    assert [held.holds(block.name) for block in dear] == [True, True]
+    assert [held.holds(block.name) for block in cheap].count(False) == 1

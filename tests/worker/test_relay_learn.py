@@ -83,6 +83,7 @@ def test_the_wanted_model_must_be_listed() -> None:
         pick_model(models, "c", "http://x")
     with pytest.raises(StartupError, match="lists no model"):
         pick_model([], "", "http://x")
+    assert pick_model([], "unlisted", "http://x").id == "unlisted"
 
 
 def test_a_busy_server_is_not_mistaken_for_an_ignorant_one(foreign: Foreign, tokenizer: Tokenizer) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from tokenworks.cli.before_start import check_before_start
 from tokenworks.cli.context_window import check_window
 from tokenworks.cli.remote_check import check_remote_answers
+from tokenworks.cli.server_check import check_servers
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.fleet.doctor import examine
@@ -41,6 +42,7 @@ def _together(read_settings: Callable[[], Settings]) -> Iterator[Finding]:
         return
     if settings.kv.remote and (answer := check_remote_answers(settings.kv.remote)) is not None:
         yield answer
+    yield from check_servers(settings)
     try:
         check_before_start(settings)
     except TokenworksError as error:

@@ -129,7 +129,9 @@ class WorkerGroup(_Section, frozen=True):
         Literal["tokenworks", "openvino", "openai"],
         Meta(description="The engine: this one, OpenVINO, or any server with OpenAI's API at `url`."),
     ] = "tokenworks"
-    device: Annotated[str, Meta(description="OpenVINO only: CPU, GPU or NPU.")] = "CPU"
+    device: Annotated[
+        str, Meta(description="OpenVINO only: CPU; GPU and NPU are refused, as their KV cannot be exchanged yet.")
+    ] = "CPU"
     url: Annotated[str, Meta(description="openai only: the server's base URL, such as http://10.0.0.7:8000/v1.")] = ""
     upstream_model: Annotated[
         str, Meta(description="openai only: the model's name there; empty: the first that it lists.")

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.contract.alert_receivers import read_receivers
-from tokenworks.contract.config import AlertReceiver, Settings
+from tokenworks.contract.config import AlertReceiver, KVSettings, Settings
 from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.given import Given, find_setting
 from tokenworks.contract.setting import ENVIRONMENT_PREFIX, GROUPS, NOT_SETTINGS, RECEIVERS, all_settings, section_types
@@ -40,6 +40,7 @@ def load_settings(
     given = [*_from_table(file, table), *_from_environment(environment), *_from_flags(flags or {})]
     settings = _settings(given)
     _check_needs(given)
+    _check_disk(settings.kv)
     groups = read_groups(file, entries, settings)
     if groups:
         _check_one_count(file, given)
@@ -82,6 +83,13 @@ def _check_needs(given: list[Given]) -> None:
         needed = _NEEDS.get(item.setting.key)
         if needed is not None and needed not in keys:
             raise ConfigError(f"{item.origin} means nothing without {needed}; set that too, or leave it out")
+
+
+def _check_disk(kv: KVSettings) -> None:
+    if kv.disk_path and not kv.disk_bytes:
+        raise ConfigError(
+            "kv.disk_path means nothing with kv.disk_bytes = 0; give it a size, such as 20GiB, or leave both out"
+        )
 
 
 def _check_one_count(file: Path, given: list[Given]) -> None:

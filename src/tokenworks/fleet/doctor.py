@@ -143,7 +143,8 @@ def check_model(settings: Settings) -> Finding:
     try:
         return Finding("model", Verdict.OK, resolve_model(settings).model)
     except TokenworksError as error:
-        return Finding("model", Verdict.FAIL, error.message, "give a checkpoint folder, or install the package again")
+        advice = "give a checkpoint folder, or none: a small model is in the package"
+        return Finding("model", Verdict.FAIL, error.message, advice if settings.model else "install the package again")
 
 
 def check_ledger(settings: Settings) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tokenworks.contract.config import KVSettings, Settings
+from tokenworks.contract.extras import install_command
 from tokenworks.contract.folders import BLOCK_FOLDER
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.finding import Finding, Verdict
@@ -27,8 +28,12 @@ def check_store(settings: Settings, available_bytes: int | None) -> Iterator[Fin
         yield check_store_disk(settings.kv)
     if settings.kv.remote:
         yield check_extra("remote", "kv.remote")
-    if any(group.runs == "openvino" for group in groups_of(settings)):
+    devices = {group.device for group in groups_of(settings) if group.runs == "openvino"}
+    if devices:
         yield check_extra("openvino", 'runs = "openvino"')
+    if others := devices - {"CPU"}:
+        found = f"KV on {', '.join(sorted(others))} cannot be exchanged yet, and serve refuses it"
+        yield Finding("openvino device", Verdict.FAIL, found, 'set device = "CPU" in [[workers]]')
 
 
 def check_store_memory(kv: KVSettings, available_bytes: int | None) -> Finding:
@@ -63,11 +68,11 @@ def check_extra(extra: str, needed_by: str) -> Finding:
     required = requirements(extra)
     if not required:
         found = f"{needed_by} needs packages that this installation does not know of"
-        return Finding(extra, Verdict.WARN, found, f"pip install 'tokenworks[{extra}]'")
+        return Finding(extra, Verdict.WARN, found, install_command(extra))
     missing = [line for line in required if not is_met(line)]
     if missing:
         found = f"{needed_by} needs {', '.join(missing)}"
-        return Finding(extra, Verdict.FAIL, found, f"pip install 'tokenworks[{extra}]'")
+        return Finding(extra, Verdict.FAIL, found, install_command(extra))
     return Finding(extra, Verdict.OK, "installed")
 
 

@@ -19,6 +19,7 @@ import zmq
 
 from tokenworks.contract.errors import TokenworksError
 from tokenworks.contract.kv import BlockName, KVSpec, Tier
+from tokenworks.contract.setting import bytes_text
 from tokenworks.kv import dealer
 from tokenworks.kv.arena import Arena, ArenaError, open_arena
 from tokenworks.kv.protocol import (
@@ -195,7 +196,7 @@ class KVClient:
             self._refused(error.message)
             return
         self._arena.page_in()
-        log.info("attached to KV store %s (%.1f GiB of memory)", message.store_id, message.arena_bytes / 2**30)
+        log.info("attached to KV store %s (%s of memory)", message.store_id, bytes_text(message.arena_bytes))
         self._store_id, self.speeds, self._refusal = message.store_id, message.speeds, ""
 
     def _refused(self, reason: str) -> None:

@@ -8,6 +8,7 @@ Invariant: every `Find` is answered once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -47,20 +48,22 @@ class Finds:
         self._count += 1
         self._open[self._count] = _OpenFind(client, message, now_s + MAX_LOOKUP_S)
         if not rest or not self._stock.look_up(rest, num_bytes, message.recompute_s, self._count, now_s):
-            self.end(self._count)
+            self.end(self._count, now_s)
 
-    def end(self, key: int) -> None:
+    def end(self, key: int, now_s: float) -> None:
         """The remote tier has answered, or will not; nothing where the look-up is over already."""
         find = self._open.pop(key, None)
         if find is not None:
             tiers = self._prefix(find.message.names)
             self.misses += len(find.message.names) - len(tiers)
+            if 0 < find.message.recompute_s < math.inf:
+                self._stock.learn(find.message.names[: len(tiers)], find.message.recompute_s, now_s)
             self._answer(find.client, Found(find.message.request, tiers))
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
         for key in [key for key, find in self._open.items() if now_s >= find.until_s]:
-            self.end(key)
+            self.end(key, now_s)
 
     def _prefix(self, names: Sequence[BlockName]) -> list[Tier]:
         tiers: list[Tier] = []

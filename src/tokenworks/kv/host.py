@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from tokenworks.contract.kv import BlockName
+from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
 from tokenworks.kv.extents import Extents, aligned
 
@@ -72,6 +72,7 @@ class Block(msgspec.Struct, eq=False):
     state: State
     pins: int = 0
     is_reused: bool = False
+    unwritten: set[Tier] = set()  # tiers that it was not worth writing to
 
 
 class HostMemory:

@@ -13,6 +13,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec.structs import replace
+
 from tokenworks.contract.kv import BlockName, Tier
 from tokenworks.contract.wire import TierStatus
 from tokenworks.kv.health import Health, SpeedMeter, WriteMeter
@@ -31,7 +33,7 @@ MAX_NAMES: Final = 1 << 16
 SHORT_QUEUE: Final = 64
 """Blocks: with more of them waiting the tier does not keep up, and to spare them in memory would stop all eviction."""
 GUESSED_S_PER_BYTE: Final = 25e-9
-"""Recomputation of a block of unknown history: 90 ms for the 3.5 MiB that two cores were measured with."""
+"""Recomputation of a block of which nothing but the name is known: 90 ms for 3.5 MiB, as two cores were measured."""
 
 UNLIKELY: Final = "unlikely"
 """Not written, because a use again is too unlikely to save what the write takes."""
@@ -79,6 +81,11 @@ class LowerTier:
         """Whether the block lies there, reachable or not."""
         return name in self._held
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered the last time it was read from, and written to."""
+        return self.reading.is_up and self.writing.is_up
+
     # What lies there
 
     def holds(self, name: BlockName) -> bool:
@@ -93,7 +100,7 @@ class LowerTier:
         """A block lies there from before, or another host has put it there."""
         if name not in self._held and not self.writes.is_under_way(name):
             self.writes.forget(name)  # somebody else has written it
-            self._add(name, Entry(num_bytes, b"", num_bytes * GUESSED_S_PER_BYTE), now_s)
+            self._add(name, Entry(num_bytes, b"", 0.0), now_s)
 
     def used(self, name: BlockName, now_s: float) -> None:
         """A block was used again, here or nearer."""
@@ -109,8 +116,13 @@ class LowerTier:
     def set_parent(self, name: BlockName, parent: BlockName, now_s: float) -> None:
         """What a block follows has become known."""
         if entry := self._held.get(name):
-            self._policy.remove(name)
-            self._add(name, Entry(entry.num_bytes, parent, entry.recompute_s), now_s)
+            self._replace(name, replace(entry, parent=parent), now_s)
+
+    def set_cost(self, name: BlockName, recompute_s: float, now_s: float) -> None:
+        """What computing a block again takes has become known; nothing where it was."""
+        entry = self._held.get(name)
+        if entry is not None and not entry.recompute_s:
+            self._replace(name, replace(entry, recompute_s=recompute_s), now_s)
 
     def status(self) -> TierStatus:
         """For the gateways."""
@@ -118,7 +130,7 @@ class LowerTier:
             blocks=len(self._held),
             used_bytes=self._policy.used_bytes,
             limit_bytes=self.limit_bytes if self.limit_bytes < NO_LIMIT else 0,
-            is_up=self.reading.is_up and self.writing.is_up,
+            is_up=self.is_up,
             hits=self.hits,
             puts=self.puts,
             evictions=self.evictions,
@@ -137,8 +149,8 @@ class LowerTier:
 
     def pays(self, num_bytes: int, recompute_s: float, now_s: float) -> bool:
         """Whether reading a block from here is predicted to be faster than computing it; not where that is unknown."""
-        speed = self.speed(now_s)
-        return speed.bytes_per_s > 0 and speed.latency_s + num_bytes / speed.bytes_per_s < recompute_s
+        speed, cost_s = self.speed(now_s), recompute_s or num_bytes * GUESSED_S_PER_BYTE
+        return speed.bytes_per_s > 0 and speed.latency_s + num_bytes / speed.bytes_per_s < cost_s
 
     def probe(self, now_s: float) -> Probe | None:
         """A measurement, where it is time for one: at first, when unused for long, and to see if a tier is back."""
@@ -171,28 +183,21 @@ class LowerTier:
         """Whether it waits to be written, and soon will be: the tier takes writes and keeps up with them."""
         return self.writes.is_waiting(name) and self.writing.is_up and len(self.writes) <= SHORT_QUEUE
 
-    def takes(self, name: BlockName, entry: Entry, now_s: float) -> bool:
-        """Whether a block is to be written here: it is worth it, and not here yet."""
-        if self._has(name):
-            return False
+    def why_not(self, name: BlockName, entry: Entry, now_s: float) -> str:
+        """Why a block that is not here is not worth writing here; empty where it is. It is remembered either way."""
         parent, size, cost_s = entry.parent, entry.num_bytes, entry.recompute_s
-        if not self._policy.repays(name, parent, cost_s, self.write_meter.cpu_s(size), self._has(parent), now_s):
+        if not self._policy.repays(name, parent, cost_s, self.write_meter.cpu_s(size), self.has(parent), now_s):
             self._policy.refuse(name, parent, size, cost_s, now_s)
-            self.unwritten[UNLIKELY] += 1
-            return False
-        if self._policy.wants(name, parent, size, cost_s, now_s):
-            return True
-        self.unwritten[OUTVALUED] += 1
-        return False
+            return UNLIKELY
+        return "" if self._policy.wants(name, parent, size, cost_s, now_s) else OUTVALUED
 
-    def _has(self, name: BlockName) -> bool:
+    def has(self, name: BlockName) -> bool:
         """Whether it is here, or soon will be."""
         return name in self._held or name in self.writes
 
     def want_write(self, name: BlockName, entry: Entry, now_s: float) -> None:
-        """Have a block in host memory written, if it is not here and worth it."""
-        if self.takes(name, entry, now_s):
-            self.writes.want(name, entry, now_s)
+        """Have a block in host memory written, which is not here and worth it."""
+        self.writes.want(name, entry, now_s)
 
     def next_write(self, now_s: float) -> tuple[BlockName, Entry] | None:
         """The block to write now, if the tier takes one; then say `write_started`."""
@@ -241,6 +246,10 @@ class LowerTier:
         names = tuple(name for name in self._garbage if name not in self._held)
         self._garbage.clear()
         return names
+
+    def _replace(self, name: BlockName, entry: Entry, now_s: float) -> None:
+        self._policy.remove(name)
+        self._add(name, entry, now_s)
 
     def _add(self, name: BlockName, entry: Entry, now_s: float) -> None:
         self._held[name] = entry

@@ -19,11 +19,15 @@ import zmq
 from msgspec.structs import replace
 
 from tokenworks.contract import wire
-from tokenworks.contract.config import Settings
+from tokenworks.contract.config import KVSettings, Settings
 from tokenworks.contract.errors import ConfigError, StartupError, TokenworksError
+from tokenworks.contract.setting import bytes_text
 from tokenworks.kv import dealer
-from tokenworks.kv.build import BuiltStore, build_store
+from tokenworks.kv.build import DEFAULT_HOST_BYTES, BuiltStore, build_store
 from tokenworks.kv.protocol import LEASE_S, StoreWireError, decode_to_store, encode
+from tokenworks.kv.tasks import Outcome, Scan
+from tokenworks.kv.tier_news import TierNews
+from tokenworks.kv.tiers.address import shown
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,7 @@ class StoreLoop:
         self._next_status_s = 0.0
         self._is_asked_to_drain = False
         self._num_bad_frames = 0
+        self._news = TierNews()
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(wake.descriptor, zmq.POLLIN)
@@ -102,15 +107,21 @@ class StoreLoop:
             self._take(client, frame)
         now_s = time.monotonic()
         for outcome in self._threads.outcomes():
-            if outcome.error or outcome.write_error:
-                log.warning("%s", outcome.error or outcome.write_error)
             self._store.finished(outcome, now_s)
+            self._log(outcome, now_s)
         self._store.tick(now_s)
         for task in self._store.take_tasks(now_s):
             self._threads.start(task)
         for client, message in self._store.take_replies():
             self._reply(client, encode(message))
         self._tell_gateways(now_s)
+
+    def _log(self, outcome: Outcome, now_s: float) -> None:
+        tier, error = outcome.task.tier, outcome.error or outcome.write_error
+        if news := self._news.heard(tier, error, self._store.is_up(tier), now_s):
+            log.log(logging.WARNING if error else logging.INFO, "%s", news)
+        if isinstance(outcome.task, Scan) and outcome.is_last and not error:
+            log.info("the %s tier holds %d blocks from before", tier.value, self._store.num_blocks(tier))
 
     def _frames(self) -> Iterator[tuple[bytes, bytes]]:
         for _ in range(MAX_FRAMES):
@@ -173,12 +184,22 @@ def run_store(settings: Settings, store_id: str, gateways: Sequence[str], lease_
     loop = StoreLoop(built, socket, lines, wake, store_id)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.drain())
-    log.info("KV store %s listens at %s", store_id, settings.kv.store_address)
+    log.info("KV store %s listens at %s: %s", store_id, settings.kv.store_address, described(settings.kv))
     loop.run()
     close_tiers(built)
     for each in (socket, *lines):
         each.close(linger=LINGER_MS)
     context.term()
+
+
+def described(kv: KVSettings) -> str:
+    """The tiers, as a person asked for them; no passwords."""
+    tiers = [f"{bytes_text(kv.host_bytes or DEFAULT_HOST_BYTES)} of memory"]
+    if kv.disk_path:
+        tiers.append(f"{bytes_text(kv.disk_bytes)} in {kv.disk_path}")
+    if kv.remote:
+        tiers.append(shown(kv.remote))
+    return ", ".join(tiers)
 
 
 def listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:

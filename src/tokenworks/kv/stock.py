@@ -117,6 +117,12 @@ class Stock:
         for lower in self.lowers.values():
             lower.reads.cancel(name)
 
+    def learn(self, names: Iterable[BlockName], recompute_s: float, now_s: float) -> None:
+        """A worker says what computing each of these would take: of some nothing but the name was known."""
+        for name in names:
+            for lower in self.lowers.values():
+                lower.set_cost(name, recompute_s, now_s)
+
     def look_up(self, names: Iterable[BlockName], num_bytes: int, recompute_s: float, key: int, now_s: float) -> bool:
         """Ask the remote tier for names that no tier is known to hold; False where that is not worth waiting for.
 

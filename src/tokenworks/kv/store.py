@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from tokenworks.contract.kv import NAME_BYTES, BlockName
+from tokenworks.contract.kv import NAME_BYTES, BlockName, Tier
 from tokenworks.contract.wire import StoreStatus
 from tokenworks.kv.finds import Finds
 from tokenworks.kv.format import HEADER_BYTES, block_bytes
@@ -111,7 +111,7 @@ class Store:
         """A task has ended."""
         self._gets.arrived(self._stock.finished(outcome, now_s), now_s)
         if isinstance(outcome.task, Lookup):
-            self._finds.end(outcome.task.key)
+            self._finds.end(outcome.task.key, now_s)
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
@@ -140,6 +140,14 @@ class Store:
     def is_hurried(self) -> bool:
         """Whether somebody waits for an answer that time alone will bring."""
         return bool(self._finds)
+
+    def is_up(self, tier: Tier) -> bool:
+        """Whether a tier can be used now; memory always can."""
+        return tier is Tier.HOST or self._stock.lowers[tier].is_up
+
+    def num_blocks(self, tier: Tier) -> int:
+        """How many blocks lie in a tier below memory."""
+        return len(self._stock.lowers[tier])
 
     def status(self, store_id: str, pid: int) -> StoreStatus:
         """For the gateways."""

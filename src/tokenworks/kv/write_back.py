@@ -47,20 +47,25 @@ class WriteBack:
         entry = Entry(block.num_bytes, block.parent, block.recompute_s)
         for lower in self._lowers.values():
             is_due = lower is self._first or block.is_reused
-            if is_due and self._comes_back(lower, entry, now_s):
-                lower.want_write(block.name, entry, now_s)
+            if is_due and not lower.has(block.name):
+                self._want(lower, block, entry, now_s)
 
     def would_save(self, name: BlockName, entry: Entry, now_s: float) -> bool:
         """Whether a block that was never used again would be written below, once it stood in host memory."""
         lower = self._first
-        return lower is not None and self._comes_back(lower, entry, now_s) and lower.takes(name, entry, now_s)
+        if lower is None or lower.has(name):
+            return False
+        if reason := _why_not(lower, name, entry, now_s):
+            lower.unwritten[reason] += 1
+        return not reason
 
-    def _comes_back(self, lower: LowerTier, entry: Entry, now_s: float) -> bool:
-        """Whether reading a block from there would be faster than computing it; a disk is presumed to be."""
-        if lower.tier is not Tier.REMOTE or lower.pays(entry.num_bytes, entry.recompute_s, now_s):
-            return True
-        lower.unwritten[SLOW] += 1
-        return False
+    def _want(self, lower: LowerTier, block: Block, entry: Entry, now_s: float) -> None:
+        """Have it written, where it is worth it. It is asked again at each use, and counted once where it is not."""
+        if not (reason := _why_not(lower, block.name, entry, now_s)):
+            lower.want_write(block.name, entry, now_s)
+        elif lower.tier not in block.unwritten:
+            block.unwritten.add(lower.tier)
+            lower.unwritten[reason] += 1
 
     def take_tasks(self, now_s: float) -> list[Write | Move]:
         """What can be written now."""
@@ -83,7 +88,7 @@ class WriteBack:
             lower.add_garbage(task.drop)
             self._failed(lower, now_s)
             if self._host.held(task.name) is block:
-                lower.want_write(task.name, entry, now_s)
+                self._want(lower, block, entry, now_s)
             return
         lower.writing.succeeded()
         lower.write_meter.wrote(block.num_bytes, outcome.cpu_s)
@@ -144,3 +149,13 @@ class WriteBack:
         for lower in self._lowers.values():
             if lower.writes.forget(block.name) and not is_safe:
                 lower.faults[UNSAVED] += 1
+
+
+def _why_not(lower: LowerTier, name: BlockName, entry: Entry, now_s: float) -> str:
+    """Why a block that is not there is not to be written to a tier; empty where it is.
+
+    Where reading it would be slower than computing it; a disk is presumed to be faster.
+    """
+    if lower.tier is Tier.REMOTE and not lower.pays(entry.num_bytes, entry.recompute_s, now_s):
+        return SLOW
+    return lower.why_not(name, entry, now_s)

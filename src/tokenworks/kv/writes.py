@@ -23,7 +23,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     num_bytes: int
     parent: BlockName
-    recompute_s: float
+    recompute_s: float  # 0: not known, since it was found there by its name
 
 
 class _Wish(NamedTuple):

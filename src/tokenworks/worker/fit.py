@@ -1,6 +1,10 @@
 """Fits a card's two latency models to measured points: least squares with no negative coefficient.
 
-A step never gets faster because there is more to do. NumPy only: a worker without an engine of its own fits a card too.
+A step never gets faster because there is more to do. Where time allowed fewer points than there are coefficients, the
+plainest that explain them are fitted: one slow prompt of 16 tokens says nothing about pairs of tokens, and taken for
+these it would make one of 256 tokens 256 times as long.
+
+NumPy only: a worker without an engine of its own fits a card too.
 """
 
 from __future__ import annotations
@@ -41,18 +45,27 @@ def fitted_card(
 def fit_prefill(points: Sequence[PrefillPoint]) -> list[float]:
     """Base, per token, per (query, key) pair: see Card.prefill_s."""
     rows = [[1.0, p.new_tokens, p.new_tokens * (p.context_tokens + p.new_tokens / 2)] for p in points]
-    return fit_non_negative(np.array(rows, dtype=float).reshape(-1, 3), np.array([p.seconds for p in points]))
+    return fit_non_negative(
+        np.array(rows, dtype=float).reshape(-1, 3), np.array([p.seconds for p in points]), (1, 0, 2)
+    )
 
 
 def fit_decode(points: Sequence[DecodePoint]) -> list[float]:
     """Base, per sequence, per context token: see Card.decode_s."""
     rows = [[1.0, p.batch, p.batch * p.context_tokens] for p in points]
-    return fit_non_negative(np.array(rows, dtype=float).reshape(-1, 3), np.array([p.seconds for p in points]))
+    return fit_non_negative(
+        np.array(rows, dtype=float).reshape(-1, 3), np.array([p.seconds for p in points]), (0, 2, 1)
+    )
 
 
-def fit_non_negative(matrix: NDArray[np.float64], seconds: NDArray[np.float64]) -> list[float]:
-    """Least squares, relative error, with coefficients >= 0: the most negative one is dropped until none is."""
-    active = list(range(matrix.shape[1]))
+def fit_non_negative(
+    matrix: NDArray[np.float64], seconds: NDArray[np.float64], plainest_first: Sequence[int]
+) -> list[float]:
+    """Least squares, relative error, with coefficients >= 0: the most negative one is dropped until none is.
+
+    `plainest_first`: the columns in the order in which they are taken as long as the points tell them apart.
+    """
+    active = _told_apart(matrix, plainest_first)
     weights = 1 / np.maximum(seconds, 1e-9)
     result = [0.0] * matrix.shape[1]
     while active and len(seconds):
@@ -63,3 +76,13 @@ def fit_non_negative(matrix: NDArray[np.float64], seconds: NDArray[np.float64]) 
             break
         active.pop(int(solution.argmin()))
     return result
+
+
+def _told_apart(matrix: NDArray[np.float64], plainest_first: Sequence[int]) -> list[int]:
+    """The columns, plainest first, each of which says something that those before it do not."""
+    scaled = matrix / np.maximum(matrix.max(axis=0, initial=0.0), 1e-12)
+    taken: list[int] = []
+    for column in plainest_first:
+        if np.linalg.matrix_rank(scaled[:, [*taken, column]]) > len(taken):
+            taken.append(column)
+    return taken

@@ -91,8 +91,8 @@ class CardMeasurement:
         return self._clock() - start
 
 
-def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card:
-    """The worker's card."""
+def measure_card(engine: Engine, settings: EngineSettings, threads: int, library: str = "") -> Card:
+    """The worker's card. `library`: what computes, such as "OpenVINO CPU", where that is not our own engine."""
     measurement = CardMeasurement(engine)
     measurement.run()
     peaks = measure_peaks(engine.model.dtype, threads)
@@ -100,7 +100,7 @@ def measure_card(engine: Engine, settings: EngineSettings, threads: int) -> Card
         measurement.prefill_points,
         measurement.decode_points,
         settings,
-        device=f"cpu: {cpu_name()}",
+        device=f"{library or 'cpu'}: {cpu_name()}",
         threads=threads,
         dtype=str(engine.model.dtype).removeprefix("torch."),
         weights=engine.model.weights,

@@ -133,7 +133,8 @@ def test_bf16_answers_as_float32_does_but_for_rounding(
 
 def test_its_card_is_measured_as_any_other(references: Any, openvino_engine: Any) -> None:
     engine = openvino_engine(references("qwen2"), max_running=4)
-    card = measure_card(engine, EngineSettings(max_running=4), 1)
+    card = measure_card(engine, EngineSettings(max_running=4), 1, "OpenVINO CPU")
+    assert card.device.startswith("OpenVINO CPU: ")
     assert card.decode_points
     assert card.prefill_points
     assert card.weight_bytes == engine.model.num_bytes > 0

@@ -32,7 +32,7 @@ from tokenworks.worker.link import GatewayLink
 from tokenworks.worker.loop import StepLoop
 from tokenworks.worker.machine import Machine
 from tokenworks.worker.meter import Meter
-from tokenworks.worker.process import open_exchange, role_of
+from tokenworks.worker.process import library_of, open_exchange, role_of
 
 if TYPE_CHECKING:
     from tests.worker.kv.conftest import StoreProcess
@@ -133,3 +133,8 @@ def test_a_cancelled_prefill_is_told_as_cancelled_and_is_not_held(
 def test_the_role_is_that_of_the_workers_own_group() -> None:
     assert role_of(Settings()) is Role.BOTH
     assert role_of(Settings(workers=(WorkerGroup(role="decode"),))) is Role.DECODE
+
+
+def test_tables_can_tell_openvino_from_our_own_engine_on_the_same_machine() -> None:
+    assert library_of(Settings()) == ""
+    assert library_of(Settings(workers=(WorkerGroup(runs="openvino"),))) == "OpenVINO CPU"

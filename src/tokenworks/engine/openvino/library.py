@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokenworks.contract.errors import StartupError
+from tokenworks.contract.extras import install_command
 
 try:
     import openvino as ov
@@ -10,7 +11,8 @@ try:
     from openvino.op import _PagedAttentionExtension as PagedAttention
 except ImportError as error:
     raise StartupError(
-        f"OpenVINO 2026.4 cannot be imported ({error}): pip install 'tokenworks[openvino]', or take runs = tokenworks"
+        f"OpenVINO 2026.4 cannot be imported ({error}): install it with `{install_command('openvino')}`, or write "
+        'runs = "tokenworks"'
     ) from error
 
 __all__ = ["PagedAttention", "ops", "ov"]

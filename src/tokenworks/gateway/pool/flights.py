@@ -72,6 +72,7 @@ class Flight:
         self.sending: Sending | None = None  # to that worker
         self.reason = ""  # why it goes where it goes next
         self.handed_tokens = 0  # of its prompt, those that the first half's worker has published
+        self.computed_tokens = 0  # of those, the ones that nobody had kept: computed for this very request
         self.prefill_tokens = 0  # of the first half, while that runs; 0: it is the request itself that runs
         self.prefilled_by: str | None = None  # the worker that had the first half
         self.refused_by: set[Worker] = set()  # since it was last asked around
@@ -151,7 +152,20 @@ class Flight:
         self.handed_tokens = self.prefill_tokens if outcome == "ok" else 0
         if self.sending is not None and output is not None:
             self.sending.found_tokens = output.cached_tokens or 0
+            self.computed_tokens = max(0, self.handed_tokens - self.sending.found_tokens)
         self.let_go(now_ns, outcome, None if end is None else end.report)
+
+    def as_client_sees(self, output: SequenceOutput) -> SequenceOutput:
+        """What the second worker found because the first had computed it for this request was not in a cache."""
+        if not self.computed_tokens or output.cached_tokens is None:
+            return output
+        fetched, left = dict(output.fetched_tokens or {}), self.computed_tokens
+        for tier, tokens in fetched.items():
+            fetched[tier] = max(0, tokens - left)
+            left -= tokens - fetched[tier]
+        cached = max(0, output.cached_tokens - self.computed_tokens)
+        found = {tier: tokens for tier, tokens in fetched.items() if tokens}
+        return replace(output, cached_tokens=cached, fetched_tokens=found or None)
 
     def ended(self, now_ns: int) -> None:
         """Nothing more comes of it."""

@@ -56,12 +56,19 @@ class Members:
                     self._not_started(message)
                 self.lose(message.worker_id, f"exited ({message.reason})")
             case wire.StoreStatus():
-                is_new = self.stores.tell(message, time.monotonic())
-                if is_new:
-                    _log.info("store %s is there (pid %d)", message.store_id, message.pid)
-                self._samples.store_heard(message, is_new=is_new)
+                self._store_heard(message)
             case wire.Heartbeat() | wire.BlocksChanged() | wire.Leaving() | wire.Goodbye():
                 self._from_known(identity, message)
+
+    def _store_heard(self, status: wire.StoreStatus) -> None:
+        before = self.stores.tell(status, time.monotonic())
+        has_restarted = before is not None and before.started_ns != status.started_ns
+        if has_restarted:  # within its lease, so that nobody has missed it yet
+            self._samples.store_lost(status.store_id, "restarted")
+        is_new = before is None or has_restarted
+        if is_new:
+            _log.info("store %s is there (pid %d)", status.store_id, status.pid)
+        self._samples.store_heard(status, is_new=is_new)
 
     def lose(self, worker_id: str, how: str) -> None:
         """A worker is gone; unknown ids are ignored."""

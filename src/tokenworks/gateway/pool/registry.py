@@ -151,11 +151,11 @@ class StoreRegistry:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def tell(self, status: StoreStatus, now_s: float) -> bool:
-        """Note what a store says of itself; whether it was unknown before."""
-        is_new = status.store_id not in self._by_id
+    def tell(self, status: StoreStatus, now_s: float) -> StoreStatus | None:
+        """Note what a store says of itself; what it said last, if it was known."""
+        before = self._by_id.get(status.store_id)
         self._by_id[status.store_id] = (status, now_s)
-        return is_new
+        return None if before is None else before[0]
 
     def forget_silent_since(self, before_s: float) -> list[str]:
         """Forget the stores not heard of since that time; their ids."""

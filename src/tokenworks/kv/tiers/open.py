@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokenworks.contract.errors import ConfigError
+from tokenworks.contract.extras import install_command
 from tokenworks.kv.tiers.address import check_remote
 from tokenworks.kv.tiers.tier import BlockTier
 
@@ -14,7 +15,7 @@ def open_remote(url: str) -> BlockTier:
         return _open_s3(url) if url.startswith("s3:") else _open_redis(url)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"kv.remote needs the package {error.name}: install it with `pip install 'tokenworks[remote]'`"
+            f"kv.remote needs the package {error.name}: install it with `{install_command('remote')}`"
         ) from error
 
 

@@ -104,8 +104,10 @@ def longest_stage(record: Record) -> Stage | None:
 def _detail(record: Record, stage: Stage, ns: int) -> str:
     if stage is Stage.PREFILL:
         cached = sum(record.cached_tokens.values())
-        found = f", {cached:,} of them were in a cache" if cached else ""
-        return f"its prompt of {record.prompt_tokens:,} tokens was computed{found}"
+        if not cached:
+            return f"its prompt of {record.prompt_tokens:,} tokens was computed"
+        computed = record.prompt_tokens - cached
+        return f"{computed:,} of its prompt's {record.prompt_tokens:,} tokens were computed, the others were in a cache"
     sequences = max(record.num_sequences, 1)
     if stage is Stage.DECODE and record.output_tokens > sequences:
         later = record.output_tokens - sequences  # the first of each comes with the prompt's last step

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.errors import ConfigError, LedgerError, LedgerMissing
+from tokenworks.contract.extras import install_command
 from tokenworks.contract.folders import state_folder
 from tokenworks.observe.store.errors import told
 
@@ -137,7 +138,7 @@ def _postgres(address: str, is_writing: bool) -> Database:
     try:
         import psycopg  # noqa: F401
     except ImportError:
-        raise ConfigError("a ledger in PostgreSQL needs a driver: pip install 'tokenworks[postgres]'") from None
+        raise ConfigError(f"a ledger in PostgreSQL needs a driver: {install_command('postgres')}") from None
     try:
         url = sa.make_url("postgresql+psycopg://" + address.partition("://")[2])
     except (sa.exc.ArgumentError, ValueError) as error:

@@ -102,9 +102,15 @@ def _llama_cpp(model: str, window: int | None) -> Dialect:
 
 
 def pick_model(models: list[ListedModel], wanted: str, url: str) -> ListedModel:
-    """The one wanted, or the first; raises StartupError."""
+    """The one wanted, or the first; raises StartupError.
+
+    Who lists none may serve one all the same (`transformers serve` lists what it has downloaded): then it is what is
+    wanted, and the trials that follow show whether it is there.
+    """
+    if not models and wanted:
+        return ListedModel(wanted)
     if not models:
-        raise StartupError(f"the server at {url} lists no model; load one there")
+        raise StartupError(f"the server at {url} lists no model; load one there, or name it in `upstream_model`")
     found = [model for model in models if wanted in ("", model.id)]
     if not found:
         names = ", ".join(model.id for model in models)
