@@ -333,7 +333,7 @@ function figure(value, unit, key) {
 
 const TILES = [
   ["Requests", "requests", (row) => `${number(row.concurrency)} at a time, on average`],
-  ["Success", "success_rate", (row) => `${percent(row.kept_rate)} kept their objectives`],
+  ["Success", "success_rate", (row) => h("span", { class: isBroken("kept_rate", row.kept_rate) && "bad" }, `${percent(row.kept_rate)} kept their objectives`)],
   ["First token, P99", "ttft_p99", (row) => `P50 ${seconds(row.ttft_p50)}`],
   ["Between tokens, P99", "itl_p99", (row) => `P50 ${seconds(row.itl_p50)}`],
   ["Output tokens/s", "output_tokens_per_s", (row) => `${number(row.input_tokens_per_s)} in, ${percent(row.hit_rate)} from cache`],
@@ -630,24 +630,28 @@ function billNotes(bill) {
 
 // ------------------------------------------------------------------------------------- diagnosis, drift, incidents, gaps
 
-const SHOWN_FINDINGS = 4;
+const SHOWN_FINDINGS = 3;
 const SEVERITIES = { critical: "bad", warning: "warn" };
-const diagnosed = { told: null, alerts: null };
+const diagnosed = { told: null, alerts: null, drawn: "" };
 
 function drawFindings(told) {
   diagnosed.told = told;
   drawVerdict();
 }
 
+/** Of one alert that pages and is a ticket at the same time, the page is enough; it comes first. */
 function drawAlerts({ alerts }) {
-  diagnosed.alerts = alerts;
+  const name = (alert) => JSON.stringify([alert.name, alert.subject]);
+  diagnosed.alerts = alerts?.filter((alert, index) => alerts.findIndex((each) => name(each) === name(alert)) === index);
   drawVerdict();
 }
 
 /** What is wrong, whom it hurts, what to do: alerts that fire, then one line for each rule that found something. */
 function drawVerdict() {
   const { told, alerts } = diagnosed;
-  if (!told) return;
+  const wanted = JSON.stringify([told, alerts, state.since, state.hasAllFindings]);
+  if (!told || wanted === diagnosed.drawn) return; // the same drawn again would take the selection from who reads it
+  diagnosed.drawn = wanted;
   const groups = [...Map.groupBy(told.findings, (found) => found.rule).values()];
   const { words, kind } = verdict(told, groups, alerts ?? []);
   byId("verdict").dataset.state = kind;
@@ -666,21 +670,22 @@ function drawVerdict() {
 
 /** The headline, and how bad it is. */
 function verdict(told, groups, alerts) {
-  const counts = ["critical", "warning", "notice"].map((severity) => [groups.filter(([found]) => found.severity === severity).length, severity]);
-  const parts = [[alerts.length, alerts.length === 1 ? "alert fires" : "alerts fire"], ...counts.map(([count, word]) => [count, count === 1 || word === "critical" ? word : `${word}s`])]
-    .filter(([count]) => count).map(([count, word]) => `${count} ${word}`);
-  if (parts.length) {
-    const isBad = counts[0][0] || alerts.some((alert) => alert.severity === "page");
-    const isWarning = counts[1][0] || alerts.length;
-    return { words: `${parts.join(", ")} in the last ${state.since}`, kind: isBad ? "bad" : isWarning ? "warn" : "good" };
+  const found = ["critical", "warning", "notice"].map((severity) => [groups.filter(([first]) => first.severity === severity).length, severity]);
+  const parts = found.filter(([number]) => number).map(([number, word]) => `${number} ${number === 1 || word === "critical" ? word : `${word}s`}`);
+  const firing = alerts.length && `${alerts.length} ${alerts.length === 1 ? "alert fires" : "alerts fire"}`;
+  const within = `in the last ${state.since}`;
+  const isBad = found[0][0] || alerts.some((alert) => alert.severity === "page");
+  if (parts.length || firing) {
+    const words = [firing, parts.length && `${parts.join(", ")} ${within}`].filter(Boolean).join("; ");
+    return { words, kind: isBad ? "bad" : found[1][0] || firing ? "warn" : "good" };
   }
-  const seen = `${count(told.requests)} requests in the last ${state.since}`;
-  return told.requests ? { words: `Nothing is wrong: ${told.rules} rules see no fault in ${seen}`, kind: "good" }
-    : { words: `No request ended in the last ${state.since}`, kind: "unknown" };
+  return told.requests ? { words: `Nothing is wrong: ${told.rules} rules see no fault in ${count(told.requests)} requests ${within}`, kind: "good" }
+    : { words: `No request ended ${within}`, kind: "unknown" };
 }
 
-const alertLine = (alert) => h("li", {}, chip(alert.severity, alert.severity === "page" ? "bad" : "warn"), h("b", {}, [alert.name, alert.subject].filter(Boolean).join(" ")),
-  h("span", {}, alert.summary), h("span", { class: "soft" }, `since ${moment(alert.since_s)}`));
+const alertLine = (alert) => h("li", {}, chip(alert.severity, alert.severity === "page" ? "bad" : "warn"),
+  h("span", {}, h("b", {}, [alert.name, alert.subject].filter(Boolean).join(" ")), " ", h("span", { class: "soft" }, alert.summary)),
+  h("span", { class: "soft" }, `since ${moment(alert.since_s)}`));
 
 /** Everything that one rule found, told in short; unfolded, with its evidence. */
 function finding(group) {
