@@ -97,14 +97,15 @@ def comparison_page(comparison: Comparison) -> RenderableType:
     grid.add_column("")
     for name in ("before", "now", "change", "between"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("is", no_wrap=True)
+    grid.add_column("verdict", no_wrap=True)
     for row in comparison.rows:
         figures = (figure(value, row.column.unit) for value in (row.first, row.second))
         verdict = _VERDICTS.get(row.verdict, row.verdict) if row.column.can_vary else ""
         grid.add_row(row.column.heading, *figures, *_change(row), verdict, style=_COLOURS[row.verdict])
     share = f"{comparison.confidence:.0%}"
     remark = f"The bounds hold for all columns together with {share} confidence, from how slices of each window differ."
-    empty = [_nothing_here(table) for table in comparison.tables if not table.num_requests]
+    sides = zip(("before", "now"), comparison.tables, strict=True)
+    empty = [Text(f"{name:>7}: ") + _nothing_here(table) for name, table in sides if not table.num_requests]
     return Group(_side("before", first), _side("now", second), *empty, grid, Text(remark, style="dim"))
 
 
