@@ -892,7 +892,7 @@ const SECTIONS = [
   { path: () => asking("drift", {}, false), draw: drawDrift, into: "features", every: SLOW_POLL_MS },
 ];
 
-const live = { round: 0, timer: 0, aborter: new AbortController() };
+const live = { round: 0, timer: 0, aborter: new AbortController(), answered: 0 }; // answered: when last, seconds since 1970
 
 /** Ask for everything that is due and draw it as it comes; then wait for the next time. */
 async function poll() {
