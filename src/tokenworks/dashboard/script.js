@@ -661,6 +661,7 @@ function drawVerdict() {
   const number = groups.length + (alerts ?? []).length;
   byId("findings-count").hidden = !number;
   byId("findings-count").textContent = String(number);
+  byId("findings-count").dataset.state = kind;
   document.title = number ? `(${number}) Tokenworks` : "Tokenworks";
   fill(byId("alerts"), (alerts ?? []).map(alertLine));
   const isLong = groups.length > SHOWN_FINDINGS + 1 && !state.hasAllFindings;
