@@ -118,7 +118,7 @@ def burning(cells: Mapping[int, Mapping[str, Cell]], objectives: ObjectiveSettin
             if rate > rule.factor and _broken(long) >= MIN_BROKEN:
                 summary = (
                     f"{_broken(long)} of {long.promised} {scenario} requests in {_words(rule.long_s)} failed or broke "
-                    f"their objectives, {_broken(short)} of {short.promised} in {_words(rule.short_s)}: the error "
+                    f"their objectives, {_broken_share(short):.1%} of those in {_words(rule.short_s)}: the error "
                     f"budget burns at least {rate:.1f} times as fast as it may "
                     f"({objectives.success_ratio:.4g} is promised)"
                 )
