@@ -59,8 +59,8 @@ def test_an_outage_pages_and_ends_soon_after_it_is_over() -> None:
     assert burning(over) == {("online", TICKET)}
     (alert,) = [each for each in fired(over) if each.name == "ErrorBudgetBurn"]
     assert alert.summary == (
-        "20 of 105 online requests in 3 days failed or broke their objectives, 19.0% of those in 6 hours: the error budget "
-        "burns at least 19.0 times as fast as it may (0.99 is promised)"
+        "20 of 105 online requests in 3 days failed or broke their objectives, 19.0% of those in 6 hours: the error "
+        "budget burns at least 19.0 times as fast as it may (0.99 is promised)"
     )
 
 
