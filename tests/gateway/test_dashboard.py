@@ -17,6 +17,7 @@ from tests.observe.made import SECOND_NS, record
 from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, SCRIPT, TENANTS, mixed_traffic
 from tokenworks.contract.config import LedgerSettings, Settings
+from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Gap, Stage
 from tokenworks.observe.journal.writer import JournalState
 from tokenworks.observe.observer.figures import AlertFigure, Figures
@@ -40,13 +41,19 @@ class Shown:
     def __init__(self, rig: Rig, settings: Settings, ledger: MemoryLedger) -> None:
         self.rig = rig
         self.ledger = ledger
+        self.is_unreadable = False
         self.url = f"{rig.gateway.url}/dashboard"
         self._settings = settings
         self.api: RunningApi | None = None
         self.start()
 
     def start(self) -> None:
-        self.api = RunningApi(self._settings, lambda: self.ledger)
+        self.api = RunningApi(self._settings, self._open)
+
+    def _open(self) -> MemoryLedger:
+        if self.is_unreadable:
+            raise LedgerError("the disk is gone")
+        return self.ledger
 
     def stop(self) -> None:
         if self.api is not None:
@@ -315,6 +322,23 @@ def test_it_says_when_nobody_answers_and_goes_on_when_somebody_does(
     browser.wait(lambda: browser.text("#live") == "live" and is_drawn(browser), "answers again")
     assert "does not answer" not in browser.text("main")
     assert not browser.all("main[data-stale]")
+
+
+def test_a_ledger_that_cannot_be_read_is_told_once_and_not_in_every_section(
+    browser: Browser, show: Callable[[MemoryLedger], Shown]
+) -> None:
+    shown = show(MemoryLedger([record(number, time.time_ns() - SECOND_NS) for number in range(3)]))
+    shown.is_unreadable = True
+    browser.open(shown.url)
+    browser.wait(lambda: browser.text("#notices"), "the notice")
+    assert browser.text("#notices") == "No answerthe disk is gone"
+    assert browser.text("main").count("the disk is gone") == 1
+    assert browser.text("#live") == "no answer"
+    assert browser.text("#verdict-words") == "What is wrong is not known"
+    shown.is_unreadable = False
+    browser.wait(lambda: browser.text("#live") == "live" and browser.all("#tiles data"), "the figures")
+    assert browser.text("#notices") == ""
+    browser.wait(lambda: browser.text("#verdict-words").startswith("Nothing is wrong"), "the verdict")
 
 
 def test_paused_it_asks_nothing(browser: Browser, shown: Shown) -> None:

@@ -901,12 +901,29 @@ async function poll() {
   const round = (live.round += 1);
   const errors = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
   if (round !== live.round || state.isPaused) return;
-  const down = errors.find((error) => error?.isDown);
+  const down = nobodyAnswers(errors);
   showLiveness(down ? "down" : "live");
-  if (down) fill(byId("notices"), h("p", { class: "notice bad" }, h("strong", { class: "bad" }, "No answer"), h("span", {}, down.message, live.answered && ` What is below is of ${clock(live.answered)}.`)));
-  else live.answered = Date.now() / 1000;
+  if (down) drawDown(down);
+  else {
+    live.answered = Date.now() / 1000;
+    SECTIONS.forEach(({ into }, index) => { if (into && errors[index]) fill(byId(into), h("p", { class: "pad bad" }, errors[index].message)); });
+  }
   document.querySelector("main").toggleAttribute("data-stale", Boolean(down));
   schedule();
+}
+
+/** Why nothing can be told, where that is so: nobody is there, or all that was asked failed alike, as where the ledger cannot be read. */
+function nobodyAnswers(errors) {
+  const failed = errors.filter(Boolean);
+  const isAlike = failed.length > SECTIONS.length / 2 && failed.every((error) => error.message === failed[0].message);
+  return failed.find((error) => error.isDown) ?? (isAlike ? failed[0] : undefined);
+}
+
+/** Figures of before stay, and say of when they are. */
+function drawDown(error) {
+  fill(byId("notices"), h("p", { class: "notice bad" }, h("strong", { class: "bad" }, "No answer"),
+    h("span", {}, error.message, live.answered > 0 && ` What is below is of ${clock(live.answered)}.`)));
+  if (!diagnosed.told) byId("verdict-words").textContent = "What is wrong is not known";
 }
 
 /** The error, where there was one; nothing where the answer was drawn or is not due. */
@@ -921,7 +938,6 @@ async function refresh(section, signal) {
   } catch (error) {
     if (error.name === "AbortError") return null;
     if (!(error instanceof Unanswered)) throw error; // a bug of this page: let the console tell
-    if (section.into && !error.isDown) fill(byId(section.into), h("p", { class: "pad bad" }, error.message));
     section.asked = null;
     return error;
   }
