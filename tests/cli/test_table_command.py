@@ -121,6 +121,13 @@ def test_a_page_over_time_has_a_line_for_each_step_and_one_for_each_stretch_with
     assert "tenant acme" in by_tenant.output
 
 
+def test_the_bill_says_which_stage_the_device_time_went_to(mixed: Path) -> None:
+    bill = answer(mixed, *ALL)["bill"]
+    told = re.findall(r"of that, requests' device time: (\w+) +([\d.]+)", ask(mixed, *ALL, width=160).output)
+    assert {work: float(amount) for work, amount in told} == pytest.approx(bill["by_work"], abs=0.001)
+    assert len(told) > 1
+
+
 def test_a_comparison_says_which_side_has_nothing(mixed: Path) -> None:
     output = ask(mixed, *ALL, "--against", "before", width=160).output
     assert re.search(r"^ before: No request ended in this window\.", output, re.MULTILINE), output

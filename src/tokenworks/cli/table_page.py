@@ -81,6 +81,10 @@ def bill_page(bill: Bill) -> RenderableType:
         grid.add_row(name, _amount(line.pico, bill), figure(line.pico / bill.total, "share"))
     grid.add_section()
     grid.add_row("in all", _amount(bill.total, bill), figure(1.0, "share"), style="bold")
+    for work, pico in bill.by_work.items():
+        grid.add_row(
+            f"of that, requests' device time: {work.value}", _amount(pico, bill), figure(pico / bill.total, "share")
+        )
     if bill.per_million_tokens is not None:
         grid.add_row("per million tokens, in and out", money(bill.per_million_tokens))
     if bill.per_million_output_tokens is not None:

@@ -172,7 +172,7 @@ const number = (value) => (isNumber(value) ? digits(value) : NONE);
 function money(value) {
   if (!isNumber(value)) return NONE;
   try {
-    const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 3 });
+    const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, minimumSignificantDigits: Number.isInteger(value) ? 1 : 3, maximumSignificantDigits: 3 });
     return format.format(value);
   } catch {
     return `${plain(value)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
@@ -621,6 +621,8 @@ function billNotes(bill) {
   return [
     isNumber(bill.per_million_tokens) && `${money(bill.per_million_tokens)} per million tokens`,
     isNumber(bill.per_million_output_tokens) && `${money(bill.per_million_output_tokens)} per million output tokens`,
+    bill.total > 0 && Object.keys(bill.by_work).length > 0
+      && `of that, requests' device time: ${Object.entries(bill.by_work).map(([work, amount]) => `${work} ${money(amount)}`).join(", ")}`,
     bill.saved > 0 && `${money(bill.saved)} saved by KV that was found instead of computed`,
     unpriced.length > 0 && `no price stated for ${unpriced.join(", ")}`,
     bill.is_energy_modelled && "energy modelled from stated watts",
