@@ -19,6 +19,10 @@ SOURCE: Final = {"type": "prometheus", "uid": "${source}"}
 COLUMNS: Final = 24
 HEIGHT: Final = 8
 Json = dict[str, Any]
+_READING: Final[Json] = {  # all lines of a moment at once, largest first; the latest value beside each name
+    "tooltip": {"mode": "multi", "sort": "desc"},
+    "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": ["lastNotNull"]},
+}
 
 
 def dashboard() -> Json:
@@ -76,6 +80,8 @@ def _panel(panel: Panel, grid: Json, number: int) -> Json:
         "fieldConfig": {"defaults": {"unit": panel.unit, "custom": custom}, "overrides": []},
         "targets": [_target(query, chr(ord("A") + at), is_table) for at, query in enumerate(panel.queries)],
     }
+    if not is_table:
+        made["options"] = _READING
     if panel.title == "By scenario":
         made |= _named_columns()
     return made

@@ -82,6 +82,15 @@ def test_csv_is_the_json_rows(mixed: Path) -> None:
     assert [row["tenant"] for row in rows] == [row["tenant"] for row in found]
     assert [float(row["cost"]) for row in rows] == [row["cost"] for row in found]
     assert [row["ttft_p99"] for row in rows if row["tenant"].startswith("[red]x")] == [""]
+    assert {row["requests"].isdigit() for row in rows} == {True}
+
+
+def test_a_name_that_a_spreadsheet_would_compute_is_text_in_csv(mixed: Path) -> None:
+    told = [ask(mixed, *ALL, "--by", "tag:user", *form, "--csv").stdout for form in ((), ("--every", "10m"))]
+    names = [{row["tag:user"] for row in csv.DictReader(io.StringIO(text))} for text in told]
+    assert [{name for name in each if "cmd" in name} for each in names] == [{"'=cmd|' /C calc'!A0"}] * 2
+    assert [{"u0", "u1"} < each for each in names] == [True, True]
+    assert "=cmd|' /C calc'!A0" in [row["tag:user"] for row in answer(mixed, *ALL, "--by", "tag:user")["rows"]]
 
 
 def test_over_time_rows_are_steps_that_sum_to_the_table(mixed: Path) -> None:
@@ -110,6 +119,19 @@ def test_a_page_over_time_has_a_line_for_each_step_and_one_for_each_stretch_with
     assert by_tenant.exit_code == 0, by_tenant.output
     assert max(map(len, by_tenant.output.splitlines())) <= width
     assert "tenant acme" in by_tenant.output
+
+
+def test_the_bill_says_which_stage_the_device_time_went_to(mixed: Path) -> None:
+    bill = answer(mixed, *ALL)["bill"]
+    told = re.findall(r"of that, requests' device time: (\w+) +([\d.]+)", ask(mixed, *ALL, width=160).output)
+    assert {work: float(amount) for work, amount in told} == pytest.approx(bill["by_work"], abs=0.001)
+    assert len(told) > 1
+
+
+def test_a_comparison_says_which_side_has_nothing(mixed: Path) -> None:
+    output = ask(mixed, *ALL, "--against", "before", width=160).output
+    assert re.search(r"^ before: No request ended in this window\.", output, re.MULTILINE), output
+    assert "verdict" in output
 
 
 def test_chosen_columns_and_filters_are_all_there_is(mixed: Path) -> None:

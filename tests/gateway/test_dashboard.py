@@ -17,8 +17,10 @@ from tests.observe.made import SECOND_NS, record
 from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, SCRIPT, TENANTS, mixed_traffic
 from tokenworks.contract.config import LedgerSettings, Settings
+from tokenworks.contract.errors import LedgerError
 from tokenworks.contract.record import Gap, Stage
 from tokenworks.observe.journal.writer import JournalState
+from tokenworks.observe.observer.figures import AlertFigure, Figures
 from tokenworks.observe.units import figure
 
 if TYPE_CHECKING:
@@ -39,13 +41,19 @@ class Shown:
     def __init__(self, rig: Rig, settings: Settings, ledger: MemoryLedger) -> None:
         self.rig = rig
         self.ledger = ledger
+        self.is_unreadable = False
         self.url = f"{rig.gateway.url}/dashboard"
         self._settings = settings
         self.api: RunningApi | None = None
         self.start()
 
     def start(self) -> None:
-        self.api = RunningApi(self._settings, lambda: self.ledger)
+        self.api = RunningApi(self._settings, self._open)
+
+    def _open(self) -> MemoryLedger:
+        if self.is_unreadable:
+            raise LedgerError("the disk is gone")
+        return self.ledger
 
     def stop(self) -> None:
         if self.api is not None:
@@ -78,7 +86,7 @@ def is_drawn(browser: Browser) -> bool:
     filled = ("#tiles data", "#rows tbody tr", "#request-rows tbody tr", "#worker-cards article", "#bill data")
     later = (
         "#tier-cards article",
-        "#findings > *",
+        "#verdict:not([data-state=unknown])",
         "#features > *",
         "#dependencies > *",
         "#incident-rows tbody tr",
@@ -98,24 +106,27 @@ def test_it_loads_without_a_complaint_and_asks_nobody_else(browser: Browser, sho
 def test_its_figures_are_those_of_the_table(browser: Browser, shown: Shown, by: str) -> None:
     browser.open(f"{shown.url}?by={by}&preset=online")
     browser.wait(lambda: browser.all("#rows tbody tr"), "the table")
-    answer = shown.rig.http.get("/observe/table", params={"by": by, "preset": "online"}).json()
+    asked = {"by": by, "preset": "online", "troubles": "yes"}
+    answer = shown.rig.http.get("/observe/table", params=asked).json()
     rows = browser.js(
-        "[...document.querySelectorAll('#rows tbody tr')].map((row) => [row.querySelector('th').textContent,"
+        "[...document.querySelectorAll('#rows tbody tr, #rows .sum')].map((row) => "
+        "[row.querySelector('th').textContent,"
         "Object.fromEntries([...row.querySelectorAll('data')].map((e) => [e.dataset.figure, Number(e.value)]))])"
     )
     told = [
         [row[by], {key: value for key, value in row.items() if key != by and value is not None}]
-        for row in answer["rows"]
+        for row in (*answer["rows"], {by: "all"} | answer["total"])
     ]
     assert rows == told
-    assert len(rows) > 1
+    assert len(rows) > 2
+    assert {"failure_rate"} < {*rows[0][1]}  # no preset has it, but there were such
 
 
 @pytest.mark.parametrize("preset", ["overview", "offline"])
 def test_its_figures_are_in_the_words_of_the_command(browser: Browser, shown: Shown, preset: str) -> None:
     browser.open(f"{shown.url}?by=worker&preset={preset}")
     browser.wait(lambda: browser.all("#rows tbody tr"), "the table")
-    columns = shown.rig.http.get("/observe/table", params={"preset": preset}).json()["columns"]
+    columns = shown.rig.http.get("/observe/table", params={"preset": preset, "troubles": "yes"}).json()["columns"]
     units = {column["key"]: column["unit"] for column in columns if column["unit"] != "currency"}
     told = browser.js(
         "[...document.querySelectorAll('#rows data')].map((e) => [e.dataset.figure, Number(e.value), e.textContent])"
@@ -143,7 +154,7 @@ def test_a_tag_groups_the_table_too(browser: Browser, shown: Shown) -> None:
     assert browser.js("document.querySelectorAll('#rows tbody th button').length") == 1
     browser.js("document.querySelector('#rows tbody th button').click()")
     browser.wait(lambda: browser.text("#filters") == f"tag:feature={MARKUP} ×", "the filter")
-    browser.wait(lambda: browser.all("#trends .path"), "it over time")
+    browser.wait(lambda: browser.all("#rows .spark"), "it over time")
     browser.js("document.querySelector('#filters button').click()")
     assert browser.js("document.querySelector('#tags').value") == "tag:feature"
     browser.js("[...document.querySelectorAll('#by button')].find((each) => each.textContent === 'tenant').click()")
@@ -154,8 +165,12 @@ def test_a_tag_groups_the_table_too(browser: Browser, shown: Shown) -> None:
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_column_is_shown_over_time(browser: Browser, shown: Shown, width: int, scheme: str) -> None:
     browser.open(f"{shown.url}?preset=online&where=tenant%3Dacme", width=width, scheme=scheme)
+    browser.wait(lambda: browser.all("#rows .spark"), "the lines")
+    assert not browser.one("#trends").is_displayed()
+    browser.js("document.querySelector('[data-key=trends]').click()")
     browser.wait(lambda: browser.all("#trends .path"), "the small charts")
-    series = shown.rig.http.get("/observe/series?preset=online&where=tenant=acme").json()
+    assert "trends=yes" in browser.driver.current_url
+    series = shown.rig.http.get("/observe/series?preset=online&where=tenant=acme&troubles=yes").json()
     titles = browser.js("[...document.querySelectorAll('#trends h3')].map((each) => each.textContent)")
     assert titles == [column["heading"] for column in series["columns"]]
     assert "TTFT P99" in titles
@@ -190,7 +205,7 @@ def test_hostile_names_stay_text(browser: Browser, shown: Shown) -> None:
     assert f"feature: {MARKUP}" in browser.text("#explain-body")
     assert f"{SCRIPT}: search" in browser.text("#explain-body")
     assert browser.js("document.querySelectorAll('main img, main script, dialog img, dialog script').length") == 0
-    assert browser.driver.title == "Tokenworks"
+    assert browser.driver.title.endswith("Tokenworks")
     assert browser.complaints() == []
 
 
@@ -297,13 +312,33 @@ def test_it_says_when_nobody_answers_and_goes_on_when_somebody_does(
 ) -> None:
     shown = show(MemoryLedger(mixed_traffic(time.time_ns(), 60)))
     browser.open(shown.url)
-    browser.wait(lambda: browser.text("#live") == "live", "the first answers")
+    browser.wait(lambda: is_drawn(browser), "the first answers")
     shown.stop()
     browser.wait(lambda: browser.text("#live") == "no answer", "the first error")
     assert "the observer does not answer" in browser.text("#notices")
+    assert "What is below is of" in browser.text("#notices")
+    assert browser.all("main[data-stale]")
     shown.start()
     browser.wait(lambda: browser.text("#live") == "live" and is_drawn(browser), "answers again")
     assert "does not answer" not in browser.text("main")
+    assert not browser.all("main[data-stale]")
+
+
+def test_a_ledger_that_cannot_be_read_is_told_once_and_not_in_every_section(
+    browser: Browser, show: Callable[[MemoryLedger], Shown]
+) -> None:
+    shown = show(MemoryLedger([record(number, time.time_ns() - SECOND_NS) for number in range(3)]))
+    shown.is_unreadable = True
+    browser.open(shown.url)
+    browser.wait(lambda: browser.text("#notices"), "the notice")
+    assert browser.text("#notices") == "No answerthe disk is gone"
+    assert browser.text("main").count("the disk is gone") == 1
+    assert browser.text("#live") == "no answer"
+    assert browser.text("#verdict-words") == "What is wrong is not known"
+    shown.is_unreadable = False
+    browser.wait(lambda: browser.text("#live") == "live" and browser.all("#tiles data"), "the figures")
+    assert browser.text("#notices") == ""
+    browser.wait(lambda: browser.text("#verdict-words").startswith("Nothing is wrong"), "the verdict")
 
 
 def test_paused_it_asks_nothing(browser: Browser, shown: Shown) -> None:
@@ -364,6 +399,38 @@ def test_what_the_gateway_cannot_write_down_is_told(browser: Browser, shown: Sho
     browser.wait(lambda: not browser.text("#unwritten"), "its end")
 
 
+def test_alerts_that_fire_are_told_each_once(
+    browser: Browser, show: Callable[[MemoryLedger], Shown], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = show(MemoryLedger([record(number, time.time_ns() - SECOND_NS) for number in range(3)]))
+    figures = [
+        AlertFigure("ErrorBudgetBurn", MARKUP, severity, f"{severity}: it burns", time.time_ns())
+        for severity in ("ticket", "page")
+    ]
+    outlet = shown.rig.gateway.gateway.service.metrics.observer
+    monkeypatch.setattr(outlet, "fresh", lambda: Figures(time.time_ns(), alerts=figures))
+    browser.open(shown.url)
+    browser.wait(lambda: browser.all("#alerts li"), "the alert")
+    assert browser.js("[...document.querySelectorAll('#alerts .chip')].map((each) => each.textContent)") == ["page"]
+    assert f"ErrorBudgetBurn {MARKUP} page: it burns" in browser.text("#alerts")
+    assert browser.text("#verdict-words") == "1 alert fires"
+    assert browser.one("#verdict").get_attribute("data-state") == "bad"
+    monkeypatch.undo()
+    browser.wait(lambda: not browser.all("#alerts li"), "its end")
+    assert browser.text("#verdict-words") == "Nothing is wrong: 36 rules see no fault in 3 requests in the last 15m"
+    assert browser.driver.title == "Tokenworks"
+
+
+def test_requests_that_failed_have_a_list(browser: Browser, shown: Shown) -> None:
+    browser.open(f"{shown.url}?order=failed")
+    outcomes = "[...document.querySelectorAll('#request-rows tbody .chip')].map((each) => each.textContent)"
+    browser.wait(lambda: browser.js(outcomes), "the list")
+    assert "ok" not in browser.js(outcomes)
+    where = {"order": "failed", "limit": 12}
+    answer = shown.rig.http.get("/observe/requests", params=where).json()
+    assert browser.js(outcomes) == [request["outcome"] for request in answer["requests"]]
+
+
 def test_the_page_allows_nothing_but_itself(shown: Shown) -> None:
     policy = shown.rig.http.get("/dashboard").headers["content-security-policy"]
     assert "default-src 'self'" in policy
@@ -385,5 +452,19 @@ def test_when_an_outage_was_and_what_changed_within_the_window_is_told(
     browser.open(shown.url)
     browser.wait(lambda: "turned away" in browser.text("#findings"), "the finding")
     assert "worst from" in browser.text("#findings")
+    assert browser.one("#verdict").get_attribute("data-state") == "bad"
+    assert browser.text("#verdict-words").startswith("1 critical")
+    assert browser.driver.title.startswith("(1) ")
+    assert browser.js("document.querySelector('#verdict').getBoundingClientRect().top") < 200  # before all figures
+    assert "hurts anna" in browser.text("#findings .whom")
+    browser.js("document.querySelector('#findings summary').focus()")
+    press(browser, Keys.ENTER)
+    browser.js(
+        "document.querySelector('[data-key=since-5m]').click()"
+    )  # what is read stays open when it is drawn again
+    browser.wait(lambda: "in the last 5m" in browser.text("#verdict-words"), "another window's verdict")
+    browser.js("document.querySelector('[data-key=since-15m]').click()")
+    browser.wait(lambda: browser.all("#findings details[open]"), "the finding unfolded")
+    assert browser.js("document.querySelectorAll('#tiles [data-state=bad]').length") == 1
     browser.wait(lambda: "that came first" in browser.text("#drift-note"), "the halves")
     assert browser.complaints() == []

@@ -25,6 +25,7 @@ from tokenworks.contract.config import LedgerSettings, Settings
 from tokenworks.contract.errors import LedgerDamaged
 from tokenworks.gateway.http import observer_client
 from tokenworks.observe.ledger import OpenLedger
+from tokenworks.observe.observer.figures import AlertFigure, Figures
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig
@@ -83,6 +84,41 @@ def test_the_gateway_itself_tells_what_it_has_not_written(observed_rig: Rig) -> 
         == observed_rig.http.get("/observe/status", headers={"host": "elsewhere.example"}).status_code
         >= 400
     )
+
+
+def test_the_gateway_itself_tells_which_alerts_fire(
+    observed_rig: Rig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> object:
+        return observed_rig.http.get("/observe/alerts").json()["alerts"]
+
+    assert asked() is None  # no observer has written: nobody knows
+    outlet = observed_rig.gateway.gateway.service.metrics.observer
+    alerts = [
+        AlertFigure("Drift", "tenant", "ticket", "moved", 1_500_000_000),
+        AlertFigure("WorkerLost", MARKUP, "ticket", "it died", 1_000_000_000),
+        AlertFigure("NoReadyWorker", "", "page", "nobody was ready", 2_000_000_000),
+    ]
+    monkeypatch.setattr(outlet, "fresh", lambda: Figures(0, alerts=alerts))
+    assert asked() == [
+        {"name": "NoReadyWorker", "subject": "", "severity": "page", "summary": "nobody was ready", "since_s": 2.0},
+        {"name": "WorkerLost", "subject": MARKUP, "severity": "ticket", "summary": "it died", "since_s": 1.0},
+        {"name": "Drift", "subject": "tenant", "severity": "ticket", "summary": "moved", "since_s": 1.5},
+    ]
+    assert observed_rig.http.get("/observe/alerts", headers={"host": "elsewhere.example"}).status_code >= 400
+
+
+def test_those_that_failed_and_the_columns_of_troubles_are_asked_for(observed_rig: Rig) -> None:
+    answer = observed_rig.http.get("/observe/requests", params={"order": "failed", "limit": 3}).json()
+    outcomes = [request["outcome"] for request in answer["requests"]]
+    assert outcomes
+    assert "ok" not in outcomes
+    ends = [request["ended_s"] for request in answer["requests"]]
+    assert ends == sorted(ends, reverse=True)
+    plain, told = (observed_rig.http.get(f"/observe/table?troubles={each}").json() for each in ("no", "yes"))
+    more = [each["key"] for each in told["columns"] if each not in plain["columns"]]
+    assert more == ["failure_rate"]
+    assert more[0] in observed_rig.http.get("/observe/series?preset=online&troubles=yes").json()["points"][0]
 
 
 def test_an_id_of_any_characters_is_explained(observed_rig: Rig) -> None:

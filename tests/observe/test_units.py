@@ -89,7 +89,8 @@ def test_what_cannot_be_had_is_no_zero(value: float | None) -> None:
 
 def test_amounts_of_one_bill_have_the_same_decimals() -> None:
     assert [amount(value, 0.5133) for value in (0.5133, 0.0009, -0.2)] == ["0.5133", "0.0009", "-0.2000"]
-    assert [amount(value, 87_072.0) for value in (87_072.0, 0.001)] == ["87,072.00", "0.00"]
+    assert [amount(value, 87_072.0) for value in (87_072.0, 0.001)] == ["87,072.00", "~0"]
+    assert [amount(value, 1.4194) for value in (0.0002, -0.0003, 0.0)] == ["~0", "~0", "0.000"]
     assert amount(0.0, 0.0) == "0.00"
 
 

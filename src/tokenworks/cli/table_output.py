@@ -30,6 +30,7 @@ from tokenworks.observe.when import parse_window
 if TYPE_CHECKING:
     from tokenworks.cli.table_question import Question
 
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _REFRESH_S: Final = 2.0
 _PLAIN_WIDTH: Final = 120  # where the output is not a terminal that has its own
 
@@ -113,4 +114,14 @@ def _print_csv(answer: Table | OverTime) -> None:
         rows = answer.rows_for_sheets()
     writer = csv.DictWriter(sys.stdout, [*keys, *(column.key for column in answer.columns)])
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A whole number without ".0"; a text that a spreadsheet would run as a formula, marked as text.
+
+    Tenants' names and tags are whatever clients send: `=HYPERLINK(...)` too (OWASP, "CSV Injection").
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

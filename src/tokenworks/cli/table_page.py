@@ -81,6 +81,10 @@ def bill_page(bill: Bill) -> RenderableType:
         grid.add_row(name, _amount(line.pico, bill), figure(line.pico / bill.total, "share"))
     grid.add_section()
     grid.add_row("in all", _amount(bill.total, bill), figure(1.0, "share"), style="bold")
+    for work, pico in bill.by_work.items():
+        grid.add_row(
+            f"of that, requests' device time: {work.value}", _amount(pico, bill), figure(pico / bill.total, "share")
+        )
     if bill.per_million_tokens is not None:
         grid.add_row("per million tokens, in and out", money(bill.per_million_tokens))
     if bill.per_million_output_tokens is not None:
@@ -97,14 +101,15 @@ def comparison_page(comparison: Comparison) -> RenderableType:
     grid.add_column("")
     for name in ("before", "now", "change", "between"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("is", no_wrap=True)
+    grid.add_column("verdict", no_wrap=True)
     for row in comparison.rows:
         figures = (figure(value, row.column.unit) for value in (row.first, row.second))
         verdict = _VERDICTS.get(row.verdict, row.verdict) if row.column.can_vary else ""
         grid.add_row(row.column.heading, *figures, *_change(row), verdict, style=_COLOURS[row.verdict])
     share = f"{comparison.confidence:.0%}"
     remark = f"The bounds hold for all columns together with {share} confidence, from how slices of each window differ."
-    empty = [_nothing_here(table) for table in comparison.tables if not table.num_requests]
+    sides = zip(("before", "now"), comparison.tables, strict=True)
+    empty = [Text(f"{name:>7}: ") + _nothing_here(table) for name, table in sides if not table.num_requests]
     return Group(_side("before", first), _side("now", second), *empty, grid, Text(remark, style="dim"))
 
 

@@ -9,7 +9,7 @@ const SLOW_POLL_MS = 10000; // of what walks the whole window: diagnosis and dri
 const WINDOWS = ["5m", "15m", "1h", "6h", "24h", "7d"];
 const DIMENSIONS = ["scenario", "tenant", "model", "version", "worker"];
 const PRESETS = ["overview", "online", "offline", "realtime"];
-const ORDERS = ["latest", "slowest"];
+const ORDERS = ["latest", "slowest", "failed"];
 
 // ---------------------------------------------------------------------------------------------------------------- state
 
@@ -24,13 +24,19 @@ const state = {
   where: query.getAll("where").filter((condition) => condition.includes("=")),
   limit: 12, // requests shown
   isPaused: false,
+  hasTrends: query.get("trends") === "yes", // the charts of the table's columns
+  hasAllFindings: false,
+  open: new Set(), // findings that somebody reads in full, by rule
   currency: "USD",
+  successRatio: 0, // what the objectives promise; until it is known nothing is below it
   incidents: [],
+  series: null,
 };
 
 function remember() {
   const wanted = new URLSearchParams();
   for (const name of ["since", "by", "preset", "order"]) wanted.set(name, state[name]);
+  if (state.hasTrends) wanted.set("trends", "yes");
   for (const condition of state.where) wanted.append("where", condition);
   history.replaceState(null, "", `${location.pathname}?${wanted}${location.hash}`);
 }
@@ -166,7 +172,7 @@ const number = (value) => (isNumber(value) ? digits(value) : NONE);
 function money(value) {
   if (!isNumber(value)) return NONE;
   try {
-    const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, maximumSignificantDigits: 3 });
+    const format = new Intl.NumberFormat("en", { style: "currency", currency: state.currency, minimumSignificantDigits: Number.isInteger(value) ? 1 : 3, maximumSignificantDigits: 3 });
     return format.format(value);
   } catch {
     return `${plain(value)} ${state.currency}`; // a currency that is none of ISO 4217's: credits, say
@@ -326,8 +332,8 @@ function figure(value, unit, key) {
 }
 
 const TILES = [
-  ["Requests", "requests", (row) => `${number(row.concurrency)} at a time`],
-  ["Success", "success_rate", (row) => `${percent(row.kept_rate)} kept their objectives`],
+  ["Requests", "requests", (row) => `${number(row.concurrency)} at a time, on average`],
+  ["Success", "success_rate", (row) => h("span", { class: isBroken("kept_rate", row.kept_rate) && "bad" }, `${percent(row.kept_rate)} kept their objectives`)],
   ["First token, P99", "ttft_p99", (row) => `P50 ${seconds(row.ttft_p50)}`],
   ["Between tokens, P99", "itl_p99", (row) => `P50 ${seconds(row.itl_p50)}`],
   ["Output tokens/s", "output_tokens_per_s", (row) => `${number(row.input_tokens_per_s)} in, ${percent(row.hit_rate)} from cache`],
@@ -340,7 +346,16 @@ function drawTiles({ rows, columns }) {
   const row = rows[0] ?? {};
   const units = Object.fromEntries(columns.map((column) => [column.key, column.unit]));
   fill(byId("tiles"), TILES.map(([title, key, beside]) =>
-    h("div", { class: "panel tile" }, h("dt", {}, title), h("dd", {}, figure(row[key], units[key], key)), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
+    h("div", { class: "panel tile", "data-state": isBroken(key, row[key]) && "bad" }, h("dt", {}, title), h("dd", {}, figure(row[key], units[key], key)), h("p", {}, row.requests ? beside(row) : "no requests yet"))));
+}
+
+const PROMISED = ["success_rate", "kept_rate"];
+const TROUBLES = ["rejection_rate", "timeout_rate", "failure_rate"];
+
+/** Whether a figure says that less than was promised was kept. */
+function isBroken(key, value) {
+  if (!isNumber(value) || !state.successRatio) return false;
+  return PROMISED.includes(key) ? value < state.successRatio : TROUBLES.includes(key) && value > 1 - state.successRatio;
 }
 
 function drawTable(answer) {
@@ -352,13 +367,46 @@ function drawTable(answer) {
   }
   const head = h("thead", {}, h("tr", {}, columns.map((column) =>
     h("th", { scope: "col", title: column.help }, column.heading, UNITS_IN_HEAD.includes(column.unit) && !column.heading.includes(column.unit) && h("small", {}, column.unit)))));
+  const cells = (row) => answer.columns.map((column) =>
+    h("td", { class: isBroken(column.key, row[column.key]) && "bad" }, figure(row[column.key], column.unit, column.key)));
   const body = h("tbody", {}, rows.map((row) => h("tr", {},
-    h("th", { scope: "row", title: row[answer.by] }, state.by.includes("=") ? row[answer.by] || NONE : filterButton(row[answer.by])),
-    answer.columns.map((column) => h("td", {}, figure(row[column.key], column.unit, column.key))))));
+    h("th", { scope: "row", title: row[answer.by] }, state.by.includes("=") ? row[answer.by] || NONE : filterButton(row[answer.by])), cells(row))));
+  const foot = h("tfoot", {},
+    (rows.length > 1 || answer.hidden_rows > 0) && h("tr", { class: "sum" }, h("th", { scope: "row" }, "all"), cells(answer.total)),
+    h("tr", {}, h("th", { scope: "row" }, trendsButton()), answer.columns.map((column) => h("td", { "data-spark": column.key }))));
   const hidden = answer.hidden_rows > 0 && h("p", { class: "pad soft" }, `and ${count(answer.hidden_rows)} more with fewer requests`);
   const shared = answer.shared_names.length > 0 && h("p", { class: "pad soft" },
     `${answer.shared_names.join(", ")}: several workers had this name at a time, since several systems keep this ledger.`);
-  fill(byId("rows"), h("table", {}, head, body), hidden, shared);
+  fill(byId("rows"), h("table", {}, head, body, foot), hidden, shared);
+  drawSparks();
+}
+
+/** Shows and hides the charts of the columns, which the last line of the table has in small. */
+function trendsButton() {
+  const toggle = () => { state.hasTrends = !state.hasTrends; remember(); showTrends(); };
+  return h("button", { class: "link", "data-key": "trends", "aria-expanded": String(state.hasTrends), "aria-controls": "trends", onclick: toggle }, "over time");
+}
+
+function showTrends() {
+  byId("trends").hidden = !state.hasTrends;
+  document.querySelector('[data-key="trends"]')?.setAttribute("aria-expanded", String(state.hasTrends));
+}
+
+function drawSparks() {
+  for (const cell of byId("rows").querySelectorAll("[data-spark]")) fill(cell, spark(state.series?.points ?? [], cell.dataset.spark));
+}
+
+/** A line of a column's values, from zero to the most, without axes: whether it rose, and when. */
+function spark(points, key) {
+  const most = Math.max(...points.map((point) => point[key]).filter(isNumber));
+  if (points.length < 2 || !Number.isFinite(most)) return null;
+  let isDrawing = false;
+  const path = points.map((point, index) => {
+    const command = isDrawing ? "L" : "M";
+    isDrawing = isNumber(point[key]);
+    return isDrawing ? `${command}${((60 * index) / (points.length - 1)).toFixed(1)} ${(17 - (15 * point[key]) / (most || 1)).toFixed(1)}` : "";
+  });
+  return svg("svg", { class: "spark a", viewBox: "0 0 60 18", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("path", { d: path.join("") }));
 }
 
 function filterButton(value) {
@@ -403,6 +451,8 @@ function nothingYet() {
 }
 
 function drawSeries(answer) {
+  state.series = answer;
+  drawSparks();
   for (const chart of CHARTS) chart.update(answer);
   const trends = answer.columns.map(trendOf);
   const shownNow = byId("trends").childElementCount === trends.length && trends.every((chart) => byId("trends").contains(chart.figure));
@@ -571,6 +621,8 @@ function billNotes(bill) {
   return [
     isNumber(bill.per_million_tokens) && `${money(bill.per_million_tokens)} per million tokens`,
     isNumber(bill.per_million_output_tokens) && `${money(bill.per_million_output_tokens)} per million output tokens`,
+    bill.total > 0 && Object.keys(bill.by_work).length > 0
+      && `of that, requests' device time: ${Object.entries(bill.by_work).map(([work, amount]) => `${work} ${money(amount)}`).join(", ")}`,
     bill.saved > 0 && `${money(bill.saved)} saved by KV that was found instead of computed`,
     unpriced.length > 0 && `no price stated for ${unpriced.join(", ")}`,
     bill.is_energy_modelled && "energy modelled from stated watts",
@@ -580,26 +632,91 @@ function billNotes(bill) {
 
 // ------------------------------------------------------------------------------------- diagnosis, drift, incidents, gaps
 
-function drawFindings({ findings, baseline, is_own_baseline: isOwn }) {
-  byId("diagnosis-note").textContent = isOwn ? `compared with ${clock(baseline.start_s)}..${clock(baseline.end_s)}, the best stretch of the same run`
-    : "signal, cause, action";
-  byId("findings-count").hidden = !findings.length;
-  byId("findings-count").textContent = String(findings.length);
-  fill(byId("findings"), findings.length ? findings.map(finding)
-    : h("div", { class: "panel" }, empty("Nothing found", `No rule sees a fault in the last ${state.since}.`)));
+const SHOWN_FINDINGS = 3;
+const SEVERITIES = { critical: "bad", warning: "warn" };
+const diagnosed = { told: null, alerts: null, drawn: "" };
+
+function drawFindings(told) {
+  diagnosed.told = told;
+  drawVerdict();
 }
 
-const SEVERITIES = { critical: "bad", warning: "warn" };
+/** Of one alert that pages and is a ticket at the same time, the page is enough; it comes first. */
+function drawAlerts({ alerts }) {
+  const name = (alert) => JSON.stringify([alert.name, alert.subject]);
+  diagnosed.alerts = alerts?.filter((alert, index) => alerts.findIndex((each) => name(each) === name(alert)) === index);
+  drawVerdict();
+}
 
-function finding(found) {
-  const facts = [["signal", found.signal], ["cause", found.cause], ["action", found.action],
+/** What is wrong, whom it hurts, what to do: alerts that fire, then one line for each rule that found something. */
+function drawVerdict() {
+  const { told, alerts } = diagnosed;
+  const wanted = JSON.stringify([told, alerts, state.since, state.hasAllFindings]);
+  if (!told || wanted === diagnosed.drawn) return; // the same drawn again would take the selection from who reads it
+  diagnosed.drawn = wanted;
+  const groups = [...Map.groupBy(told.findings, (found) => found.rule).values()];
+  const { words, kind } = verdict(told, groups, alerts ?? []);
+  byId("verdict").dataset.state = kind;
+  byId("verdict-words").textContent = words;
+  byId("diagnosis-note").textContent = told.is_own_baseline && groups.length
+    ? `compared with ${clock(told.baseline.start_s)} to ${clock(told.baseline.end_s)}, the best stretch of the same run` : "";
+  const number = groups.length + (alerts ?? []).length;
+  byId("findings-count").hidden = !number;
+  byId("findings-count").textContent = String(number);
+  byId("findings-count").dataset.state = kind;
+  document.title = number ? `(${number}) Tokenworks` : "Tokenworks";
+  fill(byId("alerts"), (alerts ?? []).map(alertLine));
+  const isLong = groups.length > SHOWN_FINDINGS + 1 && !state.hasAllFindings;
+  fill(byId("findings"), (isLong ? groups.slice(0, SHOWN_FINDINGS) : groups).map(finding),
+    isLong && h("p", { class: "more" }, h("button", { "data-key": "all-findings", onclick: () => { state.hasAllFindings = true; drawVerdict(); } }, `Show ${groups.length - SHOWN_FINDINGS} more`)));
+}
+
+/** The headline, and how bad it is. */
+function verdict(told, groups, alerts) {
+  const found = ["critical", "warning", "notice"].map((severity) => [groups.filter(([first]) => first.severity === severity).length, severity]);
+  const parts = found.filter(([number]) => number).map(([number, word]) => `${number} ${number === 1 || word === "critical" ? word : `${word}s`}`);
+  const firing = alerts.length && `${alerts.length} ${alerts.length === 1 ? "alert fires" : "alerts fire"}`;
+  const within = `in the last ${state.since}`;
+  const isBad = found[0][0] || alerts.some((alert) => alert.severity === "page");
+  if (parts.length || firing) {
+    const words = [firing, parts.length && `${parts.join(", ")} ${within}`].filter(Boolean).join("; ");
+    return { words, kind: isBad ? "bad" : found[1][0] || firing ? "warn" : "good" };
+  }
+  return told.requests ? { words: `Nothing is wrong: ${told.rules} rules see no fault in ${count(told.requests)} requests ${within}`, kind: "good" }
+    : { words: `No request ended ${within}`, kind: "unknown" };
+}
+
+const alertLine = (alert) => h("li", {}, chip(alert.severity, alert.severity === "page" ? "bad" : "warn"),
+  h("span", {}, h("b", {}, [alert.name, alert.subject].filter(Boolean).join(" ")), " ", h("span", { class: "soft" }, alert.summary)),
+  h("span", { class: "soft" }, `since ${moment(alert.since_s)}`));
+
+/** Everything that one rule found, told in short; unfolded, with its evidence. */
+function finding(group) {
+  const [first, ...others] = group;
+  const isOpen = state.open.has(first.rule);
+  return h("details", { class: "finding", "data-severity": first.severity, open: isOpen, ontoggle: (event) => state.open[event.target.open ? "add" : "delete"](first.rule) },
+    h("summary", { "data-key": `finding-${first.rule}`, title: first.rule.replaceAll("_", " ") },
+      chip(first.severity, SEVERITIES[first.severity]),
+      h("span", { class: "what" }, first.signal, others.length > 0 && h("span", { class: "soft" }, ` Likewise ${others.map((each) => each.subject).join(", ")}.`)),
+      h("span", { class: "whom" }, whom(group)),
+      h("span", { class: "do" }, first.action)),
+    group.map((found) => h("div", { class: "each" }, group.length > 1 && h("h3", {}, `${found.kind} ${found.subject}`), h("dl", {}, facts(found)))));
+}
+
+/** Whom it hurts, and when it was at its worst. */
+function whom(group) {
+  const hurt = [...new Set(group.flatMap((found) => found.hurt.map((each) => each.tenant || NONE)))];
+  const worst = group.map((found) => found.worst).filter(Boolean)[0];
+  return [hurt.length > 0 && h("span", {}, "hurts ", h("b", {}, hurt.slice(0, 4).join(", ")), hurt.length > 4 && ` and ${hurt.length - 4} more`),
+    worst && h("span", {}, hurt.length > 0 && "; ", `worst ${clock(worst[0] / 1e9)} to ${clock(worst[1] / 1e9)}`)];
+}
+
+function facts(found) {
+  const lines = [["signal", found.signal], ["cause", found.cause], ["action", found.action],
     ["when", found.worst && `worst from ${clock(found.worst[0] / 1e9)} to ${clock(found.worst[1] / 1e9)}`],
     ["hurts", found.hurt.length > 0 && h("ul", {}, found.hurt.map((each) => h("li", {}, h("b", {}, each.tenant), ` ${each.text}`)))], ["gain", found.gain],
     ["evidence", h("ul", {}, found.evidence.map(evidence))]];
-  return h("article", { class: "panel finding", "data-severity": found.severity },
-    h("div", { class: "head" }, h("h3", {}, found.rule.replaceAll("_", " ")), chip(found.severity, SEVERITIES[found.severity]),
-      found.subject && chip(`${found.kind} ${found.subject}`), h("span", { class: "note" }, `${count(found.requests)} requests`)),
-    h("dl", {}, facts.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])));
+  return lines.filter(([, text]) => text).map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]);
 }
 
 const evidence = (each) => h("li", {}, h("b", {}, each.text), ` ${each.meaning}`, each.before && h("span", { class: "soft" }, ` (before: ${each.before})`));
@@ -638,13 +755,15 @@ function drawChains({ breakdown }) {
 }
 
 function drawStatus(status) {
-  [state.currency, state.incidents] = [status.currency, status.incidents];
+  [state.currency, state.incidents, state.successRatio] = [status.currency, status.incidents, status.success_ratio];
   byId("model").textContent = status.models.join(", ");
   drawTags(status.tags);
   fill(byId("notices"), status.gaps.map((gap) =>
     h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are missing"),
       h("span", {}, `between ${moment(gap.from_s)} and ${moment(gap.until_s)}: ${count(gap.frames)} could not be written (${gap.reason || "no reason known"}). Figures of this window are too small by that much.`))));
   const rows = status.incidents.toReversed();
+  const losses = rows.filter(isLoss).slice(0, 3);
+  fill(byId("lately"), losses.length > 0 && ["Happened: ", losses.map((each) => `${when(each.at_s)} ${each.kind.replaceAll("_", " ")} ${each.subject}`).join(" · "), " ", h("a", { href: "#incidents" }, "all")]);
   fill(byId("incident-rows"), rows.length
     ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
         h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: isLoss(each) ? "text bad" : "text" }, each.kind.replaceAll("_", " ")), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
@@ -764,18 +883,19 @@ const SECTIONS = [
   { path: () => asking("status"), draw: drawStatus, into: "incident-rows" },
   { path: () => "/observe/journal", draw: drawJournal, into: null },
   { path: () => asking("table", { by: "all", columns: TILE_COLUMNS }), draw: drawTiles, into: "tiles" },
-  { path: () => asking("series", { preset: state.preset }), draw: drawSeries, into: null },
-  { path: () => asking("table", { by: state.by, preset: state.preset }), draw: drawTable, into: "rows" },
+  { path: () => "/observe/alerts", draw: drawAlerts, into: null },
+  { path: () => asking("series", { preset: state.preset, troubles: "yes" }), draw: drawSeries, into: null },
+  { path: () => asking("table", { by: state.by, preset: state.preset, troubles: "yes" }), draw: drawTable, into: "rows" },
   { path: () => asking("requests", { order: state.order, limit: state.limit }), draw: drawRequests, into: "request-rows" },
   { path: () => asking("workers", {}, false), draw: drawWorkers, into: "worker-cards" },
   { path: () => asking("tiers", {}, false), draw: drawTiers, into: "tier-cards" },
   { path: () => asking("cost", {}, false), draw: drawCost, into: "bill" },
-  { path: () => asking("diagnose", {}, false), draw: drawFindings, into: "findings", every: SLOW_POLL_MS },
+  { path: () => asking("diagnose", {}, false), draw: drawFindings, into: null, every: SLOW_POLL_MS },
   { path: () => asking("chains", {}, false), draw: drawChains, into: "dependencies", every: SLOW_POLL_MS },
   { path: () => asking("drift", {}, false), draw: drawDrift, into: "features", every: SLOW_POLL_MS },
 ];
 
-const live = { round: 0, timer: 0, aborter: new AbortController() };
+const live = { round: 0, timer: 0, aborter: new AbortController(), answered: 0 }; // answered: when last, seconds since 1970
 
 /** Ask for everything that is due and draw it as it comes; then wait for the next time. */
 async function poll() {
@@ -783,10 +903,29 @@ async function poll() {
   const round = (live.round += 1);
   const errors = await Promise.all(SECTIONS.map((section) => refresh(section, live.aborter.signal)));
   if (round !== live.round || state.isPaused) return;
-  const down = errors.find((error) => error?.isDown);
+  const down = nobodyAnswers(errors);
   showLiveness(down ? "down" : "live");
-  if (down) fill(byId("notices"), h("p", { class: "notice bad" }, h("strong", { class: "bad" }, "No answer"), h("span", {}, down.message)));
+  if (down) drawDown(down);
+  else {
+    live.answered = Date.now() / 1000;
+    SECTIONS.forEach(({ into }, index) => { if (into && errors[index]) fill(byId(into), h("p", { class: "pad bad" }, errors[index].message)); });
+  }
+  document.querySelector("main").toggleAttribute("data-stale", Boolean(down));
   schedule();
+}
+
+/** Why nothing can be told, where that is so: nobody is there, or all that was asked failed alike, as where the ledger cannot be read. */
+function nobodyAnswers(errors) {
+  const failed = errors.filter(Boolean);
+  const isAlike = failed.length > SECTIONS.length / 2 && failed.every((error) => error.message === failed[0].message);
+  return failed.find((error) => error.isDown) ?? (isAlike ? failed[0] : undefined);
+}
+
+/** Figures of before stay, and say of when they are. */
+function drawDown(error) {
+  fill(byId("notices"), h("p", { class: "notice bad" }, h("strong", { class: "bad" }, "No answer"),
+    h("span", {}, error.message, live.answered > 0 && ` What is below is of ${clock(live.answered)}.`)));
+  if (!diagnosed.told) byId("verdict-words").textContent = "What is wrong is not known";
 }
 
 /** The error, where there was one; nothing where the answer was drawn or is not due. */
@@ -801,7 +940,6 @@ async function refresh(section, signal) {
   } catch (error) {
     if (error.name === "AbortError") return null;
     if (!(error instanceof Unanswered)) throw error; // a bug of this page: let the console tell
-    if (section.into && !error.isDown) fill(byId(section.into), h("p", { class: "pad bad" }, error.message));
     section.asked = null;
     return error;
   }
@@ -858,6 +996,7 @@ function begin() {
   choice(byId("order"), ORDERS, "order", onAsked);
   fill(byId("stages-legend"), legend(GROUPS));
   fill(byId("charts"), CHARTS.map((chart) => chart.figure));
+  showTrends();
   drawFilters();
   followReader();
   byId("tags").addEventListener("change", chooseTag);

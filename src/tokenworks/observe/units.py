@@ -61,9 +61,10 @@ def money(value: float) -> str:
 
 
 def amount(value: float, whole: float) -> str:
-    """Of money, with as many decimals as let four digits of `whole` be read, and two at least."""
+    """Of money, with as many decimals as let four digits of `whole` be read, and two at least; no 0 for what is not."""
     decimals = max(2, _decimals(whole) + 1) if whole else 2
-    return f"{value:,.{decimals}f}"
+    text = f"{value:,.{decimals}f}"
+    return text if value == 0 or text.strip("-0.") else "~0"
 
 
 def duration(seconds: float) -> str:

@@ -57,6 +57,11 @@ def test_an_outage_pages_and_ends_soon_after_it_is_over() -> None:
     assert burning(outage) == {("online", PAGE), ("online", TICKET)}
     over = [*ended(40, 80), *broken(40, 20), *ended(2, 5)]
     assert burning(over) == {("online", TICKET)}
+    (alert,) = [each for each in fired(over) if each.name == "ErrorBudgetBurn"]
+    assert alert.summary == (
+        "20 of 105 online requests in 3 days failed or broke their objectives, 19.0% of those in 6 hours: the error "
+        "budget burns at least 19.0 times as fast as it may (0.99 is promised)"
+    )
 
 
 def test_a_slow_burn_is_a_ticket_and_wakes_nobody() -> None:
@@ -117,6 +122,8 @@ def test_requests_that_found_no_worker_page() -> None:
     names = {alert.name: alert for alert in fired(ended(0.5, 3, **refused))}
     assert names["NoReadyWorker"].severity == PAGE
     assert names["NoReadyWorker"].summary.startswith("3 requests")
+    (flood,) = [each for each in fired(ended(0.5, 1, num_alike=40, **refused)) if each.name == "NoReadyWorker"]
+    assert flood.summary.startswith("40 requests")
     assert "NoReadyWorker" not in {alert.name for alert in fired(ended(2, 3, **refused))}
 
 

@@ -149,6 +149,7 @@ def build_app(service: Service) -> Starlette:
             route("/dashboard", dashboard.page, "GET"),
             route("/dashboard/script.js", dashboard.script, "GET"),
             route("/observe/journal", observer_proxy.journal, "GET"),
+            route("/observe/alerts", observer_proxy.alerts, "GET"),
             route("/observe/{question:path}", observer_proxy.observe, "GET"),
             route(observer_proxy.TRACES_PATH, observer_proxy.traces, "POST", Kind.KEYED),
         ],

@@ -31,7 +31,7 @@ class ObserverMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Every family, also those that have no lines."""
-        figures = self._fresh()
+        figures = self.fresh()
         up = GaugeMetricFamily("tokenworks_observer_up", "1 where the observer has written its figures lately.")
         if self._folder is not None:
             up.add_metric([], figures is not None)
@@ -52,7 +52,8 @@ class ObserverMetrics(Collector):
         yield from _spans(figures)
         yield _alerts(figures)
 
-    def _fresh(self) -> Figures | None:
+    def fresh(self) -> Figures | None:
+        """What the observer has written lately; None: there is none, or it is not at work."""
         figures = None if self._folder is None else read_figures(self._folder)
         return figures if figures is not None and self._now_s() - figures.at_ns / 1e9 < STALE_S else None
 

@@ -118,7 +118,8 @@ def burning(cells: Mapping[int, Mapping[str, Cell]], objectives: ObjectiveSettin
             if rate > rule.factor and _broken(long) >= MIN_BROKEN:
                 summary = (
                     f"{_broken(long)} of {long.promised} {scenario} requests in {_words(rule.long_s)} failed or broke "
-                    f"their objectives: the error budget burns {rate:.1f} times as fast as it may "
+                    f"their objectives, {_broken_share(short):.1%} of those in {_words(rule.short_s)}: the error "
+                    f"budget burns at least {rate:.1f} times as fast as it may "
                     f"({objectives.success_ratio:.4g} is promised)"
                 )
                 yield Alert("ErrorBudgetBurn", scenario, rule.severity, summary)
@@ -136,8 +137,8 @@ def lost_workers(incidents: Iterable[Incident]) -> Iterator[Alert]:
 
 def refused(ledger: Ledger, window: Window) -> Iterator[Alert]:
     """Requests were turned away because no worker was ready."""
-    outcomes = [ended.record.outcome for ended in ledger.records(window, limit=500)]
-    if count := outcomes.count("no_worker"):
+    records = (ended.record for ended in ledger.records(window, limit=500))
+    if count := sum(record.num_alike for record in records if record.outcome == "no_worker"):
         yield Alert("NoReadyWorker", "", PAGE, f"{count} requests of the last minute found no worker that was ready")
 
 

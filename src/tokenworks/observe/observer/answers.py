@@ -7,7 +7,8 @@ their unit; amounts are in the configured currency; moments are seconds since 19
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from tokenworks.contract.config import Settings
@@ -25,11 +26,14 @@ from tokenworks.observe.tables.facts import has_beaten_its_peak, machines_of
 from tokenworks.observe.tables.series import Step, build_series
 from tokenworks.observe.tables.steps import handy_step_ns
 from tokenworks.observe.tables.table import build_table
+from tokenworks.observe.tables.troubles import with_troubles
 
 Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
 
 MAX_INCIDENTS: Final = 50
 _OF_COLUMN: Final = ("key", "heading", "unit", "better", "help")
+FAILED_AMONG: Final = 5000
+"""Those that failed are looked for among so many of the latest."""
 CHARTED: Final = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "input_tokens_per_s", "output_tokens_per_s")
 """The table's columns that `series` gives for each step, whatever is asked for."""
 
@@ -42,8 +46,7 @@ def table(ledger: Ledger, question: Question, settings: Settings) -> Any:
         settings,
         by=question.by,
         where=question.where,
-        preset=question.preset,
-        columns=question.columns,
+        columns=_asked_columns(ledger, question),
         limit=question.limit,
     )
     meanings = [_meaning(column) for column in built.columns]
@@ -59,6 +62,7 @@ def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
         "window": _window(question.window),
         "extent": None if extent is None else _window(extent),
         "currency": settings.cost.currency,
+        "success_ratio": settings.objectives.success_ratio,
         "models": sorted(name for name in ledger.cells(question.window, "model") if name),
         "tags": ledger.tags(question.window),
         "gaps": [
@@ -76,7 +80,7 @@ def status(ledger: Ledger, question: Question, settings: Settings) -> Any:
 def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/series`: the window in some `points` steps; of the first and the last a part may lie in it."""
     window = question.window
-    asked = question.columns or (preset_columns(question.preset) if question.preset else ())
+    asked = _asked_columns(ledger, question) if question.columns or question.preset else ()
     num_requests = ledger.cells(window, None, question.where).get("", Cell()).requests
     step_ns = handy_step_ns(window, question.points, num_requests)
     columns = [*dict.fromkeys((*CHARTED, *asked))]
@@ -90,8 +94,12 @@ def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 
 def requests(ledger: Ledger, question: Question, settings: Settings) -> Any:
-    """`GET /observe/requests`: single requests, the latest or the slowest first."""
-    found = ledger.records(question.window, question.where, question.limit, slowest=question.order == "slowest")
+    """`GET /observe/requests`: single requests, the latest or the slowest first, or the latest that failed."""
+    if question.order == "failed":
+        latest = ledger.records(question.window, question.where, FAILED_AMONG)
+        found: Iterator[Ended] = islice((ended for ended in latest if ended.record.outcome != "ok"), question.limit)
+    else:
+        found = ledger.records(question.window, question.where, question.limit, slowest=question.order == "slowest")
     return {"window": _window(question.window), "requests": [_request(ended) for ended in found]}
 
 
@@ -120,6 +128,8 @@ def diagnosis(ledger: Ledger, question: Question, settings: Settings) -> Any:
         "window": _window(question.window),
         "baseline": _window(told.baseline),
         "is_own_baseline": told.is_own_baseline,
+        "rules": told.num_rules,
+        "requests": told.requests,
         "findings": told.findings,
     }
 
@@ -141,6 +151,12 @@ def drifted(ledger: Ledger, question: Question, settings: Settings) -> Any:
         **sizes(ledger, window, reference)._asdict(),
         "features": drift(ledger, window, reference),
     }
+
+
+def _asked_columns(ledger: Ledger, question: Question) -> Sequence[str]:
+    if question.columns or not question.troubles:
+        return question.columns or preset_columns(question.preset)
+    return with_troubles(ledger, question.window, question.where, question.preset)
 
 
 def _point(step: Step) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from tokenworks.observe.when import parse_window
 DEFAULT_SINCE: Final = "15m"
 MAX_ROWS: Final = 500
 MAX_POINTS: Final = 500
-ORDERS: Final = ("latest", "slowest")
+ORDERS: Final = ("latest", "slowest", "failed")
+YES: Final = "yes"
+NO: Final = "no"
 _MAX_TEXT: Final = 1024
 
 
@@ -33,6 +35,7 @@ class Question(NamedTuple):
     order: str
     limit: int
     points: int
+    troubles: bool  # with a preset's columns also those of bad ends that there were
 
 
 def read_question(parameters: list[tuple[str, str]], now_ns: int) -> Question:
@@ -51,6 +54,7 @@ def read_question(parameters: list[tuple[str, str]], now_ns: int) -> Question:
         order=_one_of(given.get("order", ORDERS[0]), "order", ORDERS),
         limit=_number(given.get("limit", "50"), "limit", MAX_ROWS),
         points=_number(given.get("points", "60"), "points", MAX_POINTS),
+        troubles=_one_of(given.get("troubles", NO), "troubles", (YES, NO)) == YES,
     )
 
 
@@ -93,4 +97,4 @@ def _number(text: str, name: str, most: int) -> int:
     return int(text)
 
 
-_NAMES: Final = ("since", "until", "by", "where", "preset", "columns", "order", "limit", "points")
+_NAMES: Final = ("since", "until", "by", "where", "preset", "columns", "order", "limit", "points", "troubles")
