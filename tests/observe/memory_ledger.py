@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -9,7 +10,7 @@ from tokenworks.contract.config import CostSettings, ObjectiveSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Frame, Gap, Incident, Record, StoreSample, WorkerSample, WorkerUse
 from tokenworks.observe.cell import Cell, cell_of, merged
-from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
+from tokenworks.observe.ledger import FAILED, OK, Ended, Span, StoreStretch, Window, WorkerStretch
 from tokenworks.observe.tables.cost import costs_of
 
 
@@ -49,12 +50,22 @@ class MemoryLedger:
         return found
 
     def records(
-        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+        self,
+        window: Window,
+        where: Mapping[str, str] | None = None,
+        limit: int = 1000,
+        *,
+        slowest: bool = False,
+        outcome: str = "",
     ) -> Iterator[Ended]:
         def order(ended: Ended) -> int:
             return ended.record.e2e_ns if slowest else end_of(ended.record)
 
-        yield from sorted(self._ended(window, where), key=order, reverse=True)[:limit]
+        wanted = [each for each in self._ended(window, where) if is_wanted(each.record.outcome, outcome)]
+        yield from sorted(wanted, key=order, reverse=True)[:limit]
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        return dict(Counter(ended.record.outcome for ended in self._ended(window, None)))
 
     def record(self, request_id: str) -> Ended | None:
         records = [frame for frame in self.frames if isinstance(frame, Record)]
@@ -118,6 +129,11 @@ class MemoryLedger:
                 values = {name: value_of(frame, name) for name in where or {}}
                 if values == dict(where or {}):
                     yield Ended(frame, costs_of(frame, self._cost))
+
+
+def is_wanted(outcome: str, wanted: str) -> bool:
+    """Whether a record that ended so is among those asked for."""
+    return wanted in ("", outcome) or (wanted == FAILED and outcome != OK)
 
 
 def end_of(record: Record) -> int:

@@ -30,6 +30,9 @@ class Window(NamedTuple):
 DIMENSIONS = ("scenario", "tenant", "model", "version", "worker")
 """What cells are kept apart by; a request's worker is the one that ended its last sequence, "" where none had it."""
 
+OK = "ok"
+FAILED = "failed"
+"""Stands for every outcome but `OK`."""
 TAG = "tag:"
 """Before the key of a tag, where one stands in the place of a dimension."""
 
@@ -112,9 +115,21 @@ class Ledger(Protocol):
         """Cells one after the other, by their start."""
 
     def records(
-        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+        self,
+        window: Window,
+        where: Mapping[str, str] | None = None,
+        limit: int = 1000,
+        *,
+        slowest: bool = False,
+        outcome: str = "",
     ) -> Iterator[Ended]:
-        """Single records, the latest (or slowest by E2E) first; by a tag those alone that are still kept whole."""
+        """Single records, the latest (or slowest by E2E) first; by a tag those alone that are still kept whole.
+
+        `outcome`: only those that ended so; `FAILED`: all that did not end well.
+        """
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        """How many of a window ended how."""
 
     def record(self, request_id: str) -> Ended | None:
         """The record of one request, by its id, by the id in its answer's body, or by its trace id."""

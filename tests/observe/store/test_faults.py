@@ -22,7 +22,7 @@ from tokenworks.contract.record import Frame, Gap
 from tokenworks.observe.journal.writer import Journal
 from tokenworks.observe.ledger import Window
 from tokenworks.observe.observer.intake import Intake
-from tokenworks.observe.store import SqlLedger, database, migrate, open_ledger, take_in
+from tokenworks.observe.store import SqlLedger, database, migrate, open_ledger, schema, take_in
 from tokenworks.observe.store.open import open_writing
 from tokenworks.observe.store.schema import VERSIONS, tables
 
@@ -106,17 +106,22 @@ def test_a_ledger_of_an_older_version_is_brought_up_by_its_writer_alone(
 
 
 def test_a_ledger_of_the_first_version_keeps_what_is_in_it(settings: LedgerSettings, opened: Opened) -> None:
-    """As it was before prices were noted, with a record in it."""
+    """As it was before prices were noted and failures listed, with records in it."""
     old = opened(settings)
-    old.take_in([record()])
+    old.take_in([record(), record(1, outcome="timeout"), record(2, outcome="no_worker"), record(3, outcome="timeout")])
     with old._database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE prices")
+        connection.exec_driver_sql("DROP TABLE failures")
+        gone = schema.records.update().where(schema.records.c.ended_ns > NOON_NS + 2)
+        connection.execute(gone.values(body=b"?"))
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     old.close()
     with pytest.raises(LedgerError, match="`tokenworks serve` brings it up"):
         open_ledger(settings)
     ledger = opened(settings)
-    assert (ledger.cells(ALL)[""].requests, ledger.prices(ALL)) == (1, [])
+    assert (ledger.cells(ALL)[""].requests, ledger.prices(ALL)) == (4, [])
+    assert ledger.outcomes(ALL) == {"ok": 1, "timeout": 1, "no_worker": 1}  # what cannot be read is not listed
+    assert [each.record.id for each in ledger.records(ALL, outcome="failed")] == ["req-2", "req-1"]
 
 
 def test_prices_are_noted_when_they_change_and_hold_from_then_on(settings: LedgerSettings, opened: Opened) -> None:

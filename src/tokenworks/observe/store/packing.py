@@ -133,9 +133,10 @@ def unpack_record(body: bytes, place: Place) -> Ended:
     return Ended(record, Costs(device, kv, kept.cost_transfer, kept.cost_energy, kept.cost_saved))
 
 
-def unpack_record_id(body: bytes) -> str:
-    """The id alone."""
-    return _compact.decode(body).id
+def unpack_ending(body: bytes) -> tuple[str, str]:
+    """The id and the outcome alone."""
+    kept = _compact.decode(body)
+    return kept.id, kept.outcome or "ok"
 
 
 def pack_detail(ended: Ended, is_good: bool) -> bytes:

@@ -19,7 +19,8 @@ from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.cell import Cell, cell_of, merged
 from tokenworks.observe.journal.frames import instant_ns
-from tokenworks.observe.ledger import DIMENSIONS, TAG, Ended, Window
+from tokenworks.observe.ledger import DIMENSIONS, OK, TAG, Ended, Window
+from tokenworks.observe.store import endings
 from tokenworks.observe.store.asked import Asked, asked
 from tokenworks.observe.store.cell_rows import NO_TAG
 from tokenworks.observe.store.dictionaries import clean, combination_of
@@ -70,19 +71,26 @@ class Reading:
             found = {start_ns: less(cell, found[start_ns]) for start_ns, cell in whole.items()}
         return sorted(found.items())
 
-    def records(self, window: Window, where: Where, limit: int, slowest: bool) -> list[Ended]:
+    def records(self, window: Window, where: Where, limit: int, slowest: bool, outcome: str) -> list[Ended]:
         """The latest first, or the slowest; whole where details are kept, compact (and without tags) where not."""
         question = asked(None, where)
-        order = records.c.e2e_ns.desc() if slowest else records.c.ended_ns.desc()
-        times = (records.c.ended_ns >= window.start_ns, records.c.ended_ns < window.end_ns)
-        wanted = (dimensions.c[name] == clean(value) for name, value in question.where.items())
-        statement = _with_bodies().where(*times, *wanted).order_by(order)
+        keys = endings.keys(window, question, slowest, outcome)
         if question.tag is None:
-            return [_ended(row) for row in self._connection.execute(statement.limit(limit))]
+            keys = keys.limit(limit)
+        found = keys.subquery()
+        order = records.c.e2e_ns.desc() if slowest else records.c.ended_ns.desc()
+        statement = _with_bodies().join(found, found.c.ended_ns == records.c.ended_ns).order_by(order)
+        if question.tag is None:
+            return [_ended(row) for row in self._connection.execute(statement)]
         statement = statement.where(details.c.body.is_not(None), *_in_minutes_of(question))
         counted_as = self._counting(question.tag)
         with self._connection.execute(statement.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
             return list(islice((ended for ended in map(_ended, rows) if counted_as(ended) == question.value), limit))
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        """How many ended how: those that did not end well by record, the others by request."""
+        num_ok = sum(cell.ok for cell in self.cells(window, None, None).values())
+        return ({OK: num_ok} if num_ok else {}) | endings.num_failures(self._connection, window)
 
     def record(self, name: str) -> Ended | None:
         """The latest that has this name."""

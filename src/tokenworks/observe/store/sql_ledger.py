@@ -110,11 +110,22 @@ class SqlLedger:
             return reading.series(window, step_ns, where)
 
     def records(
-        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+        self,
+        window: Window,
+        where: Mapping[str, str] | None = None,
+        limit: int = 1000,
+        *,
+        slowest: bool = False,
+        outcome: str = "",
     ) -> Iterator[Ended]:
         """Single records, the latest (or slowest by E2E) first."""
         with self._reading() as reading:
-            return iter(reading.records(window, where, limit, slowest))
+            return iter(reading.records(window, where, limit, slowest, outcome))
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        """How the records of a window ended."""
+        with self._reading() as reading:
+            return reading.outcomes(window)
 
     def record(self, request_id: str) -> Ended | None:
         """The record of one request."""

@@ -18,8 +18,9 @@ import sqlalchemy as sa
 
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.observe.store import cell_rows
+from tokenworks.observe.store.endings import forget
 from tokenworks.observe.store.marks import read_marks, write_marks
-from tokenworks.observe.store.packing import unpack_detail, unpack_record_id
+from tokenworks.observe.store.packing import unpack_detail, unpack_ending
 from tokenworks.observe.store.periods import DAY_NS, HOUR_NS, LENGTH_NS, MINUTE_NS, Level, Marks, floor
 from tokenworks.observe.store.schema import (
     cells,
@@ -81,8 +82,10 @@ class Upkeep:
         connection.execute(events.delete().where(events.c.until_ns < until))
         gone = connection.execute(_oldest(records, until)).all()
         if gone:
-            ids = [(ended_ns, unpack_record_id(body)) for ended_ns, body in gone]
-            _delete_names(connection, [{"gone_hash": hash_of(name), "gone_ns": ended_ns} for ended_ns, name in ids])
+            endings = [(ended_ns, *unpack_ending(body)) for ended_ns, body in gone]
+            hashes = [{"gone_hash": hash_of(name), "gone_ns": ended_ns} for ended_ns, name, _ in endings]
+            _delete_names(connection, hashes)
+            forget(connection, [(outcome, ended_ns) for ended_ns, _, outcome in endings])
             connection.execute(records.delete().where(records.c.ended_ns <= gone[-1][0]))
         return len(gone) == ROWS_AT_ONCE
 
