@@ -38,7 +38,7 @@ TAG = "tag:"
 
 
 class WorkerStretch(msgspec.Struct, frozen=True):
-    """One life of one worker, as far as it lies in a window."""
+    """One life of one worker, as far as it lies in a window: what came between two samples came evenly."""
 
     worker: str
     model: str
@@ -46,7 +46,7 @@ class WorkerStretch(msgspec.Struct, frozen=True):
     device: str
     from_ns: int
     until_ns: int
-    use: WorkerUse  # of this stretch alone: last sample less first
+    use: WorkerUse  # of this stretch alone
     price_per_hour: float | None
     watts: float | None
     peak_flops: float
@@ -56,10 +56,11 @@ class WorkerStretch(msgspec.Struct, frozen=True):
     used_blocks_share: float
     preemptions: int
     evictions: int  # prompts that missed a cached block which had given way to others
+    before: WorkerUse = WorkerUse()  # of the same life until this stretch: amounts are rounded from its start on
 
 
 class StoreStretch(msgspec.Struct, frozen=True):
-    """One KV store, as far as it lies in a window."""
+    """One KV store, as far as it lies in a window: what it held lasted until its next sample, counts came evenly."""
 
     store: str
     byte_s: dict[Tier, float]  # held bytes times seconds

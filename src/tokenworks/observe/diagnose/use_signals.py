@@ -56,7 +56,7 @@ def _busy_shares(side: Side) -> list[float]:
 
 def _cores(side: Side) -> float:
     """Of lives whose beginning is not in the window: what loading the weights took is no part of any step."""
-    lives = [stretch for stretch in side.stretches if stretch.from_ns > stretch.use.started_ns]
+    lives = [stretch for stretch in side.stretches if stretch.before.wall_ns]
     return _ratio(sum(each.use.cpu_s for each in lives), sum(_busy_ns(each) for each in lives) / 1e9)
 
 

@@ -41,7 +41,7 @@ def keys(window: Window, question: Asked, slowest: bool, outcome: str) -> sa.Sel
     table = failures if outcome not in ("", OK) else records
     order = table.c.e2e_ns if slowest else table.c.ended_ns
     times = (table.c.ended_ns >= window.start_ns, table.c.ended_ns < window.end_ns)
-    statement = sa.select(table.c.ended_ns).where(*times, *_ended_as(outcome)).order_by(order.desc())
+    statement = sa.select(table.c.ended_ns).where(*times, *_ended_as(window, outcome)).order_by(order.desc())
     if not question.where:
         return statement
     if table is failures:
@@ -57,11 +57,10 @@ def num_failures(connection: sa.Connection, window: Window) -> dict[str, int]:
     return {outcome: int(number) for outcome, number in connection.execute(statement)}
 
 
-def _ended_as(outcome: str) -> Sequence[sa.ColumnElement[bool]]:
+def _ended_as(window: Window, outcome: str) -> Sequence[sa.ColumnElement[bool]]:
     if outcome in ("", FAILED):
         return []
     if outcome == OK:
-        listed = sa.select(failures.c.outcome).distinct()
-        is_listed = sa.exists().where(failures.c.outcome.in_(listed), failures.c.ended_ns == records.c.ended_ns)
-        return [~is_listed]
+        times = (failures.c.ended_ns >= window.start_ns, failures.c.ended_ns < window.end_ns)
+        return [records.c.ended_ns.not_in(sa.select(failures.c.ended_ns).where(*times))]
     return [failures.c.outcome == clean(outcome)]

@@ -24,11 +24,12 @@ from tokenworks.observe.store.database import Database
 from tokenworks.observe.store.packing import unpack
 from tokenworks.observe.store.periods import floor
 from tokenworks.observe.store.reading import Reading
-from tokenworks.observe.store.samples import store_stretches, worker_series, worker_stretches
 from tokenworks.observe.store.schema import events, positions, spans
+from tokenworks.observe.store.store_stretches import store_stretches
 from tokenworks.observe.store.tag_keys import tag_keys
 from tokenworks.observe.store.take_in import TakeIn
 from tokenworks.observe.store.upkeep import Upkeep
+from tokenworks.observe.store.worker_stretches import worker_series, worker_stretches
 
 log = logging.getLogger(__name__)
 
