@@ -157,9 +157,9 @@ def value_of(record: Record, dimension: str) -> str:
 def _stretch(life: list[WorkerSample], window: Window) -> WorkerStretch | None:
     """What the life had come to at the window's end, less what it had at its start."""
     start, end = (_had(life, at_ns) for at_ns in window)
-    if end["wall_ns"] <= start["wall_ns"]:
-        return None
     inside = [sample for sample in life if window.start_ns <= sample.at_ns < window.end_ns]
+    if end["wall_ns"] <= start["wall_ns"] and not (inside and not end["wall_ns"]):
+        return None
     behind = [sample for sample in life if sample.at_ns >= window.end_ns][:1]
     told = inside or behind
     last = (behind or inside)[0 if behind else -1]

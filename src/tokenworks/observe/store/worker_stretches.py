@@ -98,10 +98,11 @@ def _parts_of(knots: Sequence[_Knot], parts: Sequence[Window]) -> range:
 def _stretch(knots: Sequence[_Knot], times: Sequence[int], part: Window) -> WorkerStretch | None:
     """What a life did in one part; None: it was not there."""
     start, end = (_reached_at(knots, times, at_ns) for at_ns in part)
-    if end.use.wall_ns <= start.use.wall_ns:
-        return None
     following = knots[min(bisect_left(times, part.end_ns), len(knots) - 1)]
     inside = range(bisect_left(times, part.start_ns), bisect_left(times, part.end_ns))
+    has_just_begun = bool(inside) and not end.use.wall_ns
+    if end.use.wall_ns <= start.use.wall_ns and not has_just_begun:
+        return None
     told = knots[inside[-1]] if inside else following
     last, means = following.sample, told.means
     born_ns = knots[0].at_ns - knots[0].sample.use.wall_ns
@@ -198,7 +199,8 @@ def _lives_in(connection: sa.Connection, window: Window, step: sa.ColumnElement[
     inside: dict[int, list[_Knot]] = {}
     for row in connection.execute(_ends_of_steps(window, step)):
         inside.setdefault(row.life, []).append(_knot(row))
-    for life in sorted(inside.keys() | set(connection.execute(_living(window)).scalars())):
+    living = {int(life) for (life,) in connection.execute(_living(window))}
+    for life in sorted(inside.keys() | living):
         before, behind = _before(connection, life, window.start_ns), _from(connection, life, window.end_ns)
         knots = [*before, *inside.get(life, []), *behind]
         if knots:
