@@ -15,6 +15,7 @@ from tokenworks.observe.ledger import WorkerStretch
 
 _LOST: Final = "worker_lost"
 _NOT_STARTED: Final = "worker_not_started"
+_PARTS_NOT_STARTED: Final = frozenset({"gateway_not_started", "store_not_started", "system_not_started"})
 _TIERS: Final = tuple(Tier)  # near to far
 
 
@@ -82,6 +83,10 @@ def _num_lost(side: Side) -> float:
 
 def _failed_starts(side: Side) -> float:
     return float(sum(incident.kind == _NOT_STARTED for incident in side.incidents))
+
+
+def _failed_system_starts(side: Side) -> float:
+    return float(sum(incident.kind in _PARTS_NOT_STARTED for incident in side.incidents))
 
 
 def _evictions(side: Side) -> float:
@@ -165,6 +170,11 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
     "lives_begun": ("count", "lives of workers that began in the window", _lives_begun),
     "workers_lost": ("count", "workers that died or fell silent", _num_lost),
     "failed_starts": ("count", "starts of workers that ended before the worker was ready", _failed_starts),
+    "failed_system_starts": (
+        "count",
+        "starts of the system that something else than a worker ended",
+        _failed_system_starts,
+    ),
     "evictions": (
         "count",
         "prompts that missed a block dropped for others; where there is a store, blocks that its last tier dropped",
