@@ -199,7 +199,7 @@ def _lives_in(connection: sa.Connection, window: Window, step: sa.ColumnElement[
     inside: dict[int, list[_Knot]] = {}
     for row in connection.execute(_ends_of_steps(window, step)):
         inside.setdefault(row.life, []).append(_knot(row))
-    living = {int(life) for (life,) in connection.execute(_living(window))}
+    living = {row.id for row in connection.execute(_living(window))}
     for life in sorted(inside.keys() | living):
         before, behind = _before(connection, life, window.start_ns), _from(connection, life, window.end_ns)
         knots = [*before, *inside.get(life, []), *behind]
