@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from random import Random
+
 import pytest
 
 from tests.observe.made import DAY_NS, HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, worker_sample
 from tests.observe.memory_ledger import MemoryLedger
+from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import StoreSample, Work, WorkerSample
 from tokenworks.observe.ledger import Window, WorkerStretch
@@ -112,6 +118,45 @@ def test_two_gateways_that_tell_of_one_worker_count_it_once(ledger: SqlLedger) -
     ledger.take_in([*samples[10:20], samples[-1]])
     [stretch] = ledger.workers(ALL)
     assert stretch.use.wall_ns == 600 * SECOND_NS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_observers_of_one_database_count_a_shared_worker_and_store_once(
+    settings: LedgerSettings, opened: Callable[..., SqlLedger], seed: int
+) -> None:
+    """Each takes in its own gateway's journal, in batches, while the other does; they hear of the same two lives."""
+    random = Random(seed)
+    told = [life(NOON_NS, 900, every_s=1), life(NOON_NS + 1000 * SECOND_NS, 300, every_s=1)]
+    heard = [sorted(random.sample(range(len(each)), len(each) // 3)) for each in told for _ in range(2)]
+    ledgers = [opened(settings), opened(settings)]
+
+    def take_in(which: int) -> None:
+        samples = [told[number][at] for number in range(2) for at in heard[2 * number + which]]
+        while samples:
+            batch, samples = samples[:40], samples[40:]
+            ledgers[which].take_in([*batch, *(_store_of(sample) for sample in batch)])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(take_in, range(2)))
+    lasts = [
+        max(told[number][at].use.wall_ns for of in (0, 1) for at in heard[2 * number + of][-1:]) for number in (0, 1)
+    ]
+    assert [stretch.use.wall_ns for stretch in ledgers[0].workers(ALL)] == lasts
+    edges = [NOON_NS + random.randrange(1400) * SECOND_NS + random.randrange(SECOND_NS) for _ in range(40)]
+    windows = [Window(*pair) for pair in pairwise([0, *sorted(edges), 2 * NOON_NS])]
+    spent = [stretch.use.wall_ns for window in windows for stretch in ledgers[1].workers(window)]
+    assert min(spent) >= 0
+    assert sum(spent) == sum(lasts)
+    [store] = ledgers[0].stores(ALL)
+    assert store.misses <= sum(lasts) // SECOND_NS
+    assert sum(each.misses for window in windows for each in ledgers[1].stores(window)) == store.misses
+
+
+def _store_of(sample: WorkerSample) -> StoreSample:
+    """A store that began with the worker, as its gateway hears it at the same moment."""
+    seconds = sample.use.wall_ns // SECOND_NS
+    lived = {"started_ns": sample.use.started_ns, "alive_ns": sample.use.wall_ns}
+    return StoreSample(sample.at_ns, "kv0", {Tier.HOST: 100}, misses=seconds, **lived)
 
 
 def test_thinned_samples_say_the_same_of_whole_hours(ledger: SqlLedger) -> None:
