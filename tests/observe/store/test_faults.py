@@ -20,8 +20,9 @@ from tokenworks.contract.config import CostSettings, LedgerSettings, Settings
 from tokenworks.contract.errors import ConfigError, LedgerBusy, LedgerDamaged, LedgerError, LedgerMissing, LedgerTooNew
 from tokenworks.contract.record import Frame, Gap
 from tokenworks.observe.journal.writer import Journal
-from tokenworks.observe.ledger import Window
+from tokenworks.observe.ledger import Span, Window
 from tokenworks.observe.observer.intake import Intake
+from tokenworks.observe.observer.waiting_spans import MAX_WAITING_SPANS
 from tokenworks.observe.store import SqlLedger, database, migrate, open_ledger, schema, take_in
 from tokenworks.observe.store.open import open_writing
 from tokenworks.observe.store.schema import VERSIONS, tables
@@ -338,20 +339,35 @@ def test_what_is_kept_is_for_its_owner_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
 
 
-def test_spans_that_find_no_room_are_counted(here: LedgerSettings) -> None:
-    from tokenworks.observe.ledger import Span
-    from tokenworks.observe.observer import intake as module
-
+def test_spans_wait_in_a_bounded_queue_until_they_are_kept(here: LedgerSettings) -> None:
     intake = Intake(Settings(ledger=here), Path(here.path))
     span = Span("0" * 31 + "1", "1" * 16, "", "rag", "search", "server", NOON_NS, 5)
-    spans = [msgspec.structs.replace(span, span_id=f"{n:016x}") for n in range(module.MAX_WAITING_SPANS + 5)]
-    assert intake.tell(spans) == module.MAX_WAITING_SPANS
+    spans = [msgspec.structs.replace(span, span_id=f"{n:016x}") for n in range(MAX_WAITING_SPANS)]
+    kept = intake.spans.offer(spans[1:])
+    assert intake.spans.offer(spans[:2]) is None
+    last = intake.spans.offer(spans[:1])
+    assert kept is not None
+    assert last is not None
+    intake.turn()
+    assert not kept.done()
     drain(intake)
+    assert (kept.result(0), last.result(0)) == (None, None)
     intake.close()
     with closing(open_ledger(here)) as ledger:
-        assert len(ledger.spans(span.trace_id)) == module.MAX_WAITING_SPANS
+        assert len(ledger.spans(span.trace_id)) == MAX_WAITING_SPANS
         with pytest.raises(LedgerError, match="no trace id"):
             ledger.spans("xyz")
+
+
+def test_spans_that_cannot_be_kept_are_given_back(here: LedgerSettings) -> None:
+    intake = Intake(Settings(ledger=here), Path(here.path))
+    kept = intake.spans.offer([Span("no id", "1" * 16, "", "rag", "search", "server", NOON_NS, 5)])
+    assert kept is not None
+    assert intake.turn()
+    with pytest.raises(LedgerError, match="these spans cannot be kept"):
+        kept.result(0)
+    assert not intake.turn()
+    intake.close()
 
 
 def test_a_gap_of_the_journal_is_in_the_ledger(here: LedgerSettings) -> None:
