@@ -50,6 +50,16 @@ def keys(window: Window, question: Asked, slowest: bool, outcome: str) -> sa.Sel
     return statement.join(dimensions, dimensions.c.id == records.c.dimension).where(*wanted)
 
 
+def slow_keys(window: Window, question: Asked, number: int) -> sa.Select[tuple[int]]:
+    """Of the slowest `number` records those that ended well; a look into the list for each record takes as long again.
+
+    Whoever finds too few must ask for all `keys`.
+    """
+    slowest = keys(window, question, True, "").limit(number).subquery()
+    statement = sa.select(records.c.ended_ns).join(slowest, slowest.c.ended_ns == records.c.ended_ns)
+    return statement.where(*_ended_as(window, OK)).order_by(records.c.e2e_ns.desc())
+
+
 def num_failures(connection: sa.Connection, window: Window) -> dict[str, int]:
     """How many records of a window did not end well, by how they ended."""
     times = (failures.c.ended_ns >= window.start_ns, failures.c.ended_ns < window.end_ns)
