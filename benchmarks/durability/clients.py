@@ -19,7 +19,8 @@ class Answer(NamedTuple):
     """One that came whole."""
 
     request_id: str
-    at_s: float  # monotonic, when its last byte was there
+    sent_s: float  # monotonic, as is the next
+    at_s: float  # when the client had its last byte
     tokens: int
 
 
@@ -46,16 +47,17 @@ class Client(threading.Thread):
         while not self._stopping.is_set():
             request_id = f"{self.name}-{len(self.asked)}"
             self.asked.append(request_id)
+            sent_s = time.monotonic()
             try:
-                self._note(request_id, self._ask(request_id))
+                self._note(request_id, sent_s, self._ask(request_id))
             except (OSError, http.client.HTTPException, ValueError):
                 self._connection.close()
                 self._connection = self._connected()
                 self._stopping.wait(_AWAY_S)
 
-    def _note(self, request_id: str, tokens: int) -> None:
+    def _note(self, request_id: str, sent_s: float, tokens: int) -> None:
         if tokens:
-            self.answers.append(Answer(request_id, time.monotonic(), tokens))
+            self.answers.append(Answer(request_id, sent_s, time.monotonic(), tokens))
             self._stopping.wait(self._random.uniform(*PAUSE_S))
         else:
             self.num_refused += 1

@@ -91,11 +91,15 @@ class _Loss(NamedTuple):
 
 
 def _losses(answers: Sequence[Answer], recorded: Container[str], kills_s: Sequence[float]) -> list[_Loss]:
-    """Of each kill that cost something; what was answered between the one before it and itself is its own."""
+    """Of each kill that cost something.
+
+    A request is of the gateway that lived when it was sent, whenever a client that has no processor comes to read it.
+    """
     found = []
     for after_s, until_s in pairwise([0.0, *kills_s]):
-        told = [answer for answer in answers if after_s <= answer.at_s < until_s]
-        lost = [answer.at_s for answer in told if answer.request_id not in recorded]
+        told = [answer for answer in answers if after_s <= answer.sent_s < until_s]
+        lost = [min(answer.at_s, until_s) for answer in told if answer.request_id not in recorded]
         if lost:
-            found.append(_Loss(len(lost), until_s - lost[0], told[-1].at_s - lost[0]))
+            last_s = min(until_s, max(answer.at_s for answer in told))
+            found.append(_Loss(len(lost), until_s - min(lost), last_s - min(lost)))
     return found
