@@ -135,6 +135,8 @@ class StartupError(TokenworksError):
 class PartNotStarted(StartupError):
     """A part of the system ended before it was ready, and the system with it."""
 
+    code = "part_not_started"
+
     def __init__(self, message: str, part: str, reason: str) -> None:
         super().__init__(message)
         self.part = part
