@@ -7,7 +7,8 @@ observer would have left it: compact records and names of all, whole records and
 days before. Requests are drawn from distributions and packed with the ledger's own code; only cells are made of whole
 arrays at once instead of record by record. A ledger that is there already is measured as it is.
 
-Bars: `cells` of any window within 2 s; at most 200 bytes a request once details are gone.
+Bars: `cells` of any window, and one request by how it ended, within 2 s; at most 200 bytes a request once details are
+gone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +27,12 @@ import numpy as np
 import sqlalchemy as sa
 
 from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.errors import NotFound
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Costs, Leg, Record, SequenceReport, Stage, Work
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell
+from tokenworks.observe.diagnose.pick import pick
 from tokenworks.observe.ledger import Ended, Window
 from tokenworks.observe.sketch import encode_values
 from tokenworks.observe.store import SqlLedger, cell_rows, open_ledger
@@ -36,7 +40,7 @@ from tokenworks.observe.store.dictionaries import Dimensions
 from tokenworks.observe.store.marks import read_marks, write_marks
 from tokenworks.observe.store.packing import pack_detail, pack_record
 from tokenworks.observe.store.periods import DAY_NS, HOUR_NS, LENGTH_NS, MINUTE_NS, Level, floor
-from tokenworks.observe.store.schema import cells, details, names, records
+from tokenworks.observe.store.schema import cells, details, failures, names, records
 from tokenworks.observe.store.take_in import hash_of
 
 DAYS: Final = 90
@@ -64,7 +68,11 @@ def main() -> None:
         make(settings, given.records, end_ns)
         print(f"made in {time.perf_counter() - started_s:.0f} s", flush=True)
     ledger = open_ledger(settings)
-    found = {"bytes": sizes(ledger, given.folder / "ledger.sqlite"), "seconds": timings(ledger, given.windows)}
+    found = {
+        "bytes": sizes(ledger, given.folder / "ledger.sqlite"),
+        "seconds": timings(ledger, given.windows),
+        "picking, CPU seconds": pickings(ledger),
+    }
     print(json.dumps(found, indent=1))
     ledger.close()
 
@@ -85,7 +93,7 @@ def make(settings: LedgerSettings, count: int, end_ns: int) -> None:
         level = Level.HOUR if at_ns < details_from - DAY_NS else Level.MINUTE
         with ledger._database.writing() as connection:
             for hour_ns in range(at_ns, day_end, HOUR_NS):
-                rows: Rows = {records: [], names: [], details: [], cells: []}
+                rows: Rows = {records: [], names: [], failures: [], details: [], cells: []}
                 for period_ns in range(hour_ns, min(hour_ns + HOUR_NS, day_end), LENGTH_NS[level]):
                     length = min(LENGTH_NS[level], day_end - period_ns)
                     for place, combination in zip(ids, COMBINATIONS, strict=True):
@@ -126,6 +134,9 @@ def _add(rows: Rows, drawn: Draw, combination: tuple[str, ...], place: int, leve
         at_ns = int(drawn.ended_ns[index]) // 32 * 32 + place  # each combination has nanoseconds of its own
         body = pack_record(ended)
         rows[records].append({"ended_ns": at_ns, "dimension": place, "e2e_ns": ended.record.e2e_ns, "body": body})
+        if drawn.is_bad[index]:
+            failed = {"outcome": ended.record.outcome, "ended_ns": at_ns, "e2e_ns": ended.record.e2e_ns}
+            rows[failures].append(failed)
         asked = [ended.record.id, ended.record.trace_id, ended.record.answer_id] if is_whole else [ended.record.id]
         rows[names] += [{"hash": hash_of(name), "ended_ns": at_ns} for name in asked]
         if is_whole:
@@ -226,6 +237,21 @@ def timings(ledger: SqlLedger, count: int) -> dict[str, float]:
              "last 15 minutes": Window(until - 15 * MINUTE_NS, until)}  # fmt: skip
     found = {name: _timed(ledger, window, "tenant" if "tenant" in name else None) for name, window in named.items()}
     return {"median": float(np.median(taken)), "worst": max(taken)} | found
+
+
+def pickings(ledger: SqlLedger) -> dict[str, float]:
+    """`explain --last` and `--slowest`, of all requests and of those that ended in one way; the least of three."""
+    asked = [(slowest, outcome) for slowest in (False, True) for outcome in ("", "ok", "timeout", "failed", "nothing")]
+    found = {}
+    for slowest, outcome in asked:
+        taken = []
+        for _ in range(3):
+            started_s = time.process_time()
+            with suppress(NotFound):
+                pick(ledger, None, is_slowest=slowest, rank=3, outcome=outcome)
+            taken.append(time.process_time() - started_s)
+        found[f"{'slowest' if slowest else 'last'} {outcome or 'of all'}"] = round(min(taken), 4)
+    return found
 
 
 def _timed(ledger: SqlLedger, window: Window, by: str | None) -> float:

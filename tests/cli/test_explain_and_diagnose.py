@@ -77,7 +77,7 @@ def test_explain_finds_a_request_without_its_id() -> None:
 
 def test_explain_finds_what_did_not_end_well_and_says_what_there_is() -> None:
     assert (
-        "none of the 100 requests looked at ended as 'failed'. They ended as: ok (100)"
+        "none of the 100 requests of this window ended as 'failed'. They ended as: ok (100)"
         in invoke("explain", "--last", "--outcome", "failed").output
     )
     assert json.loads(invoke("explain", "--slowest", "--outcome", "ok", "--json").output)["outcome"] == "ok"

@@ -74,7 +74,12 @@ def test_a_child_that_was_never_ready_ends_everything_with_its_last_words() -> N
     fleet.on(Ready(GATEWAY), 0.0)
     instructions = fleet.on(Exited("w0", 3, "a shard is missing"), 1.0)
     assert instructions == [Kill(GATEWAY)]
-    expected = Finish(EXIT_CANNOT_START, "w0 could not start (it exited with code 3): a shard is missing")
+    expected = Finish(
+        EXIT_CANNOT_START,
+        "w0 could not start (it exited with code 3): a shard is missing",
+        "w0",
+        "exited with code 3: a shard is missing",
+    )
     assert fleet.on(Exited(GATEWAY, -9, ""), 1.1) == [expected]
     assert fleet.on(StopAsked(), 1.2) == []
 
@@ -84,7 +89,12 @@ def test_a_gateway_that_cannot_start_ends_everything_too() -> None:
     fleet.on(Started(), 0.0)
     assert fleet.on(Exited(GATEWAY, 1, ""), 1.0) == [Kill("w0")]
     [finish] = fleet.on(Exited("w0", -9, ""), 1.0)
-    assert finish == Finish(EXIT_CANNOT_START, "gateway could not start (it exited with code 1): it said nothing")
+    assert finish == Finish(
+        EXIT_CANNOT_START,
+        "gateway could not start (it exited with code 1): it said nothing",
+        "gateway",
+        "exited with code 1: it said nothing",
+    )
 
 
 def test_restarts_back_off_to_a_cap_and_recover_after_a_good_run() -> None:
@@ -209,7 +219,12 @@ def test_a_store_that_cannot_start_ends_everything() -> None:
     assert fleet.on(Exited(STORE, 3, "no such folder"), 1.0) == [Kill(GATEWAY), Kill("w0")]
     fleet.on(Exited(GATEWAY, -9, ""), 1.1)
     [finish] = fleet.on(Exited("w0", -9, ""), 1.1)
-    assert finish == Finish(EXIT_CANNOT_START, f"{STORE} could not start (it exited with code 3): no such folder")
+    assert finish == Finish(
+        EXIT_CANNOT_START,
+        f"{STORE} could not start (it exited with code 3): no such folder",
+        STORE,
+        "exited with code 3: no such folder",
+    )
 
 
 def test_a_store_that_dies_comes_back_and_the_gateway_is_not_told_that_a_worker_died() -> None:

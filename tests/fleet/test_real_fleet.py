@@ -115,11 +115,21 @@ def test_unlike_workers_serve_one_pool_and_none_outlives_a_supervisor_that_is_ki
     wait_until_gone(pids)
 
 
-def test_a_checkpoint_that_is_damaged_ends_serve_with_the_reason(run_command: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_damaged_ends_serve_with_the_reason_and_diagnose_knows_it(
+    run_command: Run, tmp_path: Path
+) -> None:
     shutil.copytree(EMBEDDED, tmp_path / "damaged")
     weights = tmp_path / "damaged" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    fleet = run_command([*SERVE, str(tmp_path / "damaged"), "--port", "0"])
+    fleet = run_command([*SERVE, str(tmp_path / "damaged"), "--port", "0", "--ledger-path", str(tmp_path / "ledger")])
     assert fleet.wait() == 3
     assert f"w0 could not start (it exited with code 3): {weights}" in fleet.text
     assert "Traceback" not in fleet.text
+    command = [sys.executable, "-m", "tokenworks", "diagnose", "--ledger-path", str(tmp_path / "ledger")]
+    diagnosis = run_command([*command, "--json"])
+    assert diagnosis.wait() == 0
+    told = json.loads(diagnosis.text)
+    assert [finding["rule"] for finding in told["findings"]] == ["worker_cannot_start"]
+    [incident] = [each for each in told["incidents"] if each["kind"] == "worker_not_started"]
+    assert incident["subject"] == "w0"
+    assert incident["text"].startswith(f"exited with code 3: {weights}")

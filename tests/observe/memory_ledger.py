@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
+from typing import Any
+
+from msgspec import structs
 
 from tokenworks.contract.config import CostSettings, ObjectiveSettings
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Frame, Gap, Incident, Record, StoreSample, WorkerSample, WorkerUse
 from tokenworks.observe.cell import Cell, cell_of, merged
-from tokenworks.observe.ledger import Ended, Span, StoreStretch, Window, WorkerStretch
+from tokenworks.observe.ledger import FAILED, OK, Ended, Span, StoreStretch, Window, WorkerStretch
 from tokenworks.observe.tables.cost import costs_of
 
 
@@ -49,12 +53,22 @@ class MemoryLedger:
         return found
 
     def records(
-        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+        self,
+        window: Window,
+        where: Mapping[str, str] | None = None,
+        limit: int = 1000,
+        *,
+        slowest: bool = False,
+        outcome: str = "",
     ) -> Iterator[Ended]:
         def order(ended: Ended) -> int:
             return ended.record.e2e_ns if slowest else end_of(ended.record)
 
-        yield from sorted(self._ended(window, where), key=order, reverse=True)[:limit]
+        wanted = [each for each in self._ended(window, where) if is_wanted(each.record.outcome, outcome)]
+        yield from sorted(wanted, key=order, reverse=True)[:limit]
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        return dict(Counter(ended.record.outcome for ended in self._ended(window, None)))
 
     def record(self, request_id: str) -> Ended | None:
         records = [frame for frame in self.frames if isinstance(frame, Record)]
@@ -82,9 +96,10 @@ class MemoryLedger:
         return before + [noted for noted in self.noted if window.start_ns < noted[0] < window.end_ns]
 
     def stores(self, window: Window) -> list[StoreStretch]:
-        samples = [f for f in self.frames if isinstance(f, StoreSample) and window.start_ns <= f.at_ns < window.end_ns]
+        samples = [frame for frame in self.frames if isinstance(frame, StoreSample)]
         samples.sort(key=lambda sample: (sample.store, sample.at_ns))
-        return [_store_stretch(list(life)) for _, life in groupby(samples, key=lambda sample: sample.store)]
+        found = [_store_stretch(list(life), window) for _, life in groupby(samples, key=lambda sample: sample.store)]
+        return [stretch for stretch in found if stretch is not None]
 
     def incidents(self, window: Window) -> list[Incident]:
         found = [f for f in self.frames if isinstance(f, Incident) and window.start_ns <= f.at_ns < window.end_ns]
@@ -120,6 +135,11 @@ class MemoryLedger:
                     yield Ended(frame, costs_of(frame, self._cost))
 
 
+def is_wanted(outcome: str, wanted: str) -> bool:
+    """Whether a record that ended so is among those asked for."""
+    return wanted in ("", outcome) or (wanted == FAILED and outcome != OK)
+
+
 def end_of(record: Record) -> int:
     """When it ended, since 1970."""
     return record.started_ns + record.e2e_ns
@@ -135,48 +155,69 @@ def value_of(record: Record, dimension: str) -> str:
 
 
 def _stretch(life: list[WorkerSample], window: Window) -> WorkerStretch | None:
-    """From the last sample before the window, or from the life's start, to the last sample in it."""
+    """What the life had come to at the window's end, less what it had at its start."""
+    start, end = (_had(life, at_ns) for at_ns in window)
     inside = [sample for sample in life if window.start_ns <= sample.at_ns < window.end_ns]
-    if not inside:
+    if end["wall_ns"] <= start["wall_ns"] and not (inside and not end["wall_ns"]):
         return None
-    before = [sample for sample in life if sample.at_ns < window.start_ns]
-    last = inside[-1]
-    first = before[-1].use if before else WorkerUse(started_ns=last.use.started_ns)
+    behind = [sample for sample in life if sample.at_ns >= window.end_ns][:1]
+    told = inside or behind
+    last = (behind or inside)[0 if behind else -1]
+    works = {work: spent - start["step_ns"].get(work, 0) for work, spent in end["step_ns"].items()}
+    risen = {name: end[name] - start[name] for name in _RISING}
+    started_ns, rss_bytes, energy_j = last.use.started_ns, last.use.rss_bytes, last.use.energy_j
+    own = WorkerUse(started_ns=started_ns, rss_bytes=rss_bytes, step_ns=works, **{n: risen[n] for n in _OF_USE})
+    before = WorkerUse(started_ns, step_ns=start["step_ns"], **{name: start[name] for name in _OF_USE})
     return WorkerStretch(
         worker=last.worker,
         model=last.model,
         version=last.version,
         device=last.device,
-        from_ns=before[-1].at_ns if before else last.use.started_ns,
-        until_ns=last.at_ns,
-        use=_less(last.use, first),
+        from_ns=max(window.start_ns, life[0].at_ns - life[0].use.wall_ns),
+        until_ns=min(window.end_ns, life[-1].at_ns),
+        use=structs.replace(own, energy_j=None if energy_j is None else risen["energy_j"]),
         price_per_hour=last.price_per_hour,
         watts=last.watts,
         peak_flops=last.peak_flops,
         peak_bytes_per_s=last.peak_bytes_per_s,
-        running=sum(sample.running for sample in inside) / len(inside),
-        waiting=sum(sample.waiting for sample in inside) / len(inside),
-        used_blocks_share=sum(1 - s.free_blocks / max(s.total_blocks, 1) for s in inside) / len(inside),
-        preemptions=last.preemptions - (before[-1].preemptions if before else 0),
-        evictions=last.evictions - (before[-1].evictions if before else 0),
+        running=sum(sample.running for sample in told) / len(told),
+        waiting=sum(sample.waiting for sample in told) / len(told),
+        used_blocks_share=sum(1 - s.free_blocks / max(s.total_blocks, 1) for s in told) / len(told),
+        preemptions=risen["preemptions"],
+        evictions=risen["evictions"],
+        before=structs.replace(before, energy_j=None if energy_j is None else start["energy_j"]),
     )
 
 
-def _less(last: WorkerUse, first: WorkerUse) -> WorkerUse:
-    return WorkerUse(
-        started_ns=last.started_ns,
-        wall_ns=last.wall_ns - first.wall_ns,
-        step_ns={work: spent - first.step_ns.get(work, 0) for work, spent in last.step_ns.items()},
-        between_ns=last.between_ns - first.between_ns,
-        idle_ns=last.idle_ns - first.idle_ns,
-        flops=last.flops - first.flops,
-        read_bytes=last.read_bytes - first.read_bytes,
-        cpu_s=last.cpu_s - first.cpu_s,
-        rss_bytes=last.rss_bytes,
-        disk_read_bytes=last.disk_read_bytes - first.disk_read_bytes,
-        disk_write_bytes=last.disk_write_bytes - first.disk_write_bytes,
-        energy_j=None if last.energy_j is None else last.energy_j - (first.energy_j or 0.0),
-    )
+_OF_USE = ("wall_ns", "between_ns", "idle_ns", "flops", "read_bytes", "cpu_s", "disk_read_bytes", "disk_write_bytes")
+_RISING = (*_OF_USE, "energy_j", "preemptions", "evictions")
+
+
+def _had(life: list[WorkerSample], at_ns: int) -> dict[str, Any]:
+    """What a life had come to: between two samples evenly, but no longer than it lived."""
+    nothing = {"at_ns": life[0].at_ns - life[0].use.wall_ns, "step_ns": {}, **dict.fromkeys(_RISING, 0)}
+    told = [nothing, *map(_counters, life)]
+    if at_ns >= told[-1]["at_ns"]:
+        return told[-1]
+    old, new = next((a, b) for a, b in pairwise(told) if at_ns <= b["at_ns"])
+    length = min(new["at_ns"] - old["at_ns"], new["wall_ns"] - old["wall_ns"])
+    passed = min(max(0, at_ns - old["at_ns"]), length)
+    if passed in (0, length):
+        return new if passed else old
+    had = {name: _part(old[name], new[name], passed, length) for name in _RISING}
+    works = {work: _part(old["step_ns"].get(work, 0), new["step_ns"][work], passed, length) for work in new["step_ns"]}
+    return {**had, "step_ns": works, "wall_ns": sum(works.values()) + had["between_ns"] + had["idle_ns"]}
+
+
+def _counters(sample: WorkerSample) -> dict[str, Any]:
+    own = {"at_ns": sample.at_ns, "preemptions": sample.preemptions, "evictions": sample.evictions}
+    return own | structs.asdict(sample.use) | {"energy_j": sample.use.energy_j or 0.0}
+
+
+def _part(old: float, new: float, passed: int, length: int) -> float:
+    if isinstance(new, int) and isinstance(old, int):
+        return old + (new - old) * passed // length
+    return old + (new - old) * (passed / length)
 
 
 def _speeds(samples: list[StoreSample]) -> dict[Tier, float]:
@@ -186,20 +227,39 @@ def _speeds(samples: list[StoreSample]) -> dict[Tier, float]:
     return {tier: speeds[(len(speeds) - 1) // 2] for tier, speeds in told.items()}
 
 
-def _store_stretch(samples: list[StoreSample]) -> StoreStretch:
-    first, last = samples[0], samples[-1]
+def _store_stretch(samples: list[StoreSample], window: Window) -> StoreStretch | None:
+    """What it held from one sample to the next, and what it counted between them, as far as that is in the window."""
+    inside = [sample for sample in samples if window.start_ns <= sample.at_ns < window.end_ns]
+    before = [sample for sample in samples if sample.at_ns < window.start_ns]
+    behind = [sample for sample in samples if sample.at_ns >= window.end_ns]
+    if not inside and not (before and behind):
+        return None
+    last = (inside or before)[-1]
     byte_s: dict[Tier, float] = {}
-    for sample, following in zip(samples, samples[1:], strict=False):
-        for tier, used in sample.used_bytes.items():
-            byte_s[tier] = byte_s.get(tier, 0.0) + used * (following.at_ns - sample.at_ns) / 1e9
+    rises: dict[str, dict[Any, int]] = {"hits": {}, "evictions": {}, "faults": {}, "misses": {}}
+    for sample, following in pairwise(samples):
+        from_ns, until_ns = max(sample.at_ns, window.start_ns), min(following.at_ns, window.end_ns)
+        if from_ns < until_ns:
+            for tier, used in sample.used_bytes.items():
+                byte_s[tier] = byte_s.get(tier, 0.0) + used * (until_ns - from_ns) / 1e9
+            for name, total in rises.items():
+                old, new = _table(getattr(sample, name)), _table(getattr(following, name))
+                for key, count in new.items():
+                    rise, length = count - old.get(key, 0), following.at_ns - sample.at_ns
+                    ends = [rise * (at_ns - sample.at_ns) // length for at_ns in (from_ns, until_ns)]
+                    total[key] = total.get(key, 0) + ends[1] - ends[0]
     return StoreStretch(
         store=last.store,
         byte_s=byte_s,
         used_bytes=dict(last.used_bytes),
         limit_bytes=dict(last.limit_bytes),
-        hits={tier: hits - first.hits.get(tier, 0) for tier, hits in last.hits.items()},
-        evictions={tier: number - first.evictions.get(tier, 0) for tier, number in last.evictions.items()},
-        faults={reason: number - first.faults.get(reason, 0) for reason, number in last.faults.items()},
-        misses=last.misses - first.misses,
-        read_bytes_per_s=_speeds(samples),
+        hits=rises["hits"],
+        evictions=rises["evictions"],
+        faults=rises["faults"],
+        misses=rises["misses"].get("", 0),
+        read_bytes_per_s=_speeds(inside or behind[:1]),
     )
+
+
+def _table(counted: int | dict[Any, int]) -> dict[Any, int]:
+    return {"": counted} if isinstance(counted, int) else counted

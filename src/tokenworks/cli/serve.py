@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from tokenworks.cli.before_start import check_before_start
+from tokenworks.cli.failed_start import note_failed_start
 from tokenworks.cli.options import EVERY_SECTION, SettingsCommand, settings_from, takes_settings
 from tokenworks.contract.errors import TokenworksError
 
@@ -42,6 +43,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     try:
         serve_fleet(settings)
     except TokenworksError as error:
+        note_failed_start(settings, error)
         if settings.fleet.log_format == "text":
             raise
         click.echo(json_line("tokenworks", f"error: {error.message}", "error"), err=True)

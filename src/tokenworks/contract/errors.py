@@ -132,6 +132,17 @@ class StartupError(TokenworksError):
     code = "startup_failed"
 
 
+class PartNotStarted(StartupError):
+    """A part of the system ended before it was ready, and the system with it."""
+
+    code = "part_not_started"
+
+    def __init__(self, message: str, part: str, reason: str) -> None:
+        super().__init__(message)
+        self.part = part
+        self.reason = reason
+
+
 class ConfigError(StartupError):
     """The configuration is wrong: unknown key, bad value, unreadable file."""
 

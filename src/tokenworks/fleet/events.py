@@ -96,6 +96,8 @@ class Finish:
 
     code: int
     message: str
+    part: str = ""  # the child that could not start, where one could not
+    reason: str = ""  # how that ended, and what it said last
 
 
 Instruction = Spawn | Terminate | Kill | ReportExit | ShowAddress | Say | Finish

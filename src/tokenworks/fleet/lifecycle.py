@@ -175,8 +175,9 @@ class Lifecycle:
         if child.was_ready:
             child.restart_at = restart_at
             return [*self._report(event, was_serving), Say(f"{child.name} {how}; {then}")]
-        reason = event.last_words or "it said nothing"
-        return self._kill_all(Finish(EXIT_CANNOT_START, f"{child.name} could not start (it {how}): {reason}"))
+        said = event.last_words or "it said nothing"
+        message = f"{child.name} could not start (it {how}): {said}"
+        return self._kill_all(Finish(EXIT_CANNOT_START, message, child.name, f"{how}: {said}"))
 
     def _report(self, event: Exited, was_serving: bool) -> list[Instruction]:
         """Tell of a worker to a gateway that runs and goes on running; any other has no request that this could end."""

@@ -22,7 +22,7 @@ import zmq
 from msgspec.structs import replace
 
 from tokenworks.contract.config import Settings
-from tokenworks.contract.errors import StartupError, TokenworksError
+from tokenworks.contract.errors import PartNotStarted, TokenworksError
 from tokenworks.contract.folders import LONGEST_SOCKET_PATH, state_folder
 from tokenworks.contract.loader import write_settings
 from tokenworks.contract.wire import WorkerExited, encode
@@ -68,7 +68,7 @@ def serve(settings: Settings, command_for: CommandFor = child_command) -> None:
         write_settings(settings, run_dir / SETTINGS_FILE)
         finish = Supervisor(settings, lambda name: command_for(name, settings, run_dir)).run()
     if finish.code == EXIT_CANNOT_START:
-        raise StartupError(finish.message)
+        raise PartNotStarted(finish.message, finish.part, finish.reason)
     if finish.message:
         raise TokenworksError(finish.message)
 

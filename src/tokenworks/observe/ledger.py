@@ -30,12 +30,15 @@ class Window(NamedTuple):
 DIMENSIONS = ("scenario", "tenant", "model", "version", "worker")
 """What cells are kept apart by; a request's worker is the one that ended its last sequence, "" where none had it."""
 
+OK = "ok"
+FAILED = "failed"
+"""Stands for every outcome but `OK`."""
 TAG = "tag:"
 """Before the key of a tag, where one stands in the place of a dimension."""
 
 
 class WorkerStretch(msgspec.Struct, frozen=True):
-    """One life of one worker, as far as it lies in a window."""
+    """One life of one worker, as far as it lies in a window: what came between two samples came evenly."""
 
     worker: str
     model: str
@@ -43,7 +46,7 @@ class WorkerStretch(msgspec.Struct, frozen=True):
     device: str
     from_ns: int
     until_ns: int
-    use: WorkerUse  # of this stretch alone: last sample less first
+    use: WorkerUse  # of this stretch alone
     price_per_hour: float | None
     watts: float | None
     peak_flops: float
@@ -53,10 +56,11 @@ class WorkerStretch(msgspec.Struct, frozen=True):
     used_blocks_share: float
     preemptions: int
     evictions: int  # prompts that missed a cached block which had given way to others
+    before: WorkerUse = WorkerUse()  # of the same life until this stretch: amounts are rounded from its start on
 
 
 class StoreStretch(msgspec.Struct, frozen=True):
-    """One KV store, as far as it lies in a window."""
+    """One KV store, as far as it lies in a window: what it held lasted until its next sample, counts came evenly."""
 
     store: str
     byte_s: dict[Tier, float]  # held bytes times seconds
@@ -112,9 +116,21 @@ class Ledger(Protocol):
         """Cells one after the other, by their start."""
 
     def records(
-        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+        self,
+        window: Window,
+        where: Mapping[str, str] | None = None,
+        limit: int = 1000,
+        *,
+        slowest: bool = False,
+        outcome: str = "",
     ) -> Iterator[Ended]:
-        """Single records, the latest (or slowest by E2E) first; by a tag those alone that are still kept whole."""
+        """Single records, the latest (or slowest by E2E) first; by a tag those alone that are still kept whole.
+
+        `outcome`: only those that ended so; `FAILED`: all that did not end well.
+        """
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        """How many of a window ended how."""
 
     def record(self, request_id: str) -> Ended | None:
         """The record of one request, by its id, by the id in its answer's body, or by its trace id."""

@@ -136,7 +136,7 @@ async def test_the_task_tells_each_receiver_what_it_is_to_know_of(
     ledger_settings = LedgerSettings(path=str(tmp_path))
     kept.take_in(broken(time.time_ns() - 10**9))  # type: ignore[arg-type]
     settings = Settings(alerts=alerts, ledger=ledger_settings)
-    context = ObserverContext(settings, tmp_path, partial(open_ledger, ledger_settings), lambda _: 0, [])
+    context = ObserverContext(settings, tmp_path, partial(open_ledger, ledger_settings), lambda _: None, [])
     task = asyncio.create_task(look_out(context))  # type: ignore[arg-type]
     async with asyncio.timeout(PATIENCE_S):
         told = {await got["/all"].get(), await got["/all"].get()}

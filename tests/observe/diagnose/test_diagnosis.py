@@ -101,6 +101,7 @@ def starved() -> Scene:
 USUAL_WORK = {Work.PREFILL: 60.0, Work.DECODE: 100.0}
 TAIL = 0.08  # of the requests, so that the slowest hundredth of a window is surely of them
 FAULTS: dict[str, Callable[[], Scene]] = {
+    "system_cannot_start": lambda: Scene().incident("gateway_not_started", "gateway", 1),
     "worker_cannot_start": lambda: clean().incident("worker_not_started", "w9", 1),
     "restart_loop": lambda: with_loss(3),
     "worker_lost": lambda: with_loss(1),

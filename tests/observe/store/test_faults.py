@@ -20,9 +20,10 @@ from tokenworks.contract.config import CostSettings, LedgerSettings, Settings
 from tokenworks.contract.errors import ConfigError, LedgerBusy, LedgerDamaged, LedgerError, LedgerMissing, LedgerTooNew
 from tokenworks.contract.record import Frame, Gap
 from tokenworks.observe.journal.writer import Journal
-from tokenworks.observe.ledger import Window
+from tokenworks.observe.ledger import Span, Window
 from tokenworks.observe.observer.intake import Intake
-from tokenworks.observe.store import SqlLedger, database, migrate, open_ledger, take_in
+from tokenworks.observe.observer.waiting_spans import MAX_WAITING_SPANS
+from tokenworks.observe.store import SqlLedger, database, migrate, open_ledger, schema, take_in
 from tokenworks.observe.store.open import open_writing
 from tokenworks.observe.store.schema import VERSIONS, tables
 
@@ -106,17 +107,22 @@ def test_a_ledger_of_an_older_version_is_brought_up_by_its_writer_alone(
 
 
 def test_a_ledger_of_the_first_version_keeps_what_is_in_it(settings: LedgerSettings, opened: Opened) -> None:
-    """As it was before prices were noted, with a record in it."""
+    """As it was before prices were noted and failures listed, with records in it."""
     old = opened(settings)
-    old.take_in([record()])
+    old.take_in([record(), record(1, outcome="timeout"), record(2, outcome="no_worker"), record(3, outcome="timeout")])
     with old._database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE prices")
+        connection.exec_driver_sql("DROP TABLE failures")
+        gone = schema.records.update().where(schema.records.c.ended_ns > NOON_NS + 2)
+        connection.execute(gone.values(body=b"?"))
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     old.close()
     with pytest.raises(LedgerError, match="`tokenworks serve` brings it up"):
         open_ledger(settings)
     ledger = opened(settings)
-    assert (ledger.cells(ALL)[""].requests, ledger.prices(ALL)) == (1, [])
+    assert (ledger.cells(ALL)[""].requests, ledger.prices(ALL)) == (4, [])
+    assert ledger.outcomes(ALL) == {"ok": 1, "timeout": 1, "no_worker": 1}  # what cannot be read is not listed
+    assert [each.record.id for each in ledger.records(ALL, outcome="failed")] == ["req-2", "req-1"]
 
 
 def test_prices_are_noted_when_they_change_and_hold_from_then_on(settings: LedgerSettings, opened: Opened) -> None:
@@ -317,20 +323,35 @@ def test_what_is_kept_is_for_its_owner_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
 
 
-def test_spans_that_find_no_room_are_counted(here: LedgerSettings) -> None:
-    from tokenworks.observe.ledger import Span
-    from tokenworks.observe.observer import intake as module
-
+def test_spans_wait_in_a_bounded_queue_until_they_are_kept(here: LedgerSettings) -> None:
     intake = Intake(Settings(ledger=here), Path(here.path))
     span = Span("0" * 31 + "1", "1" * 16, "", "rag", "search", "server", NOON_NS, 5)
-    spans = [msgspec.structs.replace(span, span_id=f"{n:016x}") for n in range(module.MAX_WAITING_SPANS + 5)]
-    assert intake.tell(spans) == module.MAX_WAITING_SPANS
+    spans = [msgspec.structs.replace(span, span_id=f"{n:016x}") for n in range(MAX_WAITING_SPANS)]
+    kept = intake.spans.offer(spans[1:])
+    assert intake.spans.offer(spans[:2]) is None
+    last = intake.spans.offer(spans[:1])
+    assert kept is not None
+    assert last is not None
+    intake.turn()
+    assert not kept.done()
     drain(intake)
+    assert (kept.result(0), last.result(0)) == (None, None)
     intake.close()
     with closing(open_ledger(here)) as ledger:
-        assert len(ledger.spans(span.trace_id)) == module.MAX_WAITING_SPANS
+        assert len(ledger.spans(span.trace_id)) == MAX_WAITING_SPANS
         with pytest.raises(LedgerError, match="no trace id"):
             ledger.spans("xyz")
+
+
+def test_spans_that_cannot_be_kept_are_given_back(here: LedgerSettings) -> None:
+    intake = Intake(Settings(ledger=here), Path(here.path))
+    kept = intake.spans.offer([Span("no id", "1" * 16, "", "rag", "search", "server", NOON_NS, 5)])
+    assert kept is not None
+    assert intake.turn()
+    with pytest.raises(LedgerError, match="these spans cannot be kept"):
+        kept.result(0)
+    assert not intake.turn()
+    intake.close()
 
 
 def test_a_gap_of_the_journal_is_in_the_ledger(here: LedgerSettings) -> None:

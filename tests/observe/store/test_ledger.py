@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from random import Random
 
 import pytest
@@ -114,6 +115,31 @@ def test_a_series_is_cell_after_cell(ledger: SqlLedger, where: dict[str, str]) -
         assert [start for start, _ in found] == [start for start, _ in wanted]
         for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
             assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("days", [0, 30])
+def test_single_records_are_found_by_how_they_ended(ledger: SqlLedger, days: int) -> None:
+    ends = ["ok", "ok", "timeout", "ok", "no_worker", "client_gone", "ok"]
+    random = Random(5)
+    frames = [
+        record(n, NOON_NS + n * MINUTE_NS, random.randrange(SECOND_NS), outcome=ends[n % 7], worker=f"w{n % 2}")
+        for n in range(100)
+    ]
+    ledger.take_in(frames)
+    while ledger.keep_up(NOON_NS + days * DAY_NS + HOUR_NS):
+        pass
+    oracle = MemoryLedger(frames)
+    windows = [Window(0, NOON_NS + DAY_NS), Window(NOON_NS + 5 * MINUTE_NS, NOON_NS + 80 * MINUTE_NS)]
+    for window, slowest in product(windows, (False, True)):
+        counted, there = ledger.outcomes(window), oracle.outcomes(window)
+        assert counted | {"ok": 0} == there | {"ok": 0}
+        assert counted["ok"] == there["ok"] or (days and window == windows[1])  # to the hour by then
+        for outcome, where in product(["", "failed", "nothing", *ends], [{}, {"worker": "w1"}, {"worker": "w9"}]):
+            found, wanted = (
+                [each.record.id for each in one.records(window, where, 20, slowest=slowest, outcome=outcome)]
+                for one in (ledger, oracle)
+            )
+            assert found == wanted, (outcome, where)
 
 
 @pytest.mark.parametrize("slowest", [False, True])

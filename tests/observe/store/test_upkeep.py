@@ -31,7 +31,8 @@ def rows(ledger: SqlLedger, what: str) -> int:
 
 def test_details_go_first_and_records_later_and_sums_stay(ledger: SqlLedger) -> None:
     ledger.take_in(
-        [record(number, NOON_NS + number * MINUTE_NS, trace_id=TRACE, tags={"a": "b"}) for number in range(100)]
+        [record(number, NOON_NS + number * MINUTE_NS, trace_id=TRACE, tags={"a": "b"}) for number in range(99)]
+        + [record(99, NOON_NS + 99 * MINUTE_NS, outcome="timeout")]
         + [Incident(NOON_NS, "joined", "w0"), Gap(NOON_NS, NOON_NS + 1, 7, "why")],
         [Span(TRACE, "0123456789abcdef", "", "rag", "search", "server", NOON_NS, 5)],
     )
@@ -48,8 +49,9 @@ def test_details_go_first_and_records_later_and_sums_stay(ledger: SqlLedger) -> 
     assert compact.record.tags == {}
     assert ledger.record(TRACE) is None
     assert len(list(ledger.records(ALL))) == 100
+    assert rows(ledger, "failures") == 1
     keep_up(ledger, NOON_NS + 200 * DAY_NS)
-    assert [rows(ledger, what) for what in ("records", "names", "events")] == [0, 0, 0]
+    assert [rows(ledger, what) for what in ("records", "names", "failures", "events")] == [0, 0, 0, 0]
     assert ledger.record("req-5") is None
     assert ledger.cells(ALL) == total
     assert ledger.extent() == (NOON_NS, NOON_NS + HOUR_NS + 1)

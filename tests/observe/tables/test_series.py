@@ -11,8 +11,10 @@ from tests.observe.memory_ledger import MemoryLedger
 from tests.observe.traffic import MARKUP, mixed_traffic
 from tokenworks.contract.config import CostSettings, Settings
 from tokenworks.contract.errors import InvalidRequest
-from tokenworks.contract.record import Frame, Record
+from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Frame, Record, StoreSample
 from tokenworks.observe.ledger import Window
+from tokenworks.observe.tables.bill import bill
 from tokenworks.observe.tables.over_time import SOME, build_over_time
 from tokenworks.observe.tables.series import NO_REQUESTS, build_series
 from tokenworks.observe.tables.steps import handy_step_ns, parse_step
@@ -111,7 +113,7 @@ def test_two_tags_cannot_be_asked_for_together() -> None:
 
 
 def test_energy_is_at_the_price_of_its_time(make_ledger: MakeLedger) -> None:
-    """A worker of 3.6 kW is idle for four minutes; energy costs 1 a kWh in the first, and 5 from the second on."""
+    """A worker of 3.6 kW is idle for four minutes; energy costs 1 a kWh for 61 seconds, and then 5."""
     minute_wh = 3600 / 60
     samples = [
         worker_sample(NOON_NS + m * MINUTE_NS, 0, m * MINUTE_NS, price_per_hour=None, watts=3600.0) for m in range(1, 5)
@@ -121,10 +123,10 @@ def test_energy_is_at_the_price_of_its_time(make_ledger: MakeLedger) -> None:
     asked = Settings(cost=dear)
     note_prices(ledger, [(NOON_NS - MINUTE_NS, cheap), (NOON_NS + MINUTE_NS + SECOND_NS, dear)])
     whole = build_table(ledger, Window(NOON_NS, NOON_NS + 5 * MINUTE_NS), asked, by="all")
-    assert whole.bill.total / 1e12 == pytest.approx(minute_wh / 1000 * (1 + 3 * 5))
+    assert whole.bill.total / 1e12 == pytest.approx(minute_wh / 1000 * (61 / 60 + 179 / 60 * 5))
     assert sum(line.pico for line in whole.bill.lines) == whole.bill.total
     first = build_table(ledger, Window(NOON_NS, NOON_NS + MINUTE_NS + SECOND_NS), asked, by="all").bill
-    assert first.total / 1e12 == pytest.approx(minute_wh / 1000)
+    assert first.total / 1e12 == pytest.approx(minute_wh / 1000 * 61 / 60)
     assert whole.bill.as_json()["currency"] == "USD"
 
 
@@ -168,10 +170,8 @@ def test_a_window_without_work_owes_nothing_and_knows_it(make_ledger: MakeLedger
 
 
 @pytest.mark.parametrize("by", ["all", "worker"])
-def test_machines_in_steps_shorter_than_samples_distance_are_not_counted_twice(
-    make_ledger: MakeLedger, by: str
-) -> None:
-    """Samples five seconds apart, of half a core and a GiB: a step of a second has that, or is not told of."""
+def test_steps_shorter_than_samples_distance_have_their_part(make_ledger: MakeLedger, by: str) -> None:
+    """Samples five seconds apart, of half a core and a GiB: a step of a second has that, up to the last sample."""
     gib = 1 << 30
     samples = []
     for second in range(5, 35, 5):
@@ -183,11 +183,32 @@ def test_machines_in_steps_shorter_than_samples_distance_are_not_counted_twice(
     window = Window(NOON_NS + SECOND_NS, NOON_NS + 31 * SECOND_NS)
     columns = ["memory_bytes", "cpu_cores", "disk_read_bytes_per_s", "busy"]
     found = build_over_time(ledger, window, SETTINGS, "1s", by=by, columns=columns)
-    told = [row for row in found.rows if row["memory_bytes"] is not None]
-    assert len(told) == 6
-    for row in told:
-        figures = [row[key] for key in columns[:3]]
-        assert figures == pytest.approx([gib, 0.5, 1000], rel=1e-6)
-    untold = [row for row in found.rows if row["memory_bytes"] is None]
-    assert all(row[key] is None for row in untold for key in columns)
-    assert len(untold) == 24
+    assert len(found.rows) == 30
+    for row in found.rows[:-1]:
+        assert [row[key] for key in columns[:3]] == pytest.approx([gib, 0.5, 1000], rel=1e-6)
+    assert all(found.rows[-1][key] is None for key in columns)
+
+
+@pytest.mark.parametrize("step_s", [1, 7, 60])
+def test_bills_of_steps_add_up_to_the_bill_of_the_window(make_ledger: MakeLedger, step_s: int) -> None:
+    """To the last digit of what workers and moved bytes cost; kept KV is rounded once a step."""
+    settings = Settings(cost=CostSettings(energy_per_kwh=0.3, host_per_gb_hour=0.1, transfer_per_gb=0.01))
+    stores = [
+        StoreSample(END_NS - second * SECOND_NS, "kv9", {Tier.HOST: 10**9 + second}, hits={Tier.HOST: 1000 - second})
+        for second in range(295, -1, -5)
+    ]
+    ledger = make_ledger([*partly_tagged_traffic(), *stores], settings)
+    steps = [
+        Window(at_ns, min(at_ns + step_s * SECOND_NS, END_NS))
+        for at_ns in range(WINDOW.start_ns, END_NS, step_s * SECOND_NS)
+    ]
+    bills = [bill(ledger, step, settings.cost) for step in steps]
+    whole = bill(ledger, WINDOW, settings.cost)
+    for each in (whole, *bills):
+        assert sum(line.pico for line in each.lines) == each.total
+    kinds = {line.kind for line in whole.lines} - {"kv", "unrecorded", "rounding"}
+    assert {kind: sum(each.of(kind) for each in bills) for kind in kinds} == {kind: whole.of(kind) for kind in kinds}
+    assert sum(each.total - each.of("kv") for each in bills) == whole.total - whole.of("kv")
+    assert abs(sum(each.of("kv") for each in bills) - whole.of("kv")) <= len(bills)
+    hits = [each.hits[Tier.HOST] for step in steps for each in ledger.stores(step) if each.store == "kv9"]
+    assert sum(hits) == WINDOW.seconds

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from starlette.routing import Route
 
@@ -17,13 +18,21 @@ from tokenworks.observe.chains.span_intake import SpanIntake
 from tokenworks.observe.ledger import Span
 from tokenworks.observe.observer.context import ObserverContext
 
+PATIENCE_S: Final = 5.0
+"""With a ledger that is locked or away; exporters give up after ten."""
+
 
 def traces_route(context: ObserverContext) -> Route:
-    """`POST /v1/traces`. Accepted spans are in the ledger with the next batch: a kill loses those of half a second."""
+    """`POST /v1/traces`. It is answered when the spans are in the ledger: what was accepted is lost by no kill."""
 
     async def take_in(spans: Sequence[Span]) -> None:
-        if context.tell(spans) < len(spans):
+        kept = context.tell(spans)
+        if kept is None:
             raise LedgerBusy("spans come faster than the ledger takes them in; send these again")
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(kept)), PATIENCE_S)
+        except TimeoutError:
+            raise LedgerBusy("the ledger cannot take spans in now; send these again") from None
 
     return Route("/v1/traces", SpanIntake(take_in, context.spans).traces, methods=["POST"])
 

@@ -16,6 +16,7 @@ from tokenworks.observe.diagnose.sides import Side
 from tokenworks.observe.ledger import WorkerStretch
 
 _NOT_STARTED: Final = "worker_not_started"
+_PARTS_NOT_STARTED: Final = frozenset({"gateway_not_started", "store_not_started", "system_not_started"})
 _TIERS: Final = tuple(Tier)  # near to far
 
 
@@ -59,7 +60,7 @@ def _busy_shares(side: Side) -> tuple[float, float]:
 
 def _cores(side: Side) -> float:
     """Of lives whose beginning is not in the window: what loading the weights took is no part of any step."""
-    lives = [stretch for stretch in side.stretches if stretch.from_ns > stretch.use.started_ns]
+    lives = [stretch for stretch in side.stretches if stretch.before.wall_ns]
     return _ratio(sum(each.use.cpu_s for each in lives), sum(_busy_ns(each) for each in lives) / 1e9)
 
 
@@ -82,6 +83,10 @@ def _per_step_s(did: Callable[[WorkerStretch], float], side: Side) -> float:
 
 def _failed_starts(side: Side) -> float:
     return float(sum(incident.kind == _NOT_STARTED for incident in side.incidents))
+
+
+def _failed_system_starts(side: Side) -> float:
+    return float(sum(incident.kind in _PARTS_NOT_STARTED for incident in side.incidents))
 
 
 def _evictions(side: Side) -> float:
@@ -173,6 +178,11 @@ USE_SIGNALS: Final[dict[str, tuple[str, str, Callable[[Side], float]]]] = {
         lives.losses_in_a_row,
     ),
     "failed_starts": ("count", "starts of workers that ended before the worker was ready", _failed_starts),
+    "failed_system_starts": (
+        "count",
+        "starts of the system that something else than a worker ended",
+        _failed_system_starts,
+    ),
     "evictions": (
         "count",
         "prompts that missed a block dropped for others; where there is a store, blocks that its last tier dropped",

@@ -10,24 +10,19 @@ What was committed is deleted from the journal only then. One thread at a time.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from tokenworks.contract.config import Settings
 from tokenworks.contract.errors import LedgerDamaged, LedgerError
 from tokenworks.contract.record import Frame
 from tokenworks.observe.journal.reader import Batch, JournalReader
 from tokenworks.observe.ledger import Span
+from tokenworks.observe.observer.waiting_spans import WaitingSpans
 from tokenworks.observe.store import SqlLedger
 from tokenworks.observe.store.open import open_writing, put_aside
 
 log = logging.getLogger(__name__)
-
-MAX_WAITING_SPANS: Final = 20_000
-SPANS_AT_ONCE: Final = 2_000
 
 
 class Intake:
@@ -39,19 +34,7 @@ class Intake:
         self._reader = JournalReader(folder / "journal")
         self._ledger: SqlLedger | None = None
         self._trouble = ""
-        self._spans: deque[Span] = deque()
-        self._lock = threading.Lock()
-
-    def tell(self, spans: Iterable[Span]) -> int:
-        """Spans for the next batch; how many of them found room. From any thread."""
-        taken = 0
-        with self._lock:
-            for span in spans:
-                if len(self._spans) >= MAX_WAITING_SPANS:
-                    break
-                self._spans.append(span)
-                taken += 1
-        return taken
+        self.spans = WaitingSpans()
 
     def turn(self) -> bool:
         """Take in one batch; whether there may be another at once."""
@@ -94,14 +77,10 @@ class Intake:
     def _take_batch(self, ledger: SqlLedger) -> bool:
         positions = ledger.positions()
         ledger.forget_files(self._reader.forget(positions))
-        batch, spans = self._reader.read(positions), self._next_spans()
+        batch, spans = self._reader.read(positions), self.spans.first()
         if not batch.positions and not spans:
             return False
-        try:
-            self._keep(ledger, batch, spans)
-        except LedgerError:
-            self._put_back(spans)
-            raise
+        self._keep(ledger, batch, spans)
         for listener in list(self.listeners):
             listener(batch.frames)
         return True
@@ -111,17 +90,12 @@ class Intake:
             ledger.take_in(batch.frames, spans, batch.positions)
         except LedgerError:
             raise
-        except Exception:
+        except Exception as error:
             log.exception("a batch of %d frames could not be taken in at once", len(batch.frames))
             ledger.take_in_singly(batch.frames, batch.positions)
-
-    def _next_spans(self) -> list[Span]:
-        with self._lock:
-            return [self._spans.popleft() for _ in range(min(SPANS_AT_ONCE, len(self._spans)))]
-
-    def _put_back(self, spans: list[Span]) -> None:
-        with self._lock:
-            self._spans.extendleft(reversed(spans))
+            self.spans.done(len(spans), LedgerError(f"these spans cannot be kept: {error!r}"))
+        else:
+            self.spans.done(len(spans))
 
     def _tell_trouble(self, error: LedgerError) -> None:
         if error.message != self._trouble:

@@ -35,6 +35,7 @@ from tokenworks.observe.terms import note_terms
 log = logging.getLogger(__name__)
 
 BATCH_EVERY_S: Final = 1.0
+GATHER_S: Final = 0.05  # more spans, when some have come: whoever sent them waits, and each batch is a sync of the disk
 UPKEEP_EVERY_S: Final = 10.0
 UPKEEP_PAUSE_S: Final = 0.05  # between two steps of it, for whoever waits for the database
 WAIT_S: Final = 1.0  # for another observer to end
@@ -71,7 +72,9 @@ async def _main(
 ) -> None:
     intake = Intake(settings, folder)
     opener = partial(open_ledger, settings.ledger, cost=settings.cost, objectives=settings.objectives)
-    context = ObserverContext(settings, folder, opener, intake.tell, intake.listeners)
+    context = ObserverContext(settings, folder, opener, intake.spans.offer, intake.listeners)
+    spans_came = asyncio.Event()
+    intake.spans.on_offer = spans_came.set
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, context.stopping.set)
     if not await _alone(lock, folder, context.stopping):
@@ -79,7 +82,7 @@ async def _main(
     note_terms(folder, settings)
     log.info("observing %s", folder)
     running = [asyncio.create_task(_kept_running(task, context)) for task in tasks]
-    await _take_in(intake, context.stopping)
+    await _take_in(intake, context.stopping, spans_came)
     for each in running:
         each.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -105,7 +108,7 @@ async def _alone(lock: int, folder: Path, stopping: asyncio.Event) -> bool:
     return True
 
 
-async def _take_in(intake: Intake, stopping: asyncio.Event) -> None:
+async def _take_in(intake: Intake, stopping: asyncio.Event, spans_came: asyncio.Event) -> None:
     clock, upkeep_at = _Clock(), 0.0
     while not stopping.is_set():
         while await asyncio.to_thread(intake.turn) and not stopping.is_set():
@@ -114,7 +117,18 @@ async def _take_in(intake: Intake, stopping: asyncio.Event) -> None:
             upkeep_at = time.monotonic() + UPKEEP_EVERY_S
             if await asyncio.to_thread(intake.keep_up, clock.now_ns()):
                 upkeep_at = time.monotonic() + UPKEEP_PAUSE_S
-        await _waited(stopping, min(BATCH_EVERY_S, max(0.0, upkeep_at - time.monotonic())))
+        await _next_batch(stopping, spans_came, min(BATCH_EVERY_S, max(0.0, upkeep_at - time.monotonic())))
+
+
+async def _next_batch(stopping: asyncio.Event, spans_came: asyncio.Event, wait_s: float) -> None:
+    """Wait so long at most; shorter where spans come, or it is to end."""
+    waiting = [asyncio.create_task(event.wait()) for event in (stopping, spans_came)]
+    await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting:
+        each.cancel()
+    if spans_came.is_set():
+        spans_came.clear()
+        await _waited(stopping, GATHER_S)
 
 
 async def _kept_running(task: Task, context: ObserverContext) -> None:

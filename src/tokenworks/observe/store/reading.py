@@ -18,7 +18,8 @@ from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.errors import LedgerError
 from tokenworks.observe.cell import Cell, cell_of, merged
 from tokenworks.observe.journal.frames import instant_ns
-from tokenworks.observe.ledger import DIMENSIONS, TAG, Ended, Window
+from tokenworks.observe.ledger import DIMENSIONS, OK, TAG, Ended, Window
+from tokenworks.observe.store import endings
 from tokenworks.observe.store.asked import Asked, asked
 from tokenworks.observe.store.cell_rows import NO_TAG
 from tokenworks.observe.store.dictionaries import clean, combination_of
@@ -32,6 +33,7 @@ from tokenworks.observe.store.take_in import hash_of, names_of
 
 MAX_STEPS: Final = 10_000
 _ROWS_AT_ONCE: Final = 200  # of those that are looked through for a tag
+_SLOW_ONES: Final = 1000  # among which some that ended well are looked for first
 _SECOND_NS: Final = 10**9
 Where = Mapping[str, str] | None
 
@@ -67,19 +69,21 @@ class Reading:
             found = {start_ns: less(cell, found[start_ns]) for start_ns, cell in whole.items()}
         return sorted(found.items())
 
-    def records(self, window: Window, where: Where, limit: int, slowest: bool) -> list[Ended]:
+    def records(self, window: Window, where: Where, limit: int, slowest: bool, outcome: str) -> list[Ended]:
         """The latest first, or the slowest; whole where details are kept, compact (and without tags) where not."""
         question = asked(None, where)
-        order = records.c.e2e_ns.desc() if slowest else records.c.ended_ns.desc()
-        times = (records.c.ended_ns >= window.start_ns, records.c.ended_ns < window.end_ns)
-        wanted = (dimensions.c[name] == clean(value) for name, value in question.where.items())
-        statement = _with_bodies().where(*times, *wanted).order_by(order)
-        if question.tag is None:
-            return [_ended(row) for row in self._connection.execute(statement.limit(limit))]
-        statement = statement.where(details.c.body.is_not(None), *_in_minutes_of(question))
-        counted_as = self._counting(question.tag)
-        with self._connection.execute(statement.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
-            return list(islice((ended for ended in map(_ended, rows) if counted_as(ended) == question.value), limit))
+        if question.tag is not None:
+            return self._tagged(window, question, limit, slowest, outcome)
+        if slowest and outcome == OK:
+            found = self._of_keys(endings.slow_keys(window, question, limit + _SLOW_ONES).limit(limit), slowest)
+            if len(found) == limit:
+                return found
+        return self._of_keys(endings.keys(window, question, slowest, outcome).limit(limit), slowest)
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        """How many ended how: those that did not end well by record, the others by request."""
+        num_ok = sum(cell.ok for cell in self.cells(window, None, None).values())
+        return ({OK: num_ok} if num_ok else {}) | endings.num_failures(self._connection, window)
 
     def record(self, name: str) -> Ended | None:
         """The latest that has this name."""
@@ -115,6 +119,18 @@ class Reading:
             ended = _ended(row)
             if name in names_of(ended.record):
                 yield ended
+
+    def _of_keys(self, keys: sa.Select[tuple[int]], slowest: bool) -> list[Ended]:
+        return [_ended(row) for row in self._connection.execute(_by_keys(keys, slowest))]
+
+    def _tagged(self, window: Window, question: Asked, limit: int, slowest: bool, outcome: str) -> list[Ended]:
+        """One after the other, in the minutes that have the tag, until there are enough."""
+        statement = _by_keys(endings.keys(window, question, slowest, outcome), slowest)
+        statement = statement.where(details.c.body.is_not(None), *_in_minutes_of(question))
+        assert question.tag is not None
+        counted_as = self._counting(question.tag)
+        with self._connection.execute(statement.execution_options(yield_per=_ROWS_AT_ONCE)) as rows:
+            return list(islice((ended for ended in map(_ended, rows) if counted_as(ended) == question.value), limit))
 
     def _groups(self, window: Window, question: Asked) -> dict[str, Cell]:
         groups: dict[str, list[Cell]] = defaultdict(list)
@@ -219,6 +235,12 @@ def _with_bodies() -> sa.Select[Any]:
         .join(dimensions, dimensions.c.id == records.c.dimension)
         .outerjoin(details, details.c.ended_ns == records.c.ended_ns)
     )
+
+
+def _by_keys(keys: sa.Select[tuple[int]], slowest: bool) -> sa.Select[Any]:
+    found = keys.subquery()
+    order = records.c.e2e_ns.desc() if slowest else records.c.ended_ns.desc()
+    return _with_bodies().join(found, found.c.ended_ns == records.c.ended_ns).order_by(order)
 
 
 def _ended(row: sa.Row[Any]) -> Ended:

@@ -11,7 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-VERSIONS: Final = ("0001", "0002")
+VERSIONS: Final = ("0001", "0002", "0003")
 """Of the schema, from the first to the one that this code reads and writes."""
 
 tables: Final = sa.MetaData()
@@ -57,6 +57,15 @@ names: Final = sa.Table(
     tables,
     sa.Column("hash", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("ended_ns", sa.BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+failures: Final = sa.Table(
+    "failures",  # the records that did not end well, by how they did
+    tables,
+    sa.Column("outcome", sa.Text, primary_key=True),
+    sa.Column("ended_ns", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("e2e_ns", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 

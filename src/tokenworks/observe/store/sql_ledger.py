@@ -24,11 +24,12 @@ from tokenworks.observe.store.database import Database
 from tokenworks.observe.store.packing import unpack
 from tokenworks.observe.store.periods import floor
 from tokenworks.observe.store.reading import Reading
-from tokenworks.observe.store.samples import store_stretches, worker_series, worker_stretches
 from tokenworks.observe.store.schema import events, positions, spans
+from tokenworks.observe.store.store_stretches import store_stretches
 from tokenworks.observe.store.tag_keys import tag_keys
 from tokenworks.observe.store.take_in import TakeIn
 from tokenworks.observe.store.upkeep import Upkeep
+from tokenworks.observe.store.worker_stretches import worker_series, worker_stretches
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +111,22 @@ class SqlLedger:
             return reading.series(window, step_ns, where)
 
     def records(
-        self, window: Window, where: Mapping[str, str] | None = None, limit: int = 1000, *, slowest: bool = False
+        self,
+        window: Window,
+        where: Mapping[str, str] | None = None,
+        limit: int = 1000,
+        *,
+        slowest: bool = False,
+        outcome: str = "",
     ) -> Iterator[Ended]:
         """Single records, the latest (or slowest by E2E) first."""
         with self._reading() as reading:
-            return iter(reading.records(window, where, limit, slowest))
+            return iter(reading.records(window, where, limit, slowest, outcome))
+
+    def outcomes(self, window: Window) -> dict[str, int]:
+        """How the records of a window ended."""
+        with self._reading() as reading:
+            return reading.outcomes(window)
 
     def record(self, request_id: str) -> Ended | None:
         """The record of one request."""

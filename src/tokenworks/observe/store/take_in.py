@@ -18,7 +18,7 @@ from tokenworks.contract.record import Frame, Gap, Incident, Record, StoreSample
 from tokenworks.observe.cell import Cell, cell_of
 from tokenworks.observe.journal.frames import instant_ns
 from tokenworks.observe.ledger import Ended, Span
-from tokenworks.observe.store import cell_rows
+from tokenworks.observe.store import cell_rows, endings
 from tokenworks.observe.store.cell_rows import NO_TAG, CellKey
 from tokenworks.observe.store.dictionaries import Dimensions, Words, combination_of
 from tokenworks.observe.store.marks import read_marks
@@ -81,6 +81,7 @@ class TakeIn:
         connection.execute(records.insert(), rows)
         connection.execute(details.insert(), bodies)
         connection.execute(names.insert(), hashes)
+        endings.add(connection, zip(places, ended, strict=True))
         self._limits.forget(before_ns=floor(min(places), HOUR_NS) - HOUR_NS)
         return cell_rows.add(connection, minutes, read_marks(connection))
 

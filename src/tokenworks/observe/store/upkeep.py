@@ -4,8 +4,9 @@
 - Whole records (waterfall, tags, legs, single gaps) and spans go after `detail_days`, and cells of minutes a day later,
   so that a window's ends are exact to the minute for longer than to the second.
 - Compact records, incidents and gaps go after `record_days`. Cells of hours and days stay.
-- Samples of workers and stores are thinned to the last of each minute after a day, of each hour after `detail_days`
-  more. What was spent between two of them stays the same.
+- Samples of workers and stores are thinned to the first and the last of each minute after a day, of each hour after
+  `detail_days` more. What was spent in a whole minute, and later in a whole hour, stays the same: what an edge lies
+  between is kept.
 
 `now_ns` is the caller's, who knows whether the clock can be trusted.
 """
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.record import Gap
 from tokenworks.observe.store import cell_rows
+from tokenworks.observe.store.endings import forget
 from tokenworks.observe.store.marks import read_marks, write_marks
 from tokenworks.observe.store.packing import Unreadable, unpack_detail, unpack_record_id
 from tokenworks.observe.store.periods import DAY_NS, HOUR_NS, LENGTH_NS, MINUTE_NS, Level, Marks, floor
@@ -80,6 +82,7 @@ class Upkeep:
         gone = connection.execute(_oldest(records, until)).all()
         if gone:
             _delete_names(connection, _unwanted(gone, _name_of_record))
+            forget(connection, gone[-1][0])
             connection.execute(records.delete().where(records.c.ended_ns <= gone[-1][0]))
         return len(gone) == ROWS_AT_ONCE
 
@@ -160,7 +163,7 @@ def _delete_names(connection: sa.Connection, unwanted: list[dict[str, int]]) -> 
 
 
 def _thin(connection: sa.Connection, mark: str, done_until: int, due: int, length_ns: int) -> bool:
-    """Of a day of samples, keep the last one of each `length_ns`."""
+    """Of a day of samples, keep the first and the last one of each `length_ns`: what lies around its edges."""
     start = done_until or _first_sample(connection)
     until = min(floor(due, HOUR_NS), start + DAY_NS)
     if not start or until <= start:
@@ -171,8 +174,8 @@ def _thin(connection: sa.Connection, mark: str, done_until: int, due: int, lengt
     ):
         at = table.c.at_ns
         those = (name.in_(keys.scalar_subquery()), at >= start, at < until)
-        kept = sa.select(sa.func.max(at)).where(*those).group_by(name, at // length_ns)
-        connection.execute(table.delete().where(*those, at.not_in(kept)))
+        ends = [sa.select(end(at)).where(*those).group_by(name, at // length_ns) for end in (sa.func.min, sa.func.max)]
+        connection.execute(table.delete().where(*those, *(at.not_in(kept) for kept in ends)))
     write_marks(connection, {mark: until})
     return until < floor(due, HOUR_NS)
 

@@ -30,7 +30,7 @@ import msgspec
 
 from tokenworks.contract.config import CostSettings
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import PICO, Work
+from tokenworks.contract.record import PICO, Work, WorkerUse
 from tokenworks.observe.cell import Cell, merged
 from tokenworks.observe.ledger import Ledger, StoreStretch, Window, WorkerStretch
 from tokenworks.observe.tables.cost import device_cost, energy_cost, modelled_energy_cost, residence_cost
@@ -190,27 +190,52 @@ def _owed(parts: Sequence[Priced], recorded: Cell) -> tuple[list[_Life], dict[Ti
 
 
 def _life(stretch: WorkerStretch, cost: CostSettings) -> _Life:
-    use, price = stretch.use, stretch.price_per_hour or 0.0
-    whole, between, idle = (device_cost(part_ns, price) for part_ns in (use.wall_ns, use.between_ns, use.idle_ns))
-    energy = _energy(stretch, cost)
-    between_energy, idle_energy = (energy * part_ns // max(use.wall_ns, 1) for part_ns in (use.between_ns, use.idle_ns))
+    """Each amount is what the life had come to at the stretch's end, rounded, less the same at its start.
+
+    So amounts of stretches that touch add up to that of both together, however many there are.
+    """
+    start, end = _ends(stretch)
+    price = stretch.price_per_hour or 0.0
+    whole, between, idle = (
+        device_cost(getattr(end, part), price) - device_cost(getattr(start, part), price)
+        for part in ("wall_ns", "between_ns", "idle_ns")
+    )
+    energy = _energy(end, stretch.watts, cost) - _energy(start, stretch.watts, cost)
+    wall_ns = max(stretch.use.wall_ns, 1)
+    between_energy, idle_energy = (
+        energy * part_ns // wall_ns for part_ns in (stretch.use.between_ns, stretch.use.idle_ns)
+    )
     return _Life(
         total=whole + energy,
         steps=whole - between - idle,
         steps_energy=energy - between_energy - idle_energy,
         between=between + between_energy,
         idle=idle + idle_energy,
-        is_energy_modelled=bool(energy) and use.energy_j is None,
+        is_energy_modelled=bool(energy) and stretch.use.energy_j is None,
     )
 
 
-def _energy(stretch: WorkerStretch, cost: CostSettings) -> int:
+def _ends(stretch: WorkerStretch) -> tuple[WorkerUse, WorkerUse]:
+    """What the life had come to at the stretch's ends, of what is paid for: time, and energy where it was measured."""
+    before, use = stretch.before, stretch.use
+    energy_j = None if use.energy_j is None else before.energy_j or 0.0
+    start = WorkerUse(wall_ns=before.wall_ns, between_ns=before.between_ns, idle_ns=before.idle_ns, energy_j=energy_j)
+    end = WorkerUse(
+        wall_ns=before.wall_ns + use.wall_ns,
+        between_ns=before.between_ns + use.between_ns,
+        idle_ns=before.idle_ns + use.idle_ns,
+        energy_j=None if energy_j is None or use.energy_j is None else energy_j + use.energy_j,
+    )
+    return start, end
+
+
+def _energy(use: WorkerUse, watts: float | None, cost: CostSettings) -> int:
     """Measured where the machine can, else the card's watts for as long as the worker lived."""
     if not cost.energy_per_kwh:
         return 0
-    if stretch.use.energy_j is not None:
-        return energy_cost(stretch.use.energy_j, cost.energy_per_kwh)
-    return modelled_energy_cost(stretch.use.wall_ns, stretch.watts or 0.0, cost.energy_per_kwh)
+    if use.energy_j is not None:
+        return energy_cost(use.energy_j, cost.energy_per_kwh)
+    return modelled_energy_cost(use.wall_ns, watts or 0.0, cost.energy_per_kwh)
 
 
 def _kept(stores: Iterable[StoreStretch], cost: CostSettings) -> dict[Tier, int]:

@@ -6,8 +6,6 @@ tenant or a scenario used of a machine that many share is its share of device ti
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
@@ -23,11 +21,7 @@ meanwhile, for as long as that was."""
 
 
 class Machines(msgspec.Struct, frozen=True):
-    """Workers, summed up over their lives in a window.
-
-    A worker is known from sample to sample. Where that is longer than the window (a step of a second, samples of five),
-    what is told by the second of the window is what went on by the second between the samples: `_paces`.
-    """
+    """Workers, summed up over their lives in a window."""
 
     wall_s: float = 0.0
     step_s: float = 0.0
@@ -35,7 +29,7 @@ class Machines(msgspec.Struct, frozen=True):
     possible_flops: float = 0.0  # while in steps, at the measured peak; of the workers that measured it
     read_bytes: float = 0.0
     possible_bytes: float = 0.0
-    cpu_s: float = 0.0  # of the window, as are the next three
+    cpu_s: float = 0.0
     rss_byte_s: float = 0.0
     disk_read_bytes: float = 0.0
     disk_write_bytes: float = 0.0
@@ -60,10 +54,9 @@ class Facts:
         return self._sketches[name]
 
 
-def machines_of(stretches: Iterable[WorkerStretch], seconds: float = math.inf) -> Machines:
-    """The sum of some workers' lives in a window of so many seconds; without, of all the time they tell of."""
+def machines_of(stretches: Iterable[WorkerStretch]) -> Machines:
+    """The sum of some workers' lives in a window."""
     stretches = list(stretches)
-    paces = _paces(stretches, seconds)
     spans = [(stretch, stretch.use.wall_ns / 1e9, sum(stretch.use.step_ns.values()) / 1e9) for stretch in stretches]
     return Machines(
         wall_s=sum(wall_s for _, wall_s, _ in spans),
@@ -72,21 +65,13 @@ def machines_of(stretches: Iterable[WorkerStretch], seconds: float = math.inf) -
         possible_flops=sum(stretch.peak_flops * step_s for stretch, _, step_s in spans),
         read_bytes=sum(stretch.use.read_bytes for stretch in stretches if stretch.peak_bytes_per_s),
         possible_bytes=sum(stretch.peak_bytes_per_s * step_s for stretch, _, step_s in spans),
-        cpu_s=sum(stretch.use.cpu_s * paces[stretch.worker] for stretch in stretches),
-        rss_byte_s=sum(stretch.use.rss_bytes * wall_s * paces[stretch.worker] for stretch, wall_s, _ in spans),
-        disk_read_bytes=sum(stretch.use.disk_read_bytes * paces[stretch.worker] for stretch in stretches),
-        disk_write_bytes=sum(stretch.use.disk_write_bytes * paces[stretch.worker] for stretch in stretches),
+        cpu_s=sum(stretch.use.cpu_s for stretch in stretches),
+        rss_byte_s=sum(stretch.use.rss_bytes * wall_s for stretch, wall_s, _ in spans),
+        disk_read_bytes=sum(stretch.use.disk_read_bytes for stretch in stretches),
+        disk_write_bytes=sum(stretch.use.disk_write_bytes for stretch in stretches),
         used_block_s=sum(stretch.used_blocks_share * wall_s for stretch, wall_s, _ in spans),
         energy_j=_energy_j(stretches),
     )
-
-
-def _paces(stretches: Iterable[WorkerStretch], seconds: float) -> dict[str, float]:
-    """By worker: the part of what it told that went on in so many seconds, where it tells of more."""
-    told_s: dict[str, float] = defaultdict(float)
-    for stretch in stretches:
-        told_s[stretch.worker] += stretch.use.wall_ns / 1e9
-    return {worker: min(1.0, seconds / told) if told > 0 else 1.0 for worker, told in told_s.items()}
 
 
 def has_beaten_its_peak(stretch: WorkerStretch) -> bool:

@@ -39,7 +39,7 @@ class Rows:
         facts = Facts(cell, self._seconds, full_cost=self._overhead.full_cost(cell.cost))
         if not self._are_shared and by in (*_OF_MACHINES, EVERYTHING):
             own = [w for w in self._workers if name is None or getattr(w, by) == name]
-            facts.machines = machines_of(own, self._seconds) if own else None
+            facts.machines = machines_of(own) if own else None
         return {column.key: column.of(facts) for column in self._columns}
 
     def machine_names(self, by: str) -> set[str]:

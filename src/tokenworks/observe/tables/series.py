@@ -3,8 +3,8 @@
 Each step is what the table of that step alone would say, its costs and machines included. Steps begin at multiples of
 their length since 1970 (days are UTC's); of the first and the last a part may lie in the window. A step in which
 nothing ended has its row: a gap is a finding. What workers did is known to the distance of their samples (5 s; after a
-day a minute, later an hour): a shorter step has nothing of them, or the sums of several; what is told by the second is
-right all the same (`facts.Machines`).
+day a minute, later an hour), and spread evenly between two of them: a shorter step has its part, so that bills of steps
+add up to the window's. Behind the last sample, some seconds ago, nothing is known of workers yet.
 """
 
 from __future__ import annotations
