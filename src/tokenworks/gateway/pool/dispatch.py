@@ -22,6 +22,7 @@ from tokenworks.contract.errors import TokenworksError, Unavailable, WorkerLost
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import EndReason, Role
 from tokenworks.gateway.pool.counts import DispatchCounts
+from tokenworks.gateway.pool.duties import look_regularly
 from tokenworks.gateway.pool.farewells import Farewells
 from tokenworks.gateway.pool.flights import RETURNED, Flight, PromptNames, flight_id, refusal
 from tokenworks.gateway.pool.legs import LOST, OUTCOMES, Trail
@@ -43,7 +44,6 @@ class Dispatcher:
 
     def __init__(self, address: str, lease_s: float, samples: Samples) -> None:
         self.counts = DispatchCounts()
-        self._lease_s = lease_s
         self._samples = samples
         self._members = Members(lease_s, self.counts, samples, self._send, self._resend_waiting, self._on_lost)
         self._farewells = Farewells(lease_s)
@@ -51,7 +51,8 @@ class Dispatcher:
         self._placing = Placing(self.workers, self.stores)
         self._flights: dict[str, Flight] = {}
         self._socket = WorkerSocket(address, self._on_frame)
-        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        duties = (self._members.check_leases, self._end_farewells, self._fail_overdue, self._look_again)
+        self._ticker = asyncio.get_running_loop().create_task(look_regularly(duties, lease_s / CHECKS_PER_LEASE))
 
     @property
     def address(self) -> str:
@@ -290,20 +291,3 @@ class Dispatcher:
     def _waiting(self) -> list[Flight]:
         """Those that no worker has."""
         return [flight for flight in self._flights.values() if flight.worker is None]
-
-    async def _tick(self) -> None:
-        """Look who has had their time, by the clock at which the look was due.
-
-        A look that comes late says that this process did not run (a machine that was suspended, or has too much to do):
-        what the workers said meanwhile lies unread, and is heard before the next look. Each duty by itself: one that
-        fails must not keep those who wait from being told.
-        """
-        while True:
-            period_s = self._lease_s / CHECKS_PER_LEASE
-            due_s = time.monotonic() + period_s
-            await asyncio.sleep(period_s)
-            for duty in (self._members.check_leases, self._end_farewells, self._fail_overdue, self._look_again):
-                try:
-                    duty(due_s)
-                except Exception:
-                    _log.exception("%s failed: this is a bug; the other duties go on", duty.__name__)

@@ -29,7 +29,7 @@ def add(connection: sa.Connection, ended: Iterable[tuple[int, Record]]) -> None:
 
 
 def forget(connection: sa.Connection, until_ns: int) -> None:
-    """Records up to this key are no longer kept; also those whose body cannot be read, so that nobody knows their end."""
+    """Records up to this key are no longer kept, those among them whose body cannot be read."""
     connection.execute(failures.delete().where(failures.c.ended_ns <= until_ns))
 
 
