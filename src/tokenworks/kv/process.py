@@ -23,7 +23,7 @@ from tokenworks.contract.config import KVSettings, Settings
 from tokenworks.contract.errors import ConfigError, StartupError, TokenworksError
 from tokenworks.contract.setting import bytes_text
 from tokenworks.kv import dealer
-from tokenworks.kv.build import DEFAULT_HOST_BYTES, BuiltStore, build_store
+from tokenworks.kv.build import BuiltStore, build_store
 from tokenworks.kv.protocol import LEASE_S, StoreWireError, decode_to_store, encode
 from tokenworks.kv.tasks import Outcome, Scan
 from tokenworks.kv.tier_news import TierNews
@@ -194,7 +194,7 @@ def run_store(settings: Settings, store_id: str, gateways: Sequence[str], lease_
 
 def described(kv: KVSettings) -> str:
     """The tiers, as a person asked for them; no passwords."""
-    tiers = [f"{bytes_text(kv.host_bytes or DEFAULT_HOST_BYTES)} of memory"]
+    tiers = [f"{bytes_text(kv.memory_bytes)} of memory"]
     if kv.disk_path:
         tiers.append(f"{bytes_text(kv.disk_bytes)} in {kv.disk_path}")
     if kv.remote:
