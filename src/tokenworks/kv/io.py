@@ -90,9 +90,9 @@ class TierThreads:
                 outcome = Outcome(task, start_s, time.monotonic(), error=str(error) or type(error).__name__)
             except BadBlock as bad:
                 outcome = Outcome(task, start_s, time.monotonic(), fault=bad.fault)
-            except Exception as error:  # a thread that ended would leave its task, and who waits for that, for ever
-                log.exception("the %s tier failed in a way that nobody foresaw", task.tier)
-                outcome = Outcome(task, start_s, time.monotonic(), error=repr(error))
+            except Exception as error:  # a tier's library, say: who waits is told, and the thread lives for the next
+                log.exception("%s of the %s tier failed: this is a bug", type(task).__name__, task.tier)
+                outcome = Outcome(task, start_s, time.monotonic(), error=f"{type(error).__name__}: {error}")
             self._report(outcome)
 
     def _report(self, outcome: Outcome) -> None:

@@ -2,21 +2,20 @@
 
 Pure. The queue is here and not in the threads, so that a block that has left memory meanwhile can still be taken out.
 
-Invariants: one write is under way at most; no more is remembered than a few times what waits, however long a tier takes
-nothing and however many blocks come and go meanwhile.
+Invariants: one write is under way at most; what is kept is bounded by the blocks that wait, however many came and went.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from tokenworks.contract.kv import BlockName
 
-SPARE: Final = 64
-"""Forgotten entries that are not worth sweeping out."""
+FEW: Final = 64
+"""Wishes that it does not pay to look through."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -27,14 +26,22 @@ class Entry(msgspec.Struct, frozen=True):
     recompute_s: float
 
 
+class _Wish(NamedTuple):
+    """A block to be written; the first two fields order them, and no two have the same."""
+
+    unworth: float  # recompute seconds a byte, below zero: the most valuable comes first
+    number: int  # then what has waited longest
+    name: BlockName
+    entry: Entry
+    since_s: float
+
+
 class WriteQueue:
     """Of one tier."""
 
     def __init__(self) -> None:
-        self._waiting: dict[BlockName, tuple[Entry, float]] = {}  # and since when
-        self._by_value: list[
-            tuple[float, int, BlockName]
-        ] = []  # heap: most valuable first, then oldest; some forgotten
+        self._waiting: dict[BlockName, _Wish] = {}
+        self._by_value: list[_Wish] = []  # heap; some of them wait no more
         self._count = 0
         self._under_way: dict[BlockName, Entry] = {}
 
@@ -61,12 +68,12 @@ class WriteQueue:
 
     def want(self, name: BlockName, entry: Entry, now_s: float) -> None:
         """Have a block written, after those of more recompute seconds a byte."""
-        if len(self._by_value) > 2 * len(self._waiting) + SPARE:
-            self._by_value = [entry for entry in self._by_value if entry[2] in self._waiting]
-            heapq.heapify(self._by_value)
         self._count += 1
-        self._waiting[name] = (entry, now_s)
-        heapq.heappush(self._by_value, (-entry.recompute_s / entry.num_bytes, self._count, name))
+        wish = _Wish(-entry.recompute_s / entry.num_bytes, self._count, name, entry, now_s)
+        self._waiting[name] = wish
+        heapq.heappush(self._by_value, wish)
+        if len(self._by_value) > max(FEW, 2 * len(self._waiting)):  # else a tier that is down, or slow, fills memory
+            self._by_value = sorted(self._waiting.values())
 
     def forget(self, name: BlockName) -> bool:
         """The block need not, or cannot, be written any more; whether it was to be."""
@@ -75,9 +82,10 @@ class WriteQueue:
     def next(self) -> tuple[BlockName, Entry, float] | None:
         """The block to write now, and since when it has waited; then say `started`."""
         while self._by_value and not self._under_way:
-            name = heapq.heappop(self._by_value)[2]
-            if name in self._waiting:
-                return name, *self._waiting.pop(name)
+            wish = heapq.heappop(self._by_value)
+            if self._waiting.get(wish.name) is wish:
+                del self._waiting[wish.name]
+                return wish.name, wish.entry, wish.since_s
         return None
 
     def started(self, name: BlockName, entry: Entry) -> None:
