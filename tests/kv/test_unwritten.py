@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 from tests.kv.chain import ChainBlock, chain
 from tests.kv.rig import Rig
 from tokenworks.contract.kv import Tier
 from tokenworks.kv.lower import NO_LIMIT, OUTVALUED, SLOW, UNLIKELY, LowerTier
 from tokenworks.kv.protocol import Find, Touch
 from tokenworks.kv.tasks import Lookup, Write
+from tokenworks.kv.writes import Entry, WriteQueue
 from tokenworks.policy.tiering import TierPolicy
 from tokenworks.policy.write_worth import HORIZON_S, is_sampled
 
@@ -108,3 +111,20 @@ def test_of_a_tier_that_bounds_itself_only_the_latest_names_are_remembered() -> 
     lower.found(b"one more", 10, 9.0)
     assert len(lower) <= 4
     assert lower.status().used_bytes == 10 * len(lower)
+
+
+def test_a_tier_that_takes_nothing_for_days_costs_no_memory() -> None:
+    """Blocks come, wait to be written, and leave host memory again, while the disk is full."""
+    queue, dice = WriteQueue(), random.Random(0)
+    waiting: list[bytes] = []
+    for number in range(20_000):
+        waiting.append(number.to_bytes(16, "big"))
+        queue.want(waiting[-1], Entry(100, b"", dice.random()), 0.0)
+        if len(waiting) > 50:
+            assert queue.forget(waiting.pop(dice.randrange(50)))
+    assert len(queue) == 50
+    assert len(queue._by_value) < 200
+    left = set()
+    while (wish := queue.next()) is not None:
+        left.add(wish[0])
+    assert left == set(waiting)
