@@ -35,8 +35,9 @@ from tests.kv.tiers.conftest import RedisServer
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.memory import STORE_MEMORY
 from tokenworks.kv.client import StoreGone
-from tokenworks.kv.tiers.folder import LAYOUT
 
+LAYOUT: Final = "tokenworks-kv-1"
+"""The folder of block files, and its name: a release that finds nothing under it finds nothing at all."""
 ROOT: Final = Path(__file__).parents[2]
 PLACES: Final = CHAINS * LENGTH // 2  # in host memory: half of all blocks
 DISK_BLOCKS: Final = CHAINS * LENGTH * 2 // 3

@@ -101,7 +101,9 @@ class Peer:
         request = f"get {self._requests}"
         self.client.get(request, [block.name for block in blocks])
         got: dict[BlockName, bytes | str] = {}
+        end_s = time.monotonic() + PATIENCE_S
         while len(got) < len(blocks):
+            assert time.monotonic() < end_s, f"{len(got)} of {len(blocks)} blocks, and no word of the others"
             self.poll()
             if any(isinstance(event, StoreLost) for event in self.events):
                 raise Lost

@@ -188,5 +188,5 @@ def test_a_scan_tells_names_in_parts(threads: Threads) -> None:
 
 
 def test_a_lookup_says_which_are_held(threads: Threads) -> None:
-    outcome = threads.one(Lookup(Tier.DISK, (BLOCK.name, OTHER.name), SIZE, 1))
+    outcome = threads.one(Lookup(Tier.DISK, (BLOCK.name, OTHER.name), 1))
     assert outcome.found == ((BLOCK.name, SIZE),)

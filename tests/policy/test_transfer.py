@@ -23,6 +23,8 @@ from tokenworks.policy.transfer import (
 from tokenworks.policy.transfer_model import NUM_KEPT, UNKNOWN, Observation, TransferModel
 
 MIB = 1 << 20
+LEAST_TRUTH = 0.8
+"""Of its prediction, that computing takes where the promise holds: as documented, whatever the code believes."""
 USUAL = Prompt(cached_tokens=0, new_tokens=1000, block_tokens=32)
 Prefill = Callable[[int, int], float]
 
@@ -206,7 +208,7 @@ def test_a_request_is_never_later_than_the_promise_however_tiers_lie(seed: int) 
             left = prompt.new_tokens - 32 * blocks
             return cost(left, prompt.cached_tokens + 32 * blocks)
 
-        really = rng.uniform(BELIEVED, 3)
+        really = rng.choice([LEAST_TRUTH, rng.uniform(LEAST_TRUTH, 3)])
         took_s, _ = run(found, arrivals_s, really, rest_s, spent_s)
         assert took_s <= 1.05 * really * rest_s(0) + GRACE_S + 1e-9
     assert planned

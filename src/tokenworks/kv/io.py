@@ -144,8 +144,7 @@ class TierThreads:
 
     def _look_up(self, task: Lookup, start_s: float) -> Outcome:
         found = self._tiers[task.tier].held(task.names)
-        pairs = tuple((name, task.num_bytes) for name in found)
-        return Outcome(task, start_s, time.monotonic(), found=pairs)
+        return Outcome(task, start_s, time.monotonic(), found=tuple(found.items()))
 
     def _scan(self, task: Scan, start_s: float) -> Outcome:
         names = iter(self._tiers[task.tier].names())

@@ -19,6 +19,7 @@ import zmq
 
 import tokenworks
 from tests.engine.conftest import random_cache, references, tokens_of  # noqa: F401
+from tests.worker.kv.asking import PROMPT, publish
 from tokenworks.contract.card import Card
 from tokenworks.contract.request import Request, Sampling
 from tokenworks.contract.wire import SequenceOutput
@@ -175,3 +176,15 @@ def join(store: StoreProcess) -> Iterator[Callable[..., Member]]:
     for member in members:
         member.exchange.close()
     context.term()
+
+
+@pytest.fixture
+def reference(references: Any) -> Any:  # noqa: F811
+    return references("qwen3-tied")
+
+
+@pytest.fixture
+def reader(reference: Any, join: Callable[..., Member]) -> Member:
+    """A member that has computed nothing, in a pool where another one has published PROMPT."""
+    publish(join(reference.engine()), PROMPT)
+    return join(reference.engine())

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.worker.kv.asking import BLOCK, GREEDY, NEW_TOKENS, answer, blocks_read, publish, tokens
 from tests.worker.kv.conftest import StoreProcess
 from tests.worker.kv.reseal import reseal
-from tests.worker.kv.test_fetch import BLOCK, GREEDY, NEW_TOKENS, answer, blocks_read, publish, tokens
 from tokenworks.contract.kv import KVSpec, Tier, block_names, root_name
 
 if TYPE_CHECKING:
