@@ -257,10 +257,11 @@ def test_garbage_is_counted_and_harms_nobody(store: RunningStore) -> None:
     with Peer(store.address, "w0") as peer, context.socket(zmq.DEALER) as stranger:
         stranger.connect(store.address)
         wrong = {"type": "Attach", "protocol": STORE_PROTOCOL, "client_id": "x", "spec": {"fingerprint": 3}}
-        for frame in (b"", b"\xff" * 100, os.urandom(1000), msgspec.msgpack.encode(wrong), b"\x81"):
+        nested = b"\x81\xa1x" + b"\x91" * 50_000  # deeper than an interpreter's calls may go
+        for frame in (b"", b"\xff" * 100, os.urandom(1000), msgspec.msgpack.encode(wrong), b"\x81", nested):
             stranger.send(frame)
         stranger.send_multipart([b"two", b"parts"])
-        while store.until_counted(Tier.HOST, "bad_frame") < 6:
+        while store.until_counted(Tier.HOST, "bad_frame") < 7:
             pass
         blocks = chain(3)
         peer.put(blocks)
