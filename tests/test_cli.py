@@ -236,7 +236,13 @@ def test_inspect_finds_a_truncated_file(checkpoint: Path) -> None:
     assert "fetch it again" in result.output
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x05" + bytes(7) + b"nojso", b"\x02" + bytes(7) + b"[]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\xff" * 8, b"\x05" + bytes(7) + b"nojso", b"\x02" + bytes(7) + b"[]"),
+        (50_000).to_bytes(8, "little") + b'{"a":' * 10_000,
+    ],
+)
 def test_inspect_finds_a_file_that_is_no_safetensors_file(checkpoint: Path, content: bytes) -> None:
     (checkpoint / "one.safetensors").write_bytes(content)
     result = invoke("model", "inspect", str(checkpoint))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
 
 from tokenworks.contract import folders
 from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.errors import ConfigError
 from tokenworks.contract.folders import kernel_folder, may_write, peaks_file, quantized_folder, state_folder
 
 
@@ -33,6 +35,21 @@ def test_the_ledgers_folder_is_the_one_that_was_set_or_none(monkeypatch: pytest.
     assert state_folder(LedgerSettings(path="~/ledger")) == Path("/home/me/ledger")
     assert state_folder(LedgerSettings(path="here")) == Path.cwd() / "here"
     assert state_folder(LedgerSettings(path="off")) is None
+
+
+def test_a_home_that_is_not_known_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ConfigError, match="~nobody-of-that-name/x: whose home folder is not known; set HOME"):
+        state_folder(LedgerSettings(path="~nobody-of-that-name/x"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])  # as in a container that runs as any number
+    with pytest.raises(ConfigError, match="set HOME"):
+        state_folder(LedgerSettings())
+    monkeypatch.setattr(folders, "BESIDE_THE_CODE", tmp_path / "kernels")
+    assert kernel_folder() == tmp_path / "kernels"
+    (tmp_path / "kernels").write_text("no folder")
+    assert kernel_folder() is None
 
 
 def test_a_folder_that_is_not_there_yet_is_judged_by_its_nearest_parent(tmp_path: Path) -> None:

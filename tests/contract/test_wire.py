@@ -166,6 +166,12 @@ def test_random_bytes_are_refused() -> None:
             decode_to_worker(random.randbytes(length))
 
 
+@pytest.mark.parametrize("decode", [decode_to_gateway, decode_to_worker])
+def test_a_frame_that_is_nested_without_end_is_refused(decode: Decode) -> None:
+    with pytest.raises(WireError, match="recursion"):
+        decode(b"\x81\xa1x" + b"\x91" * 50_000)
+
+
 def test_a_card_predicts_from_its_lines() -> None:
     """Powers of two, so that the sums are exact."""
     card = msgspec.structs.replace(

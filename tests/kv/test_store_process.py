@@ -222,6 +222,21 @@ def test_garbage_is_counted_and_harms_nobody(store: RunningStore) -> None:
     context.term()
 
 
+def test_a_frame_that_is_nested_without_end_is_garbage_too(store: RunningStore) -> None:
+    store.start()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with Peer(store.address, "w0") as peer, context.socket(zmq.DEALER) as stranger:
+        stranger.connect(store.address)
+        stranger.send(b"\x81\xa1x" + b"\x91" * 50_000)  # deeper than an interpreter's calls may go
+        while store.until_counted(Tier.HOST, "bad_frame") < 1:
+            pass
+        blocks = chain(3)
+        peer.put(blocks)
+        assert peer.get(blocks) == contents(blocks)
+        stranger.close(linger=0)
+    context.term()
+
+
 def test_a_place_that_does_not_exist_is_an_error_and_no_crash(store: RunningStore) -> None:
     store.start()
     with Peer(store.address, "w0") as peer, pytest.raises(StoreWireError, match="does not exist"):

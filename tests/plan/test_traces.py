@@ -90,6 +90,7 @@ def test_a_group_spreads_over_its_step_and_a_single_record_stays() -> None:
         (AZURE_ROWS + "\n2023-11-16 18:15:51,-1,2\n", "line 4: a length is negative"),
         (MOONCAKE_ROWS + '{"timestamp": 1}\n', "line 5: .*input_length"),
         (MOONCAKE_ROWS + '{"timestamp": 1, "input_\n', "line 5: "),
+        (MOONCAKE_ROWS + '{"x": ' + "[" * 50_000 + "\n", "line 5: maximum recursion"),
         (
             MOONCAKE_ROWS + '{"timestamp": 1, "input_length": 512, "output_length": 1, "hash_ids": [1,2,3]}\n',
             "line 5: 3 hash_ids for 512 tokens",

@@ -91,7 +91,7 @@ def read_header(file: Path) -> list[_Tensor]:
             header = msgspec.json.decode(stream.read(length), type=dict[str, Any])
         header.pop("__metadata__", None)
         tensors = [msgspec.convert(entry, _Tensor) for entry in header.values()]
-    except (OSError, struct.error, ValueError) as error:
+    except (OSError, struct.error, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged or missing ({error}): fetch it again") from error
     wanted = _LENGTH_BYTES + length + max((tensor.data_offsets[1] for tensor in tensors), default=0)
     if file.stat().st_size != wanted:

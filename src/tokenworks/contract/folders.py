@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from tokenworks.contract.config import LedgerSettings
+from tokenworks.contract.errors import ConfigError
 
 OFF: Final = "off"
 LONGEST_SOCKET_PATH: Final = 107
@@ -18,6 +21,14 @@ BESIDE_THE_CODE: Final = Path(__file__).resolve().parent.parent / "engine" / "__
 """Where Numba keeps what it has compiled, if it is told nothing."""
 
 
+def expanded(path: str) -> Path:
+    """The path with `~` and `~user` as home folders; raises ConfigError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # a user that the system does not know, as in a container that runs as any number
+        raise ConfigError(f"{path}: whose home folder is not known; set HOME, or write the path whole") from error
+
+
 def may_write(folder: Path) -> bool:
     """Whether a folder, or the nearest parent that exists, can be written to."""
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
@@ -26,9 +37,15 @@ def may_write(folder: Path) -> bool:
 
 def kernel_folder() -> Path | None:
     """For compiled kernels: as told, beside the code, or below the user's cache folder; None: none can be written."""
-    told = os.environ.get(KERNELS_VARIABLE, "")
-    places = [*([Path(told)] if told else []), BESIDE_THE_CODE, _base("XDG_CACHE_HOME", ".cache") / "kernels"]
-    return next(filter(may_write, places), None)
+    return next(filter(may_write, _kernel_places()), None)
+
+
+def _kernel_places() -> Iterator[Path]:
+    if told := os.environ.get(KERNELS_VARIABLE, ""):
+        yield Path(told)
+    yield BESIDE_THE_CODE
+    with suppress(ConfigError):
+        yield _base("XDG_CACHE_HOME", ".cache") / "kernels"
 
 
 def quantized_folder() -> Path:
@@ -45,10 +62,10 @@ def state_folder(ledger: LedgerSettings) -> Path | None:
     """Journal, keys and database; None: there is no ledger."""
     if ledger.path == OFF:
         return None
-    return Path(ledger.path).expanduser().absolute() if ledger.path else _base("XDG_STATE_HOME", ".local/state")
+    return expanded(ledger.path).absolute() if ledger.path else _base("XDG_STATE_HOME", ".local/state")
 
 
 def _base(variable: str, otherwise: str) -> Path:
     given = os.environ.get(variable, "")
-    base = Path(given) if Path(given).is_absolute() else Path.home() / otherwise  # relative ones are to be ignored
+    base = Path(given) if Path(given).is_absolute() else expanded("~") / otherwise  # relative ones are to be ignored
     return base / "tokenworks"

@@ -244,7 +244,7 @@ def decode_to_gateway(frame: bytes) -> ToGateway:
     """The message in a frame that a gateway received; raises WireError."""
     try:
         return _to_gateway.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"bad frame to the gateway ({len(frame)} bytes): {error}") from error
 
 
@@ -252,5 +252,5 @@ def decode_to_worker(frame: bytes) -> ToWorker:
     """The message in a frame that a worker received; raises WireError."""
     try:
         return _to_worker.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"bad frame to the worker ({len(frame)} bytes): {error}") from error

@@ -13,6 +13,7 @@ import msgspec
 
 from tokenworks.contract.auth import check_keys_have_a_place
 from tokenworks.contract.config import KVSettings, Settings, WorkerGroup
+from tokenworks.contract.folders import expanded
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.cores import share_of_cores
 from tokenworks.fleet.launch import check_address, check_store_address, kinds_of_workers, resolve_model
@@ -74,6 +75,6 @@ def derive_store(kv: KVSettings, run_dir: Path) -> KVSettings:
     return msgspec.structs.replace(
         kv,
         host_bytes=kv.memory_bytes,
-        disk_path=str(Path(kv.disk_path).expanduser().absolute()) if kv.disk_path else "",
+        disk_path=str(expanded(kv.disk_path).absolute()) if kv.disk_path else "",
         store_address=kv.store_address or f"ipc://{run_dir}/store",
     )

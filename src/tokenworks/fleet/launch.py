@@ -15,7 +15,7 @@ import msgspec
 
 from tokenworks.contract.config import Settings, WorkerGroup
 from tokenworks.contract.errors import ConfigError
-from tokenworks.contract.folders import LONGEST_SOCKET_PATH
+from tokenworks.contract.folders import LONGEST_SOCKET_PATH, expanded
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.events import GATEWAY, OBSERVER, STORE
 
@@ -27,7 +27,7 @@ _ANYWHERE: Final = ("*", "0.0.0.0", "[::]")
 
 def resolve_model(settings: Settings) -> Settings:
     """Settings with the checkpoint's full path and the name that clients use; raises ConfigError."""
-    folder = Path(settings.model).expanduser().resolve() if settings.model else EMBEDDED_MODEL
+    folder = expanded(settings.model).resolve() if settings.model else EMBEDDED_MODEL
     if not folder.is_dir():
         raise ConfigError(f"no model at {folder}: a checkpoint is a folder with config.json, *.safetensors and so on")
     if not (folder / "config.json").is_file():

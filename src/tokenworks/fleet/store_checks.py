@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenworks.contract.config import KVSettings, Settings
 from tokenworks.contract.extras import install_command
-from tokenworks.contract.folders import BLOCK_FOLDER
+from tokenworks.contract.folders import BLOCK_FOLDER, expanded
 from tokenworks.contract.worker_groups import groups_of
 from tokenworks.fleet.finding import Finding, Verdict
 from tokenworks.fleet.packages import is_met, requirements
@@ -51,7 +51,7 @@ def check_store_memory(kv: KVSettings, available_bytes: int | None) -> Finding:
 
 def check_store_disk(kv: KVSettings) -> Finding:
     """The disk tier's folder: may it be written, and is there room for what it may grow to."""
-    folder = Path(kv.disk_path).expanduser().absolute()
+    folder = expanded(kv.disk_path).absolute()
     try:
         room = _room_bytes(folder)
     except OSError as error:

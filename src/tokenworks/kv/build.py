@@ -8,13 +8,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from tokenworks.contract.config import KVSettings
 from tokenworks.contract.errors import StartupError
+from tokenworks.contract.folders import expanded
 from tokenworks.contract.kv import Tier
 from tokenworks.contract.memory import free_memory_bytes
 from tokenworks.kv.arena import Arena, create_arena
@@ -72,7 +72,7 @@ def open_tiers(settings: KVSettings) -> dict[Tier, BlockTier]:
     tiers: dict[Tier, BlockTier] = {}
     try:
         if settings.disk_path:
-            path = Path(settings.disk_path).expanduser()
+            path = expanded(settings.disk_path)
             tiers[Tier.DISK] = DiskTier(path, settings.disk_bytes, settings.sync_s / 2)
         if settings.remote:
             tiers[Tier.REMOTE] = open_remote(settings.remote)

@@ -197,7 +197,7 @@ def decode_to_store(frame: bytes) -> ToStore:
     """The message in a frame that the store received; raises StoreWireError."""
     try:
         return _to_store.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreWireError(f"bad frame to the store ({len(frame)} bytes): {error}") from error
 
 
@@ -205,5 +205,5 @@ def decode_to_client(frame: bytes) -> ToClient:
     """The message in a frame that a client received; raises StoreWireError."""
     try:
         return _to_client.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreWireError(f"bad frame from the store ({len(frame)} bytes): {error}") from error

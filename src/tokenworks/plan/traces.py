@@ -162,7 +162,7 @@ def _parse_rows(path: Path, lines: Iterable[_Line], parse: Callable[[str], Trace
     for line in lines:
         try:
             records.append(_checked(parse(line.text)))
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise TraceError(f"{path} line {line.number}: {error}. Correct or delete this line.") from error
     return records
 

@@ -70,7 +70,7 @@ def verdict(kind: Kind, status: int, body: bytes) -> Verdict:
 def _errcode(body: bytes) -> int | None:
     try:
         answer = msgspec.json.decode(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return answer.get("errcode") if isinstance(answer, dict) else None
 

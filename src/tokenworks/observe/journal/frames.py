@@ -80,5 +80,5 @@ def _end_of_whole(data: bytes, start: int) -> int:
 def _decoded(data: bytes, start: int, end: int) -> Found:
     try:
         return Found(start, end, _decoder.decode(data[start + HEADER_BYTES : end]))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Found(start, end, None, f"written by another version of this program: {error}")

@@ -136,9 +136,10 @@ private:
     void head(float* logits) {
         const int width = model_.hidden;
         const long rows = batch_.num_sampled;
+        if (!rows) return;  // nothing but parts of prompts that go on
         const Linear& linear = model_.head;
         const Output output{Output::kStoreFloat, logits, linear.out, nullptr};
-        if (is_single_ && rows) return multiply(team_, linear, normed(model_.final_norm, linear), rows, output);
+        if (is_single_) return multiply(team_, linear, normed(model_.final_norm, linear), rows, output);
         team_.split(rows, [&](long begin, long end) {
             for (long i = begin; i < end; ++i)
                 norm_row(

@@ -74,7 +74,7 @@ void block_of(const Linear& linear, const Input& input, long block, long begin, 
 // The same of a product with gate and up side by side: stores silu(gate) * up. `block` counts those of the gate.
 void gated_block_of(const Linear& linear, const Input& input, long block, long begin, long end, const Output& output);
 
-// How many parts the rows of a product are cut into, so that there is work for every thread of a large team.
+// How many parts the rows of a product, one or more, are cut into, so that there is work for every thread of a large team.
 int row_parts(long blocks, long rows, int threads);
 
 inline long blocks_of(int out) { return (out + kBlock - 1) / kBlock; }
