@@ -280,7 +280,8 @@ class Dispatcher:
             flight.refused_by.clear()
             self._send_on(flight)
 
-    def _fail_overdue(self, now_s: float) -> None:
+    def _fail_overdue(self) -> None:
+        now_s = time.monotonic()
         for flight in self._waiting():
             if flight.deadline_s is not None and flight.deadline_s <= now_s:
                 self._fail(flight)
@@ -290,16 +291,9 @@ class Dispatcher:
         return [flight for flight in self._flights.values() if flight.worker is None]
 
     async def _tick(self) -> None:
-        """Look who has had their time, by the clock at which the look was due.
-
-        A look that comes late says that this process did not run (a machine that was suspended, or has too much to do):
-        what the workers said meanwhile lies unread, and is heard before the next look.
-        """
         while True:
-            period_s = self._lease_s / CHECKS_PER_LEASE
-            due_s = time.monotonic() + period_s
-            await asyncio.sleep(period_s)
-            self._members.check_leases(due_s)
-            self._farewells.expire(int(due_s * 1e9))
-            self._fail_overdue(due_s)
+            await asyncio.sleep(self._lease_s / CHECKS_PER_LEASE)
+            self._members.check_leases()
+            self._farewells.expire(time.monotonic_ns())
+            self._fail_overdue()
             self._resend_waiting()
