@@ -58,14 +58,14 @@ class Relayed:
 
 
 @pytest.fixture(scope="module")
-def relay_to(tmp_path_factory: pytest.TempPathFactory, wait_for: Wait) -> Iterator[Callable[[str], Relayed]]:
+def relay_to(tmp_path_factory: pytest.TempPathFactory, wait_for: Wait) -> Iterator[Callable[..., Relayed]]:
     """Puts a gateway and a relay in front of a server."""
     running: list[Relayed] = []
 
-    def begin(upstream: str) -> Relayed:
+    def begin(upstream: str, *options: str) -> Relayed:
         folder = tmp_path_factory.mktemp("relay")
         address, log = f"ipc://{folder}/workers", folder / "log"
-        command = [sys.executable, "-m", "tokenworks", "gateway", "--port", "0", "--worker-address", address]
+        command = [sys.executable, "-m", "tokenworks", "gateway", "--port", "0", "--worker-address", address, *options]
         with log.open("wb") as file:
             gateway = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             relay = subprocess.Popen(
@@ -86,7 +86,7 @@ def relay_to(tmp_path_factory: pytest.TempPathFactory, wait_for: Wait) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def relayed(relay_to: Callable[[str], Relayed], served: Any) -> Relayed:
+def relayed(relay_to: Callable[..., Relayed], served: Any) -> Relayed:
     return relay_to(served.url)
 
 
@@ -154,9 +154,9 @@ def mortal(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_a_server_that_is_killed_ends_its_streams_and_is_a_member_again_when_it_is_back(
-    serve: Callable[..., Any], relay_to: Callable[[str], Relayed], wait_for: Wait, mortal: Any
+    serve: Callable[..., Any], relay_to: Callable[..., Relayed], wait_for: Wait, mortal: Any
 ) -> None:
-    relayed = relay_to(mortal.url)
+    relayed = relay_to(mortal.url, "--lease-s", "4")  # who asks while nobody is there is kept for one and a half
     with relayed.openai() as client:
         stream = iter(complete(client, "The", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}))
         next(stream)
