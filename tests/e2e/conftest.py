@@ -59,9 +59,13 @@ class Served:
         return 0.0 if math.isnan(value) else value
 
     def worker_pids(self) -> list[int]:
-        """Found as a person would: by `tokenworks` and `worker` in the command line."""
+        """Of its workers."""
+        return self.pids("worker")
+
+    def pids(self, part: str) -> list[int]:
+        """Found as a person would: by `tokenworks` and the part in the command line."""
         own = psutil.Process(self.process.pid).children()
-        return [child.pid for child in own if re.search(r"tokenworks.*\bworker\b", command_line(child))]
+        return [child.pid for child in own if re.search(rf"\btokenworks {part}\b", command_line(child))]
 
     def is_ready(self) -> bool:
         try:

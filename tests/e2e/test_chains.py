@@ -17,9 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from tests.free_port import free_port
 from tests.observe.otlp_rig import Receiver, running
+from tokenworks.cli.main import main
 
 HOW = "needs what examples/rag/requirements.txt names: .venv/bin/pip install -r examples/rag/requirements.txt"
 pytest.importorskip("opentelemetry.sdk.trace", reason=HOW)
@@ -89,9 +91,8 @@ def ask(rag: str, question: str = QUESTION) -> dict[str, Any]:
 
 def chains(folder: Path, *arguments: str) -> Any:
     """What the command prints; None where it does not know (yet)."""
-    command = [sys.executable, "-m", "tokenworks", "chains", "--json", *PLACES, str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    done = CliRunner().invoke(main, ["chains", "--json", *PLACES, str(folder), *arguments])
+    return json.loads(done.stdout) if done.exit_code == 0 else None
 
 
 def test_a_question_is_one_trace_from_retrieval_to_the_last_decode_step(rag: str, folder: Path, wait_for: Any) -> None:

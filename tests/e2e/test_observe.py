@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from tests.e2e.conftest import Served
 from tests.gateway.browser import chromium
+from tokenworks.cli.main import main
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, *arguments: str) -> str:
     """What a command says."""
-    line = [sys.executable, "-m", "tokenworks", *arguments, "--ledger-path", str(folder)]
-    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    done = CliRunner().invoke(main, [*arguments, "--ledger-path", str(folder)])
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,8 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from openai import BadRequestError, OpenAI
 
+from tokenworks.cli.main import main
 from tokenworks.contract.config import LedgerSettings
 from tokenworks.contract.record import PICO
 from tokenworks.observe.cell import Cell
@@ -67,9 +67,8 @@ class Run(NamedTuple):
     @cache  # noqa: B019 (a run is over, and few are asked)
     def table(self, by: str) -> dict[str, Any]:
         """As the command line has it."""
-        command = [sys.executable, "-m", "tokenworks", "table", "--json", "--by", by, "--since", self.since]
-        command += ["--until", self.until, "--columns", ",".join(COLUMNS)]
-        return dict(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+        window = ["--since", self.since, "--until", self.until]
+        return dict(json.loads(command("table", "--json", "--by", by, *window, "--columns", ",".join(COLUMNS))))
 
     def page(self, by: str) -> dict[str, Any]:
         """As the dashboard has it."""
@@ -83,9 +82,15 @@ class Run(NamedTuple):
         return open_ledger(LedgerSettings(path=str(self.folder))).cells(self.window, by)
 
 
+def command(*arguments: str) -> str:
+    """What it says."""
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def key_of(tenant: str) -> str:
-    made = subprocess.run([sys.executable, "-m", "tokenworks", "key", "add", tenant], capture_output=True, check=True)
-    return made.stdout.decode().strip()
+    return command("key", "add", tenant).strip()
 
 
 def ask(served: Served, key: str, tier: str, number: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import start
 from tokenworks.fleet.launch import EMBEDDED_MODEL
 
 pytestmark = pytest.mark.slow
@@ -58,14 +59,14 @@ class Relayed:
 
 
 @pytest.fixture(scope="module")
-def relay_to(tmp_path_factory: pytest.TempPathFactory, wait_for: Wait) -> Iterator[Callable[[str], Relayed]]:
+def relay_to(tmp_path_factory: pytest.TempPathFactory, wait_for: Wait) -> Iterator[Callable[..., Relayed]]:
     """Puts a gateway and a relay in front of a server."""
     running: list[Relayed] = []
 
-    def begin(upstream: str) -> Relayed:
+    def begin(upstream: str, *options: str) -> Relayed:
         folder = tmp_path_factory.mktemp("relay")
         address, log = f"ipc://{folder}/workers", folder / "log"
-        command = [sys.executable, "-m", "tokenworks", "gateway", "--port", "0", "--worker-address", address]
+        command = [sys.executable, "-m", "tokenworks", "gateway", "--port", "0", "--worker-address", address, *options]
         with log.open("wb") as file:
             gateway = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             relay = subprocess.Popen(
@@ -86,7 +87,7 @@ def relay_to(tmp_path_factory: pytest.TempPathFactory, wait_for: Wait) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def relayed(relay_to: Callable[[str], Relayed], served: Any) -> Relayed:
+def relayed(relay_to: Callable[..., Relayed], served: Any) -> Relayed:
     return relay_to(served.url)
 
 
@@ -144,30 +145,31 @@ def test_a_client_that_leaves_frees_the_sequences_over_there(relayed: Relayed, s
     assert served.metric("tokenworks_requests_total", outcome="client_gone") > 0
 
 
-@pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[Any]:
-    """A server that a test may kill."""
-    served = start(tmp_path)
-    yield served
-    served.process.kill()
-    served.process.wait()
+@contextmanager
+def standing_still(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def test_a_server_that_is_killed_ends_its_streams_and_is_a_member_again_when_it_is_back(
-    serve: Callable[..., Any], relay_to: Callable[[str], Relayed], wait_for: Wait, mortal: Any
+    relay_to: Callable[..., Relayed], served: Any, wait_for: Wait
 ) -> None:
-    relayed = relay_to(mortal.url)
+    """It is the gateway over there that is killed, and its supervisor held until it may start another."""
+    relayed = relay_to(served.url, "--lease-s", "4")  # who asks while nobody is there is kept for one and a half
+    [gateway] = served.pids("gateway")
     with relayed.openai() as client:
         stream = iter(complete(client, "The", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}))
         next(stream)
-        mortal.process.kill()
-        mortal.process.wait()
-        with pytest.raises(openai.APIError):
-            list(stream)
-        wait_for(lambda: not relayed.is_ready(), "the gateway to know")
-        with pytest.raises(openai.InternalServerError, match="no worker is ready"):
-            complete(client, "The")
-        second = serve("--port", str(httpx.URL(mortal.url).port))
+        with standing_still(served.process):
+            os.kill(gateway, signal.SIGKILL)
+            with pytest.raises(openai.APIError):
+                list(stream)
+            wait_for(lambda: not relayed.is_ready(), "the gateway to know")
+            with pytest.raises(openai.InternalServerError, match="no worker is ready"):
+                complete(client, "The")
         wait_for(relayed.is_ready, "the server's return")
-        with second.openai() as direct:
+        with served.openai() as direct:
             assert complete(client, PROMPTS[0]).choices[0].text == complete(direct, PROMPTS[0]).choices[0].text

@@ -51,7 +51,7 @@ class Dispatcher:
         self._placing = Placing(self.workers, self.stores)
         self._flights: dict[str, Flight] = {}
         self._socket = WorkerSocket(address, self._on_frame)
-        duties = (self._members.check_leases, self._end_farewells, self._fail_overdue, self._look_again)
+        duties = (self._members.check_leases, self._end_farewells, self._fail_overdue, self._resend_waiting)
         self._ticker = asyncio.get_running_loop().create_task(look_regularly(duties, lease_s / CHECKS_PER_LEASE))
 
     @property
@@ -277,13 +277,11 @@ class Dispatcher:
             flight.refused_by.clear()
             self._send_on(flight)
 
-    def _look_again(self, now_s: float) -> None:
-        self._resend_waiting()
+    def _end_farewells(self) -> None:
+        self._farewells.expire(time.monotonic_ns())
 
-    def _end_farewells(self, now_s: float) -> None:
-        self._farewells.expire(int(now_s * 1e9))
-
-    def _fail_overdue(self, now_s: float) -> None:
+    def _fail_overdue(self) -> None:
+        now_s = time.monotonic()
         for flight in self._waiting():
             if flight.deadline_s is not None and flight.deadline_s <= now_s:
                 self._fail(flight)

@@ -44,6 +44,7 @@ class Members:
         self._send = send
         self._on_joined = on_joined
         self._on_lost = on_lost
+        self._looked_s = time.monotonic()
         self._rejoin_due_s: dict[str, float] = {}  # by worker id, of workers that have not said hello
 
     def receive(self, identity: bytes, message: News) -> None:
@@ -74,9 +75,16 @@ class Members:
         """A worker is gone; unknown ids are ignored."""
         self._lost(self.workers.remove(worker_id), how)
 
-    def check_leases(self, now_s: float) -> None:
-        """Give up who was silent for a lease by that monotonic time."""
-        before_s = now_s - self._lease_s
+    def check_leases(self) -> None:
+        """Give up who was silent for a lease; to be called several times in one.
+
+        Where the last look is long ago, it is this process that did not run (a machine that was suspended, or has too
+        much to do): what the others said meanwhile lies unread, so that their time is longer by that.
+        """
+        now_s = time.monotonic()
+        asleep_s = max(0.0, now_s - self._looked_s - self._lease_s / 2)
+        before_s = now_s - self._lease_s - asleep_s
+        self._looked_s = now_s
         for worker in self.workers.silent_since(before_s):
             self.lose(worker.id, f"was silent for {self._lease_s:g} s")
         for store_id in self.stores.forget_silent_since(before_s):
