@@ -63,6 +63,14 @@ def fewer_threads() -> Scene:
     return scene.worker(old, cores=2.0, peak_flops=2e11).worker(new, cores=1.0, peak_flops=1e11)
 
 
+def chatty() -> Scene:
+    """A third of the answers is stopped by who reads them, today as yesterday."""
+    scene = Scene()
+    for window in (BEFORE, NOW):
+        scene.usual(window, 60).usual(window, 30, outcome="client_gone")
+    return scene
+
+
 def night_job() -> Scene:
     """Another tenant's documents, long and never seen before, beside the usual chats."""
     job = {"tenant": "night", "scenario": Scenario.OFFLINE, "prompt": 2000, "cached": 0, "output": 2}
@@ -118,6 +126,7 @@ INNOCENT: dict[str, tuple[Callable[[], Scene], frozenset[str]]] = {
     "a request a minute": (lambda: Scene().usual(BEFORE, 40).usual(NOW, 10).worker(ALL, busy=0.01), NOTHING),
     "one tenant": (lambda: usual().usual(NOW, 200), NOTHING),
     "one large tenant as always": (lambda: two_tenants(before=15).usual(NOW, 60).usual(BEFORE, 300), NOTHING),
+    "clients that stop reading as always": (chatty, NOTHING),
     "half of the threads": (fewer_threads, frozenset({"cost_by_speed", "late_by_prompt"})),
     "a job at night": (night_job, frozenset({"hot_tenant"})),
     "longer answers": (longer_answers, NOTHING),
