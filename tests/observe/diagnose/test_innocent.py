@@ -63,6 +63,13 @@ def fewer_threads() -> Scene:
     return scene.worker(old, cores=2.0, peak_flops=2e11).worker(new, cores=1.0, peak_flops=1e11)
 
 
+def fast_and_dear() -> Scene:
+    """A worker came that costs four times as much and takes a quarter of the time."""
+    work_ms = {Work.PREFILL: 15.0, Work.DECODE: 25.0}
+    stages_ms = {Stage.PREFILL: 15, Stage.DECODE: 100}
+    return usual().usual(NOW, 40).requests(NOW, 60, stages_ms, worker="w1", price=14.4, work_ms=work_ms)
+
+
 def chatty() -> Scene:
     """A third of the answers is stopped by who reads them, today as yesterday."""
     scene = Scene()
@@ -127,6 +134,7 @@ INNOCENT: dict[str, tuple[Callable[[], Scene], frozenset[str]]] = {
     "one tenant": (lambda: usual().usual(NOW, 200), NOTHING),
     "one large tenant as always": (lambda: two_tenants(before=15).usual(NOW, 60).usual(BEFORE, 300), NOTHING),
     "clients that stop reading as always": (chatty, NOTHING),
+    "a fast worker that is dear": (fast_and_dear, NOTHING),
     "half of the threads": (fewer_threads, frozenset({"cost_by_speed", "late_by_prompt"})),
     "a job at night": (night_job, frozenset({"hot_tenant"})),
     "longer answers": (longer_answers, NOTHING),
