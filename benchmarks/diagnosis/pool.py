@@ -105,7 +105,7 @@ POOL: Final = Place(
     (
         Fault("starved_worker", host.busy_machine),
         Fault("cost_by_speed", host.busy_machine),
-        Fault("slowed_down", host.little_slower, also=COLD, instead=EXPLAINED),
+        Fault("slowed_down", host.little_slower, instead=EXPLAINED, usual=host.not_slower),
         Fault("slow_worker", host.slow_worker, COLD),
         Fault("jitter", host.unsteady_workers),
         Fault("hot_tenant", load.hot_tenant, COLD),
