@@ -104,7 +104,7 @@ POOL: Final = Place(
     (
         Fault("starved_worker", host.busy_machine),
         Fault("cost_by_speed", host.busy_machine),
-        Fault("slowed_down", host.little_slower, also=COLD, instead=EXPLAINED),
+        Fault("slowed_down", host.little_slower, instead=EXPLAINED, usual=host.not_slower),
         Fault("slow_worker", host.slow_worker, COLD),
         Fault("jitter", host.unsteady_workers),
         Fault("hot_tenant", load.hot_tenant, COLD),
@@ -117,7 +117,8 @@ POOL: Final = Place(
         Fault("prefill_interference", load.offline_prompts, DROPPED | {"noisy_neighbour", "hot_tenant"}),
         Fault("slow_client", load.slow_clients, COLD),
         Fault("wrong_requests", load.bad_requests),
-        Fault("cost_by_waste", load.leaving_clients, COLD | {"hot_tenant", "noisy_neighbour"}),
+        Fault("leaving_clients", load.leaving_clients, COLD | {"hot_tenant", "noisy_neighbour", "cost_by_waste"}),
+        Fault("cost_by_waste", load.leaving_clients, COLD | {"hot_tenant", "noisy_neighbour", "leaving_clients"}),
         Fault("uneven_load", load.one_document),
         Fault("idle_devices", load.little_traffic),
         Fault("host_bound", load.tiny_steps, COLD),

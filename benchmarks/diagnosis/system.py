@@ -50,9 +50,8 @@ class System:
     folder: Path
     numbers: Iterator[int] = field(default_factory=count)
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    client: httpx.Client = field(
-        default_factory=lambda: httpx.Client(timeout=ANSWER_S)
-    )  # a new one takes 30 ms of processor
+    # One for all: a new one takes 30 ms of processor.
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=ANSWER_S))
     link: ThrottledProxy | None = None  # to what is elsewhere, and may become slow
     server_pids: list[int] = field(default_factory=list)  # of the remote tier's server
 

@@ -108,6 +108,7 @@ FAULTS: dict[str, Callable[[], Scene]] = {
     "missing_records": lambda: _with_gap(clean()),
     "failing": lambda: usual_before().usual(NOW, 45).usual(NOW, 5, outcome="worker_lost"),
     "turned_away": lambda: usual_before().usual(NOW, 80).usual(NOW, 20, outcome="no_worker", worker=""),
+    "leaving_clients": lambda: usual_before().usual(NOW, 40).usual(NOW, 20, outcome="client_gone"),
     "wrong_requests": lambda: usual_before().usual(NOW, 80).usual(NOW, 20, outcome="invalid_value", worker=""),
     "preemption_thrashing": lambda: usual_before().requests(
         NOW, 60, {Stage.PREEMPTED: 300}, preemptions=2, recomputed_tokens=90

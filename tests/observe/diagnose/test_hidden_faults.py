@@ -49,6 +49,15 @@ def test_one_failure_in_a_hundred_is_found_and_a_single_one_is_not() -> None:
         assert ("failing" in names(found(scene))) is is_found
 
 
+def test_clients_who_wait_in_vain_are_seen_though_no_first_token_is_late() -> None:
+    """The system hung: whoever asked gave up before anything came, and left no time to a first token behind."""
+    scene = Scene().usual(BEFORE, 200).usual(NOW, 100)
+    scene.requests(NOW, 30, {Stage.QUEUE: 30_000}, outcome="client_gone", worker="", output=1)
+    findings = {finding.rule: finding for finding in found(scene)}
+    assert "leaving_clients" in findings
+    assert not findings.keys() & {"late_by_queue", "slowed_down"}
+
+
 def lost(worker: str, minute: int, lived_s: int) -> Incident:
     at_ns = NOW.start_ns + minute * MINUTE_NS
     return Incident(at_ns, "worker_lost", worker, "exited", at_ns - lived_s * SECOND_NS)

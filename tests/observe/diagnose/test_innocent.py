@@ -63,6 +63,21 @@ def fewer_threads() -> Scene:
     return scene.worker(old, cores=2.0, peak_flops=2e11).worker(new, cores=1.0, peak_flops=1e11)
 
 
+def fast_and_dear() -> Scene:
+    """A worker came that costs four times as much and takes a quarter of the time."""
+    work_ms = {Work.PREFILL: 15.0, Work.DECODE: 25.0}
+    stages_ms = {Stage.PREFILL: 15, Stage.DECODE: 100}
+    return usual().usual(NOW, 40).requests(NOW, 60, stages_ms, worker="w1", price=14.4, work_ms=work_ms)
+
+
+def chatty() -> Scene:
+    """A third of the answers is stopped by who reads them, today as yesterday."""
+    scene = Scene()
+    for window in (BEFORE, NOW):
+        scene.usual(window, 60).usual(window, 30, outcome="client_gone")
+    return scene
+
+
 def night_job() -> Scene:
     """Another tenant's documents, long and never seen before, beside the usual chats."""
     job = {"tenant": "night", "scenario": Scenario.OFFLINE, "prompt": 2000, "cached": 0, "output": 2}
@@ -118,6 +133,8 @@ INNOCENT: dict[str, tuple[Callable[[], Scene], frozenset[str]]] = {
     "a request a minute": (lambda: Scene().usual(BEFORE, 40).usual(NOW, 10).worker(ALL, busy=0.01), NOTHING),
     "one tenant": (lambda: usual().usual(NOW, 200), NOTHING),
     "one large tenant as always": (lambda: two_tenants(before=15).usual(NOW, 60).usual(BEFORE, 300), NOTHING),
+    "clients that stop reading as always": (chatty, NOTHING),
+    "a fast worker that is dear": (fast_and_dear, NOTHING),
     "half of the threads": (fewer_threads, frozenset({"cost_by_speed", "late_by_prompt"})),
     "a job at night": (night_job, frozenset({"hot_tenant"})),
     "longer answers": (longer_answers, NOTHING),

@@ -9,9 +9,10 @@ import pytest
 from tests.observe.diagnose.test_diagnosis import two_tenants
 from tests.observe.scenes import BEFORE, NOW, Scene
 from tokenworks.contract.kv import Tier
+from tokenworks.contract.record import Work
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.cell import Cell
-from tokenworks.observe.diagnose.mix import MIN_REQUESTS, usual_hit_share
+from tokenworks.observe.diagnose.mix import MIN_REQUESTS, dearest_cost_ratio, usual_hit_share
 from tokenworks.observe.diagnose.sides import Sides
 
 
@@ -33,6 +34,29 @@ def cell(prompt: int, cached: int, requests: int = 10) -> Cell:
 )
 def test_each_part_is_taken_as_it_was(parts: list[tuple[Cell, Cell]], share: float) -> None:
     assert usual_hit_share(parts) == pytest.approx(share, nan_ok=True)
+
+
+def priced(device_s: float, price: float, tokens: int = 100, requests: int = 10) -> Cell:
+    device_ns = {Work.DECODE: int(device_s * 1e9)}
+    cost = {Work.DECODE: int(device_s * price * 1e6)}
+    return Cell(requests=requests, output_tokens=tokens, device_ns=device_ns, cost_device=cost)
+
+
+@pytest.mark.parametrize(
+    ("workers", "ratio"),
+    [
+        ([priced(10, 1), priced(10, 5)], 5.0),
+        ([priced(10, 5), priced(20, 1)], 2.5),
+        ([priced(10, 1), priced(1, 5)], 0.5),  # dear, and ten times as fast
+        ([priced(10, 1), priced(10, 5, requests=MIN_REQUESTS - 1)], math.nan),
+        ([priced(10, 1), priced(10, 0)], math.nan),
+        ([priced(10, 1), Cell(requests=10)], math.nan),
+        ([], math.nan),
+    ],
+    ids=["as fast", "slow and cheap", "ten times as fast", "hardly asked", "no price", "no work", "nobody"],
+)
+def test_whether_a_dear_worker_pays_is_seen_beside_a_cheap_one(workers: list[Cell], ratio: float) -> None:
+    assert dearest_cost_ratio(workers) == pytest.approx(ratio, nan_ok=True)
 
 
 def test_the_parts_of_a_subject_are_its_tenants_in_each_scenario() -> None:
