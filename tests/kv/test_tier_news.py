@@ -25,6 +25,13 @@ def test_other_numbers_are_no_news_and_another_reason_is() -> None:
     assert news.heard(Tier.DISK, "it is read-only", is_up=False, now_s=2.0) == "it is read-only"
 
 
+def test_another_block_is_no_news() -> None:
+    news = TierNews()
+    text = "make the bucket. Error performing PUT http://s3:9000/kv/{} in {}ms"
+    assert news.heard(Tier.REMOTE, text.format("2a3380f703962859b16da888ac61ec87", 23.1), is_up=False, now_s=0.0)
+    assert not news.heard(Tier.REMOTE, text.format("a1115a2cc8b98e5c1ee5e4aef917f425", 7.02), is_up=False, now_s=1.0)
+
+
 def test_a_tier_that_reads_and_does_not_write_is_not_back() -> None:
     news = TierNews()
     news.heard(Tier.DISK, "it is read-only", is_up=False, now_s=0.0)

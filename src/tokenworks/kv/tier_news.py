@@ -10,23 +10,23 @@ from typing import Final
 
 from tokenworks.contract.kv import Tier
 
-_NUMBERS: Final = re.compile(r"[\d,.]+")
+_VARIES: Final = re.compile(r"[0-9a-f]{32}|[\d,.]+")  # names of blocks, and numbers
 
 
 class TierNews:
     """Of all tiers of a store."""
 
     def __init__(self) -> None:
-        self._failing: dict[Tier, tuple[str, float]] = {}  # why, without its numbers, and since when
+        self._failing: dict[Tier, tuple[str, float]] = {}  # why, without what varies, and since when
 
     def heard(self, tier: Tier, error: str, is_up: bool, now_s: float) -> str:
         """What to say after a task ended, with `error` where it failed, and the tier `is_up` or not; empty: nothing.
 
-        The same failure with other numbers in its words is no news.
+        The same failure of another block, or with other numbers in its words, is no news.
         """
         before = self._failing.get(tier)
         if error:
-            kind = _NUMBERS.sub("", error)
+            kind = _VARIES.sub("", error)
             self._failing[tier] = (kind, now_s if before is None else before[1])
             return error if before is None or before[0] != kind else ""
         if before is None or not is_up:

@@ -15,7 +15,7 @@ from tests.observe.made import HOUR_NS, MINUTE_NS, NOON_NS, SECOND_NS, record
 from tests.observe.memory_ledger import MemoryLedger
 from tokenworks.contract.config import ObjectiveSettings
 from tokenworks.contract.kv import Tier
-from tokenworks.contract.record import Frame, Gap, Incident
+from tokenworks.contract.record import Frame, Gap, Incident, StoreSample
 from tokenworks.contract.request import Scenario
 from tokenworks.observe.alerting.alert_rules import BURN_RULES, MIN_BROKEN, PAGE, TICKET, Alert, CellsByLength, firing
 from tokenworks.observe.cell import Cell
@@ -197,3 +197,28 @@ def test_prometheus_has_the_same_windows_and_factors() -> None:
         if factor == same and int(least) == MIN_BROKEN
     ]
     assert found == [tuple(rule) for rule in BURN_RULES]
+
+
+def told(minutes_ago: float, **bytes_per_s: float) -> StoreSample:
+    """A store's sample; 0 of a tier that does not answer."""
+    at_ns = NOW - round(minutes_ago * MINUTE_NS)
+    speeds = {Tier(name): speed for name, speed in bytes_per_s.items()}
+    return StoreSample(at_ns, "kv0", read_bytes_per_s=speeds, started_ns=1, alive_ns=at_ns)
+
+
+def test_a_kv_tier_that_stays_away_is_a_ticket() -> None:
+    away = [told(minutes, host=1e9, remote=0.0) for minutes in (4.5, 3.5, 2.0, 1.0)]
+    [alert] = fired(away)
+    assert (alert.name, alert.subject, alert.severity) == ("KVTierDown", "kv0 remote", TICKET)
+
+
+def test_a_kv_tier_that_is_back_or_only_just_gone_is_none() -> None:
+    assert (
+        fired([*(told(minutes, remote=0.0) for minutes in (4.5, 3.5)), told(2.0, remote=1e9), told(1.0, remote=1e9)])
+        == []
+    )
+    assert (
+        fired([*(told(minutes, remote=1e9) for minutes in (4.5, 3.5)), told(2.0, remote=0.0), told(1.0, remote=0.0)])
+        == []
+    )
+    assert fired([told(2.0, remote=0.0), told(1.0, remote=0.0)]) == []  # a system that has just started

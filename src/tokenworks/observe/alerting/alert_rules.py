@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tokenworks.contract.config import ObjectiveSettings
+from tokenworks.contract.kv import Tier
 from tokenworks.contract.record import Gap, Incident
 from tokenworks.observe.cell import Cell, merged
-from tokenworks.observe.ledger import Ledger, Window
+from tokenworks.observe.ledger import Ledger, StoreStretch, Window
 from tokenworks.observe.observer.figures import FeatureFigure
 
 PAGE: Final = "page"  # somebody must act now
@@ -98,6 +99,10 @@ def firing(
         *burning(cells, objectives),
         *lost_workers(ledger.incidents(_last(RECENT_S, now_ns))),
         *refused(ledger, _last(RECENT_S // 5, now_ns)),
+        *down_tiers(
+            ledger.stores(Window(now_ns - RECENT_S * _NS, now_ns - RECENT_S * _NS // 2)),
+            ledger.stores(Window(now_ns - RECENT_S * _NS // 2, now_ns)),
+        ),
         *missing(ledger.gaps(_last(GAP_WINDOW_S, now_ns))),
         *collapsed(
             _all(kept.read(ledger, CACHE_WINDOW_S, now_ns)),
@@ -142,6 +147,15 @@ def refused(ledger: Ledger, window: Window) -> Iterator[Alert]:
         yield Alert("NoReadyWorker", "", PAGE, f"{count} requests of the last minute found no worker that was ready")
 
 
+def down_tiers(before: Iterable[StoreStretch], now: Iterable[StoreStretch]) -> Iterator[Alert]:
+    """One for each tier that did not answer in most samples of either half of the last minutes."""
+    was_down = set(_down(before))
+    for store, tier in _down(now):
+        if (store, tier) in was_down:
+            summary = f"the {tier.value} tier of {store} cannot be used: the store's log says why"
+            yield Alert("KVTierDown", f"{store} {tier.value}", TICKET, summary)
+
+
 def missing(gaps: Iterable[Gap]) -> Iterator[Alert]:
     """Records are missing."""
     known = list(gaps)
@@ -166,6 +180,13 @@ def drifted(features: Iterable[FeatureFigure]) -> Iterator[Alert]:
             windows = f"{each.before} before, {each.after} now"
             summary = f"{each.feature} drifted, PSI {each.psi:.2f}: {each.change} of all; {windows}"
             yield Alert("Drift", each.feature, TICKET, summary)
+
+
+def _down(stores: Iterable[StoreStretch]) -> Iterator[tuple[str, Tier]]:
+    for each in stores:
+        for tier, bytes_per_s in each.read_bytes_per_s.items():
+            if not bytes_per_s:
+                yield each.store, tier
 
 
 def _last(seconds: int, now_ns: int) -> Window:
