@@ -204,6 +204,7 @@ def test_hostile_names_stay_text(browser: Browser, shown: Shown) -> None:
     open_explanation(browser, "request-7")
     assert f"feature: {MARKUP}" in browser.text("#explain-body")
     assert f"{SCRIPT}: search" in browser.text("#explain-body")
+    assert browser.js("document.querySelectorAll('#explain-body [data-kind=instant]').length") == 1  # the first token
     assert browser.js("document.querySelectorAll('main img, main script, dialog img, dialog script').length") == 0
     assert browser.driver.title.endswith("Tokenworks")
     assert browser.complaints() == []
@@ -225,8 +226,11 @@ def test_a_filter_is_a_names_click_and_goes_again(browser: Browser, shown: Shown
     browser.js("[...document.querySelectorAll('#rows tbody th button')].find((e) => e.textContent === 'acme').click()")
     browser.wait(lambda: len(browser.all("#rows tbody tr")) == 1, "one tenant")
     assert "where=tenant%3Dacme" in browser.driver.current_url
+    said = "getComputedStyle(document.querySelector('#cost .note'), '::after').content"
+    assert "of everything" in browser.js(said)  # a bill has no filter
     browser.js("document.querySelector('#filters button').click()")
     browser.wait(lambda: len(browser.all("#rows tbody tr")) == len(TENANTS), "all tenants")
+    assert "of everything" not in browser.js(said)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
