@@ -337,7 +337,7 @@ const TILES = [
   ["First token, P99", "ttft_p99", (row) => `P50 ${seconds(row.ttft_p50)}`],
   ["Between tokens, P99", "itl_p99", (row) => `P50 ${seconds(row.itl_p50)}`],
   ["Output tokens/s", "output_tokens_per_s", (row) => `${number(row.input_tokens_per_s)} in, ${percent(row.hit_rate)} from cache`],
-  ["Per million tokens", "full_cost_per_m_tokens", (row) => `${money(row.full_cost)} in all`],
+  ["Per million tokens", "full_cost_per_m_tokens", (row) => (row.full_cost === 0 ? "no price is stated" : `${money(row.full_cost)} in all`)],
 ];
 
 const TILE_COLUMNS = [...TILES.map((tile) => tile[1]), ...["concurrency", "kept_rate", "ttft_p50", "itl_p50", "input_tokens_per_s", "hit_rate", "full_cost"]].join(",");
@@ -635,7 +635,7 @@ function billNotes(bill) {
 
 const SHOWN_FINDINGS = 3;
 const SEVERITIES = { critical: "bad", warning: "warn" };
-const diagnosed = { told: null, alerts: null, drawn: "" };
+const diagnosed = { told: null, alerts: null, isUnwritten: false, drawn: "" };
 
 function drawFindings(told) {
   diagnosed.told = told;
@@ -652,7 +652,7 @@ function drawAlerts({ alerts }) {
 /** What is wrong, whom it hurts, what to do: alerts that fire, then one line for each rule that found something. */
 function drawVerdict() {
   const { told, alerts } = diagnosed;
-  const wanted = JSON.stringify([told, alerts, state.since, state.hasAllFindings]);
+  const wanted = JSON.stringify([diagnosed.isUnwritten, told, alerts, state.since, state.hasAllFindings]);
   if (!told || wanted === diagnosed.drawn) return; // the same drawn again would take the selection from who reads it
   diagnosed.drawn = wanted;
   const groups = [...Map.groupBy(told.findings, (found) => found.rule).values()];
@@ -683,6 +683,7 @@ function verdict(told, groups, alerts) {
     const words = [firing, parts.length && `${parts.join(", ")} ${within}`].filter(Boolean).join("; ");
     return { words, kind: isBad ? "bad" : found[1][0] || firing ? "warn" : "good" };
   }
+  if (diagnosed.isUnwritten) return { words: "What is wrong is not known: records are not written", kind: "warn" };
   return told.requests ? { words: `Nothing is wrong: ${told.rules} rules see no fault in ${count(told.requests)} requests ${within}`, kind: "good" }
     : { words: `No request ended ${within}`, kind: "unknown" };
 }
@@ -773,6 +774,8 @@ function drawStatus(status) {
 
 /** What the gateway could not write down: the ledger does not know of it, so that the gateway itself is asked. */
 function drawJournal({ failure, waiting_frames: waiting, dropped_frames: dropped }) {
+  diagnosed.isUnwritten = Boolean(failure);
+  drawVerdict();
   const lost = dropped > 0 && `${count(dropped)} were dropped since this gateway's start.`;
   fill(byId("unwritten"), failure && h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are not written"),
     h("span", {}, `${failure}: ${count(waiting)} wait in the gateway's memory.`, lost && ` ${lost}`)));
