@@ -204,6 +204,7 @@ def test_hostile_names_stay_text(browser: Browser, shown: Shown) -> None:
     open_explanation(browser, "request-7")
     assert f"feature: {MARKUP}" in browser.text("#explain-body")
     assert f"{SCRIPT}: search" in browser.text("#explain-body")
+    assert browser.js("document.querySelectorAll('#explain-body [data-kind=instant]').length") == 1  # the first token
     assert browser.js("document.querySelectorAll('main img, main script, dialog img, dialog script').length") == 0
     assert browser.driver.title.endswith("Tokenworks")
     assert browser.complaints() == []
@@ -225,8 +226,11 @@ def test_a_filter_is_a_names_click_and_goes_again(browser: Browser, shown: Shown
     browser.js("[...document.querySelectorAll('#rows tbody th button')].find((e) => e.textContent === 'acme').click()")
     browser.wait(lambda: len(browser.all("#rows tbody tr")) == 1, "one tenant")
     assert "where=tenant%3Dacme" in browser.driver.current_url
+    said = "getComputedStyle(document.querySelector('#cost .note'), '::after').content"
+    assert "of everything" in browser.js(said)  # a bill has no filter
     browser.js("document.querySelector('#filters button').click()")
     browser.wait(lambda: len(browser.all("#rows tbody tr")) == len(TENANTS), "all tenants")
+    assert "of everything" not in browser.js(said)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -360,7 +364,7 @@ def test_an_empty_ledger_says_what_to_do_and_gaps_are_told(
     shown = show(ledger)
     browser.open(shown.url)
     browser.wait(lambda: "curl" in browser.text("#rows"), "what to do")
-    assert "--kv-host-bytes" in browser.text("#tier-cards")
+    browser.wait(lambda: "--kv-host-bytes" in browser.text("#tier-cards"), "what to do for a store")
     now_ns = time.time_ns()
     ledger.frames.append(Gap(now_ns - 10**9, now_ns, 12, f"disk full {MARKUP}"))
     browser.wait(lambda: "Records are missing" in browser.text("#notices"), "the gap")
@@ -381,7 +385,10 @@ def test_what_one_record_stands_for_is_told_in_the_list_and_in_its_waterfall(
     browser.js("[...document.querySelectorAll('#request-rows button.link')].find((e) => e.title === 'req-1').click()")
     browser.wait(lambda: browser.all("#explain-body .fall"), "the waterfall")
     assert "in one of 1,234 alike" in browser.text("#explain-body")
-    assert browser.text("#drift-note") == "1,235 requests, against 0 in the window before"
+    browser.wait(
+        lambda: browser.text("#drift-note") == "1,235 requests, against 0 in the window before",
+        "how many were compared",
+    )
     assert browser.complaints() == []
 
 
@@ -395,6 +402,7 @@ def test_what_the_gateway_cannot_write_down_is_told(browser: Browser, shown: Sho
         browser.wait(lambda: browser.text("#unwritten"), "the notice")
     finally:
         outlet.journal = told
+    assert browser.one("#verdict").get_attribute("data-state") != "good"
     assert f"No space left {MARKUP}: 1,234 wait in the gateway's memory. 5 were dropped" in browser.text("#unwritten")
     browser.wait(lambda: not browser.text("#unwritten"), "its end")
 

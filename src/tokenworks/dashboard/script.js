@@ -337,7 +337,7 @@ const TILES = [
   ["First token, P99", "ttft_p99", (row) => `P50 ${seconds(row.ttft_p50)}`],
   ["Between tokens, P99", "itl_p99", (row) => `P50 ${seconds(row.itl_p50)}`],
   ["Output tokens/s", "output_tokens_per_s", (row) => `${number(row.input_tokens_per_s)} in, ${percent(row.hit_rate)} from cache`],
-  ["Per million tokens", "full_cost_per_m_tokens", (row) => `${money(row.full_cost)} in all`],
+  ["Per million tokens", "full_cost_per_m_tokens", (row) => (row.full_cost === 0 ? "no price is stated" : `${money(row.full_cost)} in all`)],
 ];
 
 const TILE_COLUMNS = [...TILES.map((tile) => tile[1]), ...["concurrency", "kept_rate", "ttft_p50", "itl_p50", "input_tokens_per_s", "hit_rate", "full_cost"]].join(",");
@@ -438,6 +438,7 @@ function chooseTag() {
 }
 
 function drawFilters() {
+  document.body.toggleAttribute("data-filtered", state.where.length > 0); // sections that a filter does not hold for say so
   fill(byId("filters"), state.where.map((condition) =>
     h("button", { class: "chip", "data-key": `filter-${condition}`, "aria-label": `Remove the filter ${condition}`,
       onclick: () => { state.where = state.where.filter((each) => each !== condition); onAsked(); } }, `${condition} ×`)));
@@ -634,7 +635,7 @@ function billNotes(bill) {
 
 const SHOWN_FINDINGS = 3;
 const SEVERITIES = { critical: "bad", warning: "warn" };
-const diagnosed = { told: null, alerts: null, drawn: "" };
+const diagnosed = { told: null, alerts: null, isUnwritten: false, drawn: "" };
 
 function drawFindings(told) {
   diagnosed.told = told;
@@ -651,7 +652,7 @@ function drawAlerts({ alerts }) {
 /** What is wrong, whom it hurts, what to do: alerts that fire, then one line for each rule that found something. */
 function drawVerdict() {
   const { told, alerts } = diagnosed;
-  const wanted = JSON.stringify([told, alerts, state.since, state.hasAllFindings]);
+  const wanted = JSON.stringify([diagnosed.isUnwritten, told, alerts, state.since, state.hasAllFindings]);
   if (!told || wanted === diagnosed.drawn) return; // the same drawn again would take the selection from who reads it
   diagnosed.drawn = wanted;
   const groups = [...Map.groupBy(told.findings, (found) => found.rule).values()];
@@ -682,6 +683,7 @@ function verdict(told, groups, alerts) {
     const words = [firing, parts.length && `${parts.join(", ")} ${within}`].filter(Boolean).join("; ");
     return { words, kind: isBad ? "bad" : found[1][0] || firing ? "warn" : "good" };
   }
+  if (diagnosed.isUnwritten) return { words: "What is wrong is not known: records are not written", kind: "warn" };
   return told.requests ? { words: `Nothing is wrong: ${told.rules} rules see no fault in ${count(told.requests)} requests ${within}`, kind: "good" }
     : { words: `No request ended ${within}`, kind: "unknown" };
 }
@@ -766,12 +768,14 @@ function drawStatus(status) {
   fill(byId("lately"), losses.length > 0 && ["Happened: ", losses.map((each) => `${when(each.at_s)} ${each.kind.replaceAll("_", " ")} ${each.subject}`).join(" · "), " ", h("a", { href: "#incidents" }, "all")]);
   fill(byId("incident-rows"), rows.length
     ? h("table", {}, h("thead", {}, h("tr", {}, [["when", ""], ["what", "text"], ["who", "text"], ["", "text"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, moment(each.at_s)), h("td", { class: isLoss(each) ? "text bad" : "text" }, each.kind.replaceAll("_", " ")), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
+        h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, when(each.at_s)), h("td", { class: isLoss(each) ? "text bad" : "text" }, each.kind.replaceAll("_", " ")), h("td", { class: "text name" }, each.subject), h("td", { class: "text soft" }, each.text)))))
     : empty("Nothing happened", `No worker came or went in the last ${state.since}.`));
 }
 
 /** What the gateway could not write down: the ledger does not know of it, so that the gateway itself is asked. */
 function drawJournal({ failure, waiting_frames: waiting, dropped_frames: dropped }) {
+  diagnosed.isUnwritten = Boolean(failure);
+  drawVerdict();
   const lost = dropped > 0 && `${count(dropped)} were dropped since this gateway's start.`;
   fill(byId("unwritten"), failure && h("p", { class: "notice" }, h("strong", { class: "warn" }, "Records are not written"),
     h("span", {}, `${failure}: ${count(waiting)} wait in the gateway's memory.`, lost && ` ${lost}`)));
@@ -808,7 +812,7 @@ function drawExplanation(told) {
     h("div", {}, h("p", { class: "sentence" }, told.story), told.advice && h("p", { class: "sentence soft" }, told.advice)),
     h("dl", { class: "facts" }, requestFacts(told)),
     told.trace_id && h("p", { class: "soft" }, "trace ", h("span", { class: "mono" }, told.trace_id)),
-    part(told.num_alike > 1 ? `Where the time went, in one of ${count(told.num_alike)} alike` : "Where the time went", waterfall(told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), told.e2e_ns)),
+    part(told.num_alike > 1 ? `Where the time went, in one of ${count(told.num_alike)} alike` : "Where the time went", waterfall([...told.stages.map((line) => ({ label: line.stage, kind: line.stage, title: line.meaning, start: line.start_ns, span: line.ns, share: line.share })), ...firstToken(told)], told.e2e_ns)),
     told.legs.length > 0 && part("Workers, and why these", waterfall(told.legs.map((leg) => ({ label: legLabel(leg), kind: leg.outcome === "ok" ? "prefill" : "lost", title: leg.why, start: leg.start_ns, span: leg.ns })), told.e2e_ns), told.legs.map(legWords)),
     told.spans?.length > 0 && part("The application around it", spanFall(told)),
     told.costs.length > 0 && part("Cost", h("div", { class: "bill" }, told.costs.map((line) => billLine(line.name, { kind: "decode", amount: line.amount }, Math.max(...told.costs.map((each) => each.amount)), told.cost)), billTotal("request", told.cost))),
@@ -841,12 +845,15 @@ function legWords(leg) {
   return h("p", { class: "soft" }, h("b", {}, leg.worker), ` ${words}`);
 }
 
+/** When the client had something to read, below the stages. */
+const firstToken = (told) => (isNumber(told.ttft_ns) ? [{ label: "first token", kind: "instant", title: "From the request's arrival", start: told.ttft_ns, span: 0, at: told.ttft_ns }] : []);
+
 /** Bars on one time axis; `start` and `span` in the unit of `whole`. */
 function waterfall(bars, whole) {
   return h("div", { class: "fall" }, bars.map((bar) => [
     h("span", { class: bar.isOnPath ? "label on-path" : "label", title: bar.title }, bar.label),
     h("span", { class: "lane", title: bar.title }, h("i", { "data-kind": bar.kind, style: { left: `${(100 * bar.start) / whole}%`, width: `${(100 * bar.span) / whole}%` } })),
-    h("span", { class: "number" }, ns(bar.span)),
+    h("span", { class: "number" }, ns(bar.at ?? bar.span)),
     h("span", { class: "soft share number" }, isNumber(bar.share) ? percent(bar.share) : "")]));
 }
 

@@ -78,6 +78,13 @@ def test_a_definition_of_the_same_name_replaces_it_everywhere(tmp_path: Path) ->
     }
 
 
+def test_a_gain_that_would_be_a_loss_is_not_told(tmp_path: Path) -> None:
+    text = OURS.replace(" {and braces}", "").replace("prompt_tokens_mean - 150", "prompt_tokens_mean - 250")
+    scene = Scene().usual(BEFORE, 30).usual(NOW, 30, prompt=200)
+    [finding] = diagnose(scene.ledger(), NOW, SETTINGS, load_rules([write(tmp_path, text)]))
+    assert (finding.gain, finding.gain_value, finding.arithmetic) == ("", None, "")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

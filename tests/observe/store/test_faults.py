@@ -214,6 +214,26 @@ def test_a_locked_database_is_waited_for_and_the_journal_keeps_everything(
     assert not list((folder / "journal").glob("*.journal"))
 
 
+def test_that_there_is_nothing_to_roll_up_does_not_mean_that_it_can_be_written(
+    here: LedgerSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise LedgerError("the disk is full")
+
+    intake = Intake(Settings(ledger=here), Path(here.path))
+    write_journal(Path(here.path), [record(1)])
+    with monkeypatch.context() as full:
+        full.setattr(SqlLedger, "take_in", refuse)
+        for _ in range(3):
+            assert not intake.turn()
+            assert not intake.keep_up(NOON_NS)
+        assert caplog.text.count("the disk is full") == 1
+        assert "can be written again" not in caplog.text
+    drain(intake)
+    intake.close()
+    assert caplog.text.count("can be written again") == 1
+
+
 @pytest.mark.parametrize("damage", ["rubbish", "page", "cut"])
 def test_a_damaged_database_is_put_aside_and_a_new_one_tells_of_it(
     here: LedgerSettings, damage: str, caplog: pytest.LogCaptureFixture

@@ -196,7 +196,7 @@ def _finding(rule: Rule, subject: Subject, look_up: Callable[[str], float], figu
 
     gain = Expression(rule.gain) if rule.gain else None
     value = gain.value(look_up) if gain else math.nan
-    is_known = gain is not None and math.isfinite(value) and value != 0
+    is_known = gain is not None and math.isfinite(value) and value > 0
     told = shown(value, rule.gain_unit, figures.currency)
     return Finding(
         rule=rule.name,

@@ -56,7 +56,7 @@ class Intake:
         except LedgerError as error:
             self._tell_trouble(error)
             return False
-        if self._trouble:
+        if self._trouble and is_more:  # something was written: that there was nothing to write proves nothing
             log.warning("the ledger can be written again")
             self._trouble = ""
         return is_more
