@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,22 @@ def test_each_request_is_of_one_gateway(told: TwoGateways) -> None:
     with closing(open_ledger(told.settings.ledger)) as ledger:
         records: list[Record] = [ended.record for ended in ledger.records(ALL)]
     assert len(records) == len({record.id for record in records}) == 6
+
+
+def test_whichever_gateways_journal_is_read_first_the_sums_are_the_same(told: TwoGateways, tmp_path: Path) -> None:
+    journals = []
+    for number, file in enumerate(sorted((Path(told.settings.ledger.path) / "journal").iterdir())):
+        shutil.copytree(file.parent, tmp_path / str(number), ignore=lambda _, names, kept=file.name: {*names} - {kept})
+        journals.append(JournalReader(tmp_path / str(number)).read({}).frames)
+    assert len(journals) == 2
+    with ExitStack() as stack:
+        ledgers = []
+        for name, order in (("there", journals), ("back", journals[::-1])):
+            settings = LedgerSettings(path=str(tmp_path / name))
+            ledgers.append(stack.enter_context(closing(open_ledger(settings, is_writing=True))))
+            for frames in order:
+                ledgers[-1].take_in(frames)
+        one, other = ([stretch.use for stretch in ledger.workers(ALL)] for ledger in ledgers)
+        assert (len(one), one[0].wall_ns, one[0].step_ns) == (1, other[0].wall_ns, other[0].step_ns)
+        assert ledgers[0].cells(ALL, "worker") == ledgers[1].cells(ALL, "worker")
+        assert [store.misses for store in ledgers[0].stores(ALL)] == [store.misses for store in ledgers[1].stores(ALL)]
