@@ -7,8 +7,7 @@ their unit; amounts are in the configured currency; moments are seconds since 19
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from tokenworks.contract.config import Settings
@@ -18,7 +17,7 @@ from tokenworks.observe.chains.breakdown import breakdown
 from tokenworks.observe.diagnose.diagnosis import diagnosis as what_is_wrong
 from tokenworks.observe.drift.drift import drift, sizes
 from tokenworks.observe.drift.halves import halves_where_needed
-from tokenworks.observe.ledger import Ended, Ledger, Window, WorkerStretch
+from tokenworks.observe.ledger import FAILED, Ended, Ledger, Window, WorkerStretch
 from tokenworks.observe.observer.question import Question
 from tokenworks.observe.tables.bill import bill
 from tokenworks.observe.tables.columns import COLUMNS, Column, preset_columns
@@ -32,8 +31,6 @@ Answer: TypeAlias = Callable[[Ledger, Question, Settings], Any]
 
 MAX_INCIDENTS: Final = 50
 _OF_COLUMN: Final = ("key", "heading", "unit", "better", "help")
-FAILED_AMONG: Final = 5000
-"""Those that failed are looked for among so many of the latest."""
 CHARTED: Final = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "input_tokens_per_s", "output_tokens_per_s")
 """The table's columns that `series` gives for each step, whatever is asked for."""
 
@@ -95,11 +92,10 @@ def series(ledger: Ledger, question: Question, settings: Settings) -> Any:
 
 def requests(ledger: Ledger, question: Question, settings: Settings) -> Any:
     """`GET /observe/requests`: single requests, the latest or the slowest first, or the latest that failed."""
-    if question.order == "failed":
-        latest = ledger.records(question.window, question.where, FAILED_AMONG)
-        found: Iterator[Ended] = islice((ended for ended in latest if ended.record.outcome != "ok"), question.limit)
-    else:
-        found = ledger.records(question.window, question.where, question.limit, slowest=question.order == "slowest")
+    outcome = FAILED if question.order == "failed" else ""
+    found = ledger.records(
+        question.window, question.where, question.limit, slowest=question.order == "slowest", outcome=outcome
+    )
     return {"window": _window(question.window), "requests": [_request(ended) for ended in found]}
 
 
