@@ -16,6 +16,8 @@ from tokenworks.observe.ledger import Window
 
 ALL = Window(BEFORE.start_ns, NOW.end_ns)
 DAY = Window(NOW.end_ns - 24 * 60 * MINUTE_NS, NOW.end_ns)
+LONG = Window(BEFORE.start_ns - 5 * MINUTE_NS, NOW.end_ns)
+"""Of a worker that was there before anybody asked: what a start takes is no part of its use."""
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -42,7 +44,7 @@ def lunch_break() -> Scene:
     """Less is asked at a time: tokens come sooner, a step costs as much, and a worker's threads have less to share."""
     scene = Scene().requests(BEFORE, 400, {Stage.DECODE: 800})
     scene.requests(NOW, 30, {Stage.DECODE: 300}, work_ms={Work.PREFILL: 60.0, Work.DECODE: 300.0})
-    return with_cores(scene.worker(ALL), 0.6)
+    return with_cores(scene.worker(LONG), 0.6)
 
 
 def with_cores(scene: Scene, share: float) -> Scene:
@@ -58,7 +60,7 @@ def with_cores(scene: Scene, share: float) -> Scene:
 
 def fewer_threads() -> Scene:
     """The worker was started again with half of its threads: it is slower, and nobody takes anything from it."""
-    old, new = parts(ALL, 0.78)
+    old, new = parts(LONG, 0.7)
     scene = Scene().usual(BEFORE, 120).requests(NOW, 60, {Stage.PREFILL: 120, Stage.DECODE: 800})
     return scene.worker(old, cores=2.0, peak_flops=2e11).worker(new, cores=1.0, peak_flops=1e11)
 
