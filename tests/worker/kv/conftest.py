@@ -188,3 +188,12 @@ def reader(reference: Any, join: Callable[..., Member]) -> Member:
     """A member that has computed nothing, in a pool where another one has published PROMPT."""
     publish(join(reference.engine()), PROMPT)
     return join(reference.engine())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(references: Any) -> None:  # noqa: F811
+    """Kernels are compiled with a process's first step: on a busy machine for longer than a store waits for a word."""
+    engine = references("qwen3-tied").engine()
+    engine.add(Request("first", "model", PROMPT, Sampling(max_tokens=2, temperature=0)))
+    while engine.has_work:
+        engine.step()
