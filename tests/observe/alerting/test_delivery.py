@@ -228,7 +228,7 @@ async def test_a_notice_that_was_refused_is_logged_and_the_next_is_sent(caplog: 
 async def test_a_notice_that_cannot_be_put_into_words_does_not_end_the_telling(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    unspeakable = FIRING._replace(alert=FIRING.alert._replace(subject="half of a pair: \ud800"))
+    unspeakable = FIRING._replace(alert=FIRING.alert._replace(subject="another", summary="half of a pair: \ud800"))
     async with open_desk() as desk, delivery(desk, "webhook") as sending:
         sending.tell([unspeakable, RESOLVED])
         await desk.has(1)
