@@ -14,7 +14,7 @@ from tokenworks.contract.request import Sampling
 from tokenworks.engine.model_config import read_model_config
 from tokenworks.engine.random_checkpoint import SHAPES, write_random_checkpoint
 
-TINY = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+TINY = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
 
 
 @pytest.mark.parametrize("like", SHAPES)

@@ -17,6 +17,7 @@ from tokenworks.contract.kv import block_names, root_name
 from tokenworks.contract.request import Request
 from tokenworks.contract.wire import End, EndReason, SequenceOutput
 from tokenworks.gateway.pool import patience
+from tokenworks.gateway.pool.members import Members
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import MakeRig, Rig, WaitUntil
@@ -278,8 +279,8 @@ def test_a_bug_in_handling_one_frame_does_not_stop_the_others(
 def test_a_bug_in_one_duty_does_not_keep_those_who_wait_from_being_told(
     running_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(Members, "check_leases", lambda members: 1 // 0)
     with running_rig(lease_s=0.3) as rig:
-        monkeypatch.setattr(rig.gateway.gateway.dispatcher._members, "check_leases", lambda: 1 // 0)
         rig.kill(rig.add_worker())
         assert rig.post("/v1/completions", prompt=PROMPT).json()["error"]["code"] == "no_worker"
         assert "this is a bug" in caplog.text
