@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -92,7 +93,11 @@ class ThrottledProxy:
             client, _ = await self._loop.sock_accept(self._listener)
             task = self._loop.create_task(self._serve(client))
             self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            task.add_done_callback(partial(self._served, client))
+
+    def _served(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        client.close()  # a task that is cancelled before it begins has closed nothing
 
     async def _serve(self, client: socket.socket) -> None:
         with client, self._dial() as server:
