@@ -195,5 +195,7 @@ def cached_by_tier(first: Sequence[Choice]) -> dict[Tier, int]:
 def mean_logprob(choices: Sequence[Choice]) -> float | None:
     """Of all output tokens; None where none was told a log probability, or one that is no number (damaged weights)."""
     count = sum([choice.num_logprobs for choice in choices])
-    mean = sum([choice.logprob_sum for choice in choices]) / max(1, count)
-    return mean if count and math.isfinite(mean) else None
+    if not count:
+        return None
+    mean = sum([choice.logprob_sum for choice in choices]) / count
+    return mean if math.isfinite(mean) else None

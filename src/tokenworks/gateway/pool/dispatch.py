@@ -212,7 +212,9 @@ class Dispatcher:
             del self._flights[flight.id]
             flight.let_go(now_ns, OUTCOMES[output.end.reason], output.end.report)
             flight.ended(now_ns)
-        flight.stream.deliver(flight.as_client_sees(output), now_ns)
+        if flight.computed_tokens:  # once a token: most requests were not split, and need no call
+            output = flight.as_client_sees(output)
+        flight.stream.deliver(output, now_ns)
 
     def _first_half_ended(
         self, flight: Flight, worker: Worker, now_ns: int, output: wire.SequenceOutput | None

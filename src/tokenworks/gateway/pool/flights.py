@@ -157,7 +157,7 @@ class Flight:
 
     def as_client_sees(self, output: SequenceOutput) -> SequenceOutput:
         """What the second worker found because the first had computed it for this request was not in a cache."""
-        if not self.computed_tokens or output.cached_tokens is None:
+        if output.cached_tokens is None:
             return output
         fetched, left = dict(output.fetched_tokens or {}), self.computed_tokens
         for tier, tokens in fetched.items():
